@@ -1,0 +1,23 @@
+"""Every test finds the scripts, and tests marked slow run with --slow only."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what takes longer than five seconds")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes longer than five seconds; run with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
