@@ -1,0 +1,235 @@
+"""Losses for images in which only some pixels carry a label: all of them look at labelled pixels and at nothing else.
+
+    partial_cross_entropy   what a network learns from points by: cross-entropy over the labelled pixels
+    focal_loss              the same, with pixels that are already right counting less
+    dice_loss, jaccard_loss overlap of the soft prediction with the truth, one minus it
+    build_loss("focal+jaccard")   any sum of them, by name
+
+Logits are (B, K, H, W); labels are (B, H, W) with classes 0..K-1 and `ignore` (255) where nothing is known. A batch
+without a single labelled pixel costs exactly 0, and its gradient is exactly 0 and not NaN.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+SPARSE_BELOW = 0.10  # labelled share under which picking the labelled pixels out beats the dense kernel (measured)
+LOSS_NAMES = ("ce", "focal", "dice", "jaccard")
+
+
+def labelled_pixels(logits, labels, ignore=255):
+    """Keep only the labelled pixels where they are few; hand all of them back where they are many.
+
+    With twenty points in a tile the dense kernel works on 99.9 % of nothing, so the few rows are gathered first. On CUDA
+    the dense kernel is always used: counting the labelled pixels would make the host wait for the device.
+
+    Args:
+        logits: (B, K, H, W) float.
+        labels: (B, H, W), any integer type.
+    Returns:
+        (P, K) logits and (P,) int64 labels of the labelled pixels, or the logits as they came and (B, H, W) int64 labels.
+    Raises:
+        ValueError: sizes differ, or a label is neither a class nor `ignore` (looked at on the CPU only).
+    """
+    if logits.shape[:1] + logits.shape[2:] != labels.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not of the same pixels: "
+                         "give (B, K, H, W) and (B, H, W)")
+    if labels.is_cuda:
+        return logits, labels.long()
+    image, row, col = torch.nonzero(labels != ignore, as_tuple=True)
+    classes = labels[image, row, col].long()  # (P,)
+    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
+        raise ValueError(f"labels hold {int(classes.min())} to {int(classes.max())}, but the network has "
+                         f"{logits.shape[1]} classes: give 0 to {logits.shape[1] - 1}, or {ignore} for no label")
+    if classes.numel() < SPARSE_BELOW * labels.numel():
+        return logits.permute(0, 2, 3, 1)[image, row, col], classes  # (P, K), (P,)
+    return logits, labels.long()
+
+
+def labelled_weight(labels, weight=None, ignore=255):
+    """What a pixelwise loss is divided by: the number of labelled pixels, or the sum of their class weights.
+
+    Training takes it over a whole batch at once and hands it to the loss of every part of it, so that a pixel weighs the
+    same whichever part or process it falls into.
+
+    Args:
+        labels: integer tensor of any shape, `ignore` where nothing is known.
+        weight: (K,) class weights, or None for 1 each.
+    Returns:
+        () float32 tensor.
+    """
+    if weight is None:
+        return (labels != ignore).sum().float()
+    counts = torch.stack([(labels == k).sum() for k in range(len(weight))])  # (K,)
+    return (counts * weight).sum().float()
+
+
+def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, total=None):
+    """Cross-entropy over the labelled pixels: sum of w * ce over them, divided by the sum of their w.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) integers, `ignore` where nothing is known.
+        weight: (K,) class weights, or None for 1 each.
+        hardest: share of the labelled pixels to keep, those with the highest loss; 0 < hardest <= 1.
+        total: the divisor, where it is taken over more than these images; see `labelled_weight`.
+    Returns:
+        () loss; 0 where nothing is labelled.
+    Raises:
+        ValueError: sizes differ, a label out of range, or `hardest` out of range.
+    Source:
+        the masked loss of Tang et al. 2018, "Normalized Cut Loss", equation 2; `hardest` is the online hard example mining
+        of Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
+    """
+    if not 0 < hardest <= 1:
+        raise ValueError(f"hardest is {hardest}: give a share above 0 and at most 1")
+    logits, labels = labelled_pixels(logits, labels, ignore)
+    if hardest < 1:
+        return _mean_of_hardest(logits, labels, ignore, weight, hardest, total)
+    total = labelled_weight(labels, weight, ignore) if total is None else total
+    loss = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore, reduction="sum")
+    return loss / _not_zero(total)
+
+
+def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
+    """Cross-entropy times (1 - p)^gamma, p being the probability given to the true class.
+
+    Args:
+        logits, labels, weight, total: as in `partial_cross_entropy`.
+        gamma: how fast a pixel that is already right stops counting; 0 is plain cross-entropy.
+    Returns:
+        () loss; 0 where nothing is labelled.
+    Source:
+        Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; differs from the paper in dividing by the
+        labelled pixels' weights, where the paper divides by the anchors assigned to an object.
+    """
+    logits, labels = labelled_pixels(logits, labels, ignore)
+    total = labelled_weight(labels, weight, ignore) if total is None else total
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")  # (P,) or (B, H, W), 0 where ignored
+    losses = (-torch.expm1(-losses)) ** gamma * losses  # 1 - p = 1 - exp(-ce)
+    if weight is not None:
+        losses = losses * weight[labels.clamp(max=len(weight) - 1)]  # an ignored pixel's loss is 0 whatever its weight
+    return losses.sum() / _not_zero(total)
+
+
+def dice_loss(logits, labels, ignore=255):
+    """One minus the soft Dice score, averaged over the classes that are labelled in this batch.
+
+    A class that is nowhere labelled is left out: nothing is known about how much of it there should be.
+
+    Args:
+        logits: (B, K, H, W).
+        labels: (B, H, W) integers, `ignore` where nothing is known.
+    Returns:
+        () loss in 0..1; 0 where nothing is labelled.
+    Source:
+        Milletari et al. 2016, "V-Net", section 3; differs from the paper in summing p and not p^2 in the divisor.
+    """
+    intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
+    return _one_minus_mean(2 * intersection / _not_zero(predicted + truth), truth)
+
+
+def jaccard_loss(logits, labels, ignore=255):
+    """One minus the soft intersection over union, averaged over the classes that are labelled in this batch.
+
+    Args, Returns: as in `dice_loss`.
+    Source:
+        Rahman and Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", equation 3.
+    """
+    intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
+    return _one_minus_mean(intersection / _not_zero(predicted + truth - intersection), truth)
+
+
+def class_weights(counts, how="none"):
+    """Weights that give rare classes a louder voice, from how often each was labelled.
+
+    An even share of the labelled pixels weighs 1. Weights are clipped to 0.3..3: with three points of a class, plain
+    inverse frequency learns those three pixels by heart. A class that was never labelled weighs 1; no pixel uses it.
+
+    Args:
+        counts: (K,) labelled pixels per class.
+        how: "none"; "inverse", 1 / share; or "sqrt", 1 / sqrt(share), where share is in units of an even share.
+    Returns:
+        (K,) float32, or None for "none".
+    Raises:
+        ValueError: an unknown `how`.
+    """
+    if how not in ("none", "inverse", "sqrt"):
+        raise ValueError(f"unknown class weights '{how}': choose none, inverse or sqrt")
+    if how == "none":
+        return None
+    counts = torch.as_tensor(counts, dtype=torch.float64)
+    even = counts.sum() / (counts > 0).sum().clamp(min=1)
+    weight = (even / counts.clamp(min=1)) ** (1.0 if how == "inverse" else 0.5)
+    return torch.where(counts > 0, weight.clamp(0.3, 3.0), torch.ones_like(weight)).float()
+
+
+def build_loss(name, ignore=255, weight=None, hardest=1.0):
+    """A loss by name, or a sum of several: "ce", "focal", "dice", "jaccard", "focal+jaccard", ...
+
+    Args:
+        name: names joined by "+", each counting once.
+        weight: (K,) class weights for the pixelwise terms, or None; Dice and Jaccard weigh every class alike already.
+        hardest: share of labelled pixels that "ce" keeps.
+    Returns:
+        a function (logits, labels, total=None, parts=1) -> () loss; `parts` is into how many equal parts the batch was
+        cut whose losses are added up: pixelwise terms are shared out by `total`, the others by this.
+    Raises:
+        ValueError: an unknown name, or `hardest` below 1 without "ce" in the name.
+    """
+    terms = name.split("+")
+    unknown = [term for term in terms if term not in LOSS_NAMES]
+    if unknown:
+        raise ValueError(f"unknown loss '{unknown[0]}' in '{name}': choose from {', '.join(LOSS_NAMES)}, joined by +")
+    if hardest < 1 and "ce" not in terms:
+        raise ValueError(f"hardest {hardest} concerns the loss 'ce', which '{name}' does not hold")
+
+    def loss(logits, labels, total=None, parts=1):
+        value = 0.0
+        for term in terms:
+            if term == "ce":
+                value = value + partial_cross_entropy(logits, labels, ignore, weight, hardest, total)
+            elif term == "focal":
+                value = value + focal_loss(logits, labels, ignore, weight, total=total)
+            elif term == "dice":
+                value = value + dice_loss(logits, labels, ignore) / parts
+            else:
+                value = value + jaccard_loss(logits, labels, ignore) / parts
+        return value
+
+    return loss
+
+
+def _mean_of_hardest(logits, labels, ignore, weight, hardest, total):
+    """The part of `partial_cross_entropy` that ranks the labelled pixels by their loss and keeps the worst."""
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")
+    labelled = labels != ignore
+    losses, labels = losses[labelled], labels[labelled]  # (P,), (P,)
+    losses, kept = losses.topk(math.ceil(hardest * len(losses)))
+    pixel_weight = torch.ones_like(losses) if weight is None else weight[labels[kept]]
+    total = pixel_weight.sum() if total is None else total * hardest
+    return (pixel_weight * losses).sum() / _not_zero(total)
+
+
+def _soft_overlap(logits, labels, ignore):
+    """Per class, over the labelled pixels: sum of p where the class is true, sum of p, number of true pixels; (K,) each."""
+    classes = logits.shape[1]
+    logits, labels = labelled_pixels(logits, labels, ignore)
+    probabilities = logits.softmax(dim=1).movedim(1, -1).reshape(-1, classes)  # (P, K)
+    labels = labels.reshape(-1)  # (P,)
+    labelled = (labels != ignore)[:, None]  # (P, 1)
+    truth = F.one_hot(labels.clamp(max=classes - 1), classes) * labelled  # (P, K)
+    probabilities = probabilities * labelled
+    return (probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0).to(probabilities.dtype)
+
+
+def _one_minus_mean(score, truth):
+    """1 - mean of `score` over the classes with labelled pixels; 0 where there are none."""
+    present = (truth > 0).to(score.dtype)
+    return ((1 - score) * present).sum() / _not_zero(present.sum())
+
+
+def _not_zero(total):
+    """`total`, or 1 where it is 0: what it divides is then 0 as well."""
+    return torch.where(total > 0, total, torch.ones_like(total))
