@@ -1,0 +1,256 @@
+"""Prepared sets are checked, points stay frozen, normalisation and augmentation do what they say and no more."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data import Augmentation, Tiles, augment, epoch_order, load_facts, normalise, prefetch, sampling_weights
+
+STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
+
+
+def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore_share=0.0):
+    """A prepared set by hand: every pixel's value tells its tile and place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    pixels = {}
+    for split in ("train", "val", "test"):
+        images = random.integers(0, 200, (count, side, side, bands)).astype(dtype)
+        labels = random.integers(0, classes, (count, side, side)).astype(np.uint8)
+        labels[random.random(labels.shape) < ignore_share] = 255
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+        pixels[split] = np.bincount(labels.reshape(-1), minlength=256)[:classes].tolist()
+    facts = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
+             "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None, "rgb": [0, 1, 2][:bands],
+             "mean": [100.0] * bands, "std": [50.0] * bands, "tiles": {split: count for split in pixels}, "pixels": pixels,
+             "arguments": {}}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    return facts
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_tiles_come_as_stored(tmp_path, dtype):
+    write_set(tmp_path, dtype=dtype)
+    images, labels = Tiles(tmp_path, "train").take([4, 1])
+    assert np.array_equal(images.numpy(), np.load(tmp_path / "train_images.npy")[[4, 1]])
+    assert np.array_equal(labels.numpy(), np.load(tmp_path / "train_labels.npy")[[4, 1]])
+
+
+def test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen(tmp_path):
+    write_set(tmp_path, count=5)
+    tiles = Tiles(tmp_path, "train", points=4)
+    seen = set()
+    for epoch in range(3):
+        for start in range(0, 5, 2):
+            order = epoch_order(5, 0, epoch)[start:start + 2]
+            for tile, labels in zip(order, tiles.take(order)[1]):
+                seen |= {(int(tile), int(place)) for place in (labels.reshape(-1) != 255).nonzero()}
+    assert len(seen) == 5 * 4 == tiles.labelled_pixels == tiles.class_counts.sum()
+
+
+def test_points_are_the_true_labels_and_nested(tmp_path):
+    write_set(tmp_path)
+    truth = np.load(tmp_path / "train_labels.npy")
+    few, many = (Tiles(tmp_path, "train", points=k).take(range(6))[1].numpy() for k in (2, 9))
+    assert ((few != 255) <= (many != 255)).all()
+    assert np.array_equal(many[many != 255], truth[many != 255])
+
+
+def test_labelled_pixels_is_the_sum_of_min_k_labelled(tmp_path):
+    write_set(tmp_path)
+    labels = np.load(tmp_path / "train_labels.npy")
+    labels[0], labels[0, 0, :2], labels[1] = 255, 1, 255  # two labelled pixels in tile 0, none in tile 1
+    np.save(tmp_path / "train_labels.npy", labels)
+    tiles = Tiles(tmp_path, "train", points=7)
+    assert tiles.labelled_pixels == 2 + 0 + 4 * 7
+    assert tiles.tile_counts.sum(1).tolist() == [2, 0, 7, 7, 7, 7]
+    assert (tiles.take([1])[1] == 255).all()
+
+
+def test_every_label_without_points(tmp_path):
+    facts = write_set(tmp_path, ignore_share=0.5)
+    assert Tiles(tmp_path, "train").labelled_pixels == sum(facts["pixels"]["train"])
+
+
+def break_json(folder):
+    (folder / "dataset.json").write_text('{"format": 1')
+
+
+def break_format(folder):
+    edit(folder, "format", 2)
+
+
+def edit(folder, key, value):
+    facts = json.loads((folder / "dataset.json").read_text())
+    facts[key] = value
+    (folder / "dataset.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda folder: (folder / "dataset.json").unlink(), "not a prepared data set"),
+    (break_json, "damaged"),
+    (break_format, "format 1"),
+    (lambda folder: edit(folder, "bands", None), "'bands'"),
+    (lambda folder: edit(folder, "mean", [1.0]), "mean"),
+    (lambda folder: edit(folder, "tiles", {"train": 6}), "'val'"),
+    (lambda folder: edit(folder, "dtype", "uint16"), "train_images.npy holds uint8"),
+    (lambda folder: edit(folder, "tile", 16), "shape"),
+    (lambda folder: (folder / "val_labels.npy").unlink(), "val_labels.npy is missing"),
+    (lambda folder: (folder / "val_labels.npy").write_bytes(b""), "val_labels.npy is damaged"),
+    (lambda folder: (folder / "test_images.npy").write_bytes((folder / "test_images.npy").read_bytes()[:300]), "damaged"),
+    (lambda folder: np.save(folder / "val_labels.npy", np.zeros((6, 8, 8), np.int64)), "int64"),
+])
+def test_a_damaged_set_is_one_line(tmp_path, damage, message):
+    write_set(tmp_path)
+    load_facts(tmp_path)
+    damage(tmp_path)
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        load_facts(tmp_path)
+    assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+def test_a_split_without_tiles(tmp_path):
+    write_set(tmp_path, count=0)
+    load_facts(tmp_path)
+    with pytest.raises(ValueError, match="no val tile"):
+        Tiles(tmp_path, "val")
+
+
+def test_a_label_that_is_no_class(tmp_path):
+    write_set(tmp_path)
+    labels = np.load(tmp_path / "train_labels.npy")
+    labels[3] = 9
+    np.save(tmp_path / "train_labels.npy", labels)
+    with pytest.raises(ValueError, match="tile 3 holds a label"):
+        Tiles(tmp_path, "train", points=5)
+
+
+def test_normalise():
+    images = torch.tensor([[[[0, 100], [10, 200]]]], dtype=torch.uint8)  # (1, 1, 2, 2)
+    values = normalise(images, [10.0, 100.0], [5.0, 50.0])
+    assert values[0, :, 0].tolist() == [[-2.0, 0.0], [0.0, 2.0]]  # band 0 of both pixels, then band 1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.int16])
+def test_normalise_keeps_16_bits(dtype):
+    images = torch.tensor([30000], dtype=torch.int32).to(dtype).reshape(1, 1, 1, 1)
+    assert normalise(images, [0.0], [1.0]).item() == 30000
+    assert normalise(images, [0.0], [1.0], nodata=30000).item() == 0
+
+
+def test_missing_values_take_the_bands_mean():
+    images = torch.tensor([[[[float("nan"), 7.0], [float("inf"), 8.0], [-9999.0, -9999.0], [-9999.0, 5.0]]]])
+    values = normalise(images, [5.0, 6.0], [1.0, 1.0], nodata=-9999.0)
+    assert values[0, :, 0].tolist() == [[0.0, 0.0, 0.0, -10004.0], [1.0, 2.0, 0.0, -1.0]]
+
+
+def batch(count=8, side=12, bands=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, bands, side, side, generator=generator)
+    return images, torch.randint(0, 5, (count, side, side), generator=generator, dtype=torch.uint8)
+
+
+def test_no_augmentation_changes_nothing():
+    images, labels = batch()
+    moved, moved_labels = augment(images, labels, STILL, 0, 0, range(8))
+    assert torch.allclose(moved, images, atol=1e-5) and torch.equal(moved_labels, labels)
+
+
+def test_augmentation_depends_on_seed_epoch_and_place_alone():
+    images, labels = batch()
+    how = Augmentation(rotate=20, zoom=1.5)
+    whole, whole_labels = augment(images, labels, how, 3, 2, range(8))
+    part, part_labels = augment(images[4:6], labels[4:6], how, 3, 2, range(4, 6))
+    assert torch.equal(whole[4:6], part) and torch.equal(whole_labels[4:6], part_labels)
+    for other in ((4, 2), (3, 3)):
+        assert not torch.equal(augment(images, labels, how, *other, range(8))[0], whole)
+
+
+def test_flips_give_all_eight_symmetries_and_move_labels_with_the_image():
+    tile = torch.arange(9.0).reshape(1, 1, 3, 3)
+    images, labels = tile.repeat(200, 1, 1, 1), tile[:, 0].to(torch.uint8).repeat(200, 1, 1)
+    how = Augmentation(flips=True, shift=0, jitter=0)
+    moved, moved_labels = augment(images, labels, how, 0, 0, range(200))
+    assert torch.allclose(moved[:, 0], moved_labels.float(), atol=1e-5)
+    seen = {tuple(label.reshape(-1).tolist()) for label in moved_labels}
+    expected = {tuple(np.rot90(side, turns).reshape(-1).tolist())
+                for side in (tile[0, 0].numpy(), tile[0, 0].numpy().T) for turns in range(4)}
+    assert seen == expected
+
+
+def test_a_shift_reflects_the_image_and_knows_nothing_of_what_it_uncovers():
+    side = 8
+    images = torch.arange(float(side)).expand(1, 1, side, side).contiguous()  # the value is the column
+    labels = torch.zeros(1, side, side, dtype=torch.uint8)
+    for place in range(20):
+        how = Augmentation(flips=False, shift=0.5, jitter=0)
+        moved, moved_labels = augment(images, labels, how, 0, 0, [place])
+        assert 0 <= moved.min() and moved.max() <= side - 1  # reflected: no value that was not there
+        unknown = (moved_labels == 255)[0]
+        rows, cols = unknown.all(1).sum(), unknown.all(0).sum()
+        assert unknown.sum() == rows * side + cols * side - rows * cols  # whole rows and columns at the border
+        known = moved[0, 0][:, ~unknown.all(0)]
+        steps = known[:, 1:] - known[:, :-1]
+        assert torch.allclose(steps[:, 1:-1], torch.ones_like(steps[:, 1:-1]), atol=1e-4)  # where it is known it only moved
+
+
+def test_labels_are_moved_by_nearest_pixel():
+    images, labels = batch()
+    labels[labels == 3] = 0  # a class number that only interpolation could make
+    _, moved = augment(images, labels, Augmentation(rotate=45, zoom=2, shift=0.3), 0, 0, range(8))
+    assert set(moved.unique().tolist()) <= {0, 1, 2, 4, 255}
+
+
+def test_crops_are_cut_out_of_the_tile():
+    images, labels = batch(count=50)
+    moved, moved_labels = augment(images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50))
+    assert moved.shape == (50, 3, 5, 5) and moved_labels.shape == (50, 5, 5)
+    assert (moved_labels != 255).all()  # without a shift a crop stays inside
+
+
+def test_zoom_sees_less_or_more_ground():
+    images = torch.arange(32.0).expand(40, 1, 32, 32).contiguous()
+    labels = torch.zeros(40, 32, 32, dtype=torch.uint8)
+    moved, _ = augment(images, labels, Augmentation(flips=False, shift=0, jitter=0, zoom=2), 0, 0, range(40))
+    slope = (moved[:, 0, 16, 17] - moved[:, 0, 16, 16]).abs()
+    assert slope.min() < 0.7 and slope.max() > 1.4 and (slope < 2.01).all() and (slope > 0.49).all()
+
+
+def test_jitter_scales_and_shifts_bands():
+    images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    moved, _ = augment(images, torch.zeros(2, 4, 4, dtype=torch.uint8), Augmentation(False, shift=0, jitter=0.2), 0, 0, [5, 5])
+    offset, gain = moved[0], moved[1] - moved[0]
+    assert (offset.std((1, 2)) < 1e-5).all() and len(offset[:, 0, 0].unique()) == 3  # one offset a band
+    assert offset.abs().max() <= 0.3 and (gain.log().abs() <= 0.3 + 1e-5).all() and (gain != 1).any()
+
+
+def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
+    orders = [epoch_order(20, 0, epoch).tolist() for epoch in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] and orders[1] == epoch_order(20, 0, 1).tolist()
+
+
+def test_rare_classes_are_visited_more_often():
+    counts = np.array([[98, 2], [90, 10], [100, 0], [0, 0]])
+    weights = sampling_weights(counts, [1], threshold=0.05, factor=4)
+    assert weights.tolist() == [1, 4, 1, 1]
+    visits = np.bincount(np.concatenate([epoch_order(4, 0, epoch, weights) for epoch in range(1000)]), minlength=4) / 4000
+    assert visits[1] == pytest.approx(4 / 7, abs=0.03)
+
+
+def test_prefetch_keeps_order_and_hands_on_errors():
+    assert list(prefetch(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
+    assert list(prefetch(lambda x: x, [])) == []
+
+    def fail(item):
+        if item == 2:
+            raise ValueError("tile 2 is damaged")
+        return item
+
+    made = prefetch(fail, range(5))
+    assert [next(made), next(made)] == [0, 1]
+    with pytest.raises(ValueError, match="tile 2"):
+        next(made)
