@@ -1,0 +1,143 @@
+"""Checkpoints: one file of plain types from which a model is rebuilt without any flag.
+
+    {"format": 1, "model": {"name", "kwargs", "state"}, "data": {what prediction must know of the data set},
+     "train": {epoch, step, ..., optimiser and schedule}, "args": {the command's}, "sha256": of all the tensors}
+"""
+
+import hashlib
+import os
+import pathlib
+import pickle
+import zipfile
+
+import torch
+
+from models import build_model
+
+DATA_FACTS = ("name", "classes", "colours", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")
+
+
+def data_facts(facts):
+    """What a checkpoint keeps of dataset.json: class names and colours, bands, dtype, normalisation; plain types.
+
+    Args:
+        facts: dict of dataset.json.
+    Returns:
+        dict with the keys DATA_FACTS; classes is a list of K names, colours of K [r, g, b].
+    """
+    kept = {key: facts.get(key) for key in DATA_FACTS}
+    kept["classes"] = [entry["name"] for entry in facts["classes"]]
+    kept["colours"] = [list(entry["colour"]) for entry in facts["classes"]]
+    return kept
+
+
+def save_checkpoint(path, model, data, train, args):
+    """Write a checkpoint under a temporary name, flush it to the disk, rename it: the old file lives until then.
+
+    Args:
+        path: where to; the folder exists.
+        model: {"name", "kwargs", "state"}.
+        data: see `data_facts`.
+        train: progress, optimiser, schedule; plain types and tensors.
+        args: dict of the command's arguments, plain types.
+    Raises:
+        OSError: the disk is full or not writable; the file that was there before is untouched.
+    """
+    content = {"format": 1, "model": model, "data": data, "train": train, "args": args}
+    content["sha256"] = _digest(content)
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({_first_line(error)}): free some space; the file before it is kept") from None
+
+
+def load_checkpoint(path, device="cpu"):
+    """Read a checkpoint and verify it.
+
+    Args:
+        path: a file that `save_checkpoint` wrote.
+        device: where its tensors go.
+    Returns:
+        the dict described at the top of this file.
+    Raises:
+        ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code; one line.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}: give the best.pt or last.pt of a run")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({_first_line(error)[:80]}): "
+                         "give the best.pt or last.pt of a run") from None
+    if not isinstance(content, dict) or content.get("format") != 1 or "sha256" not in content:
+        raise ValueError(f"{path} is not a checkpoint of format 1: give the best.pt or last.pt of a run")
+    if content["sha256"] != _digest(content):
+        raise ValueError(f"{path} is damaged: its tensors do not match their checksum; use another checkpoint of the run")
+    return content
+
+
+def load_model(path, device="cpu"):
+    """Rebuild the model of a checkpoint; all that prediction needs.
+
+    Args:
+        path: a checkpoint.
+        device: where the model goes.
+    Returns:
+        (model in eval mode, dict of data facts: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
+    Raises:
+        ValueError, OSError: as `load_checkpoint`.
+    """
+    content = load_checkpoint(path, device)
+    try:
+        model = build_model(content["model"]["name"], **content["model"]["kwargs"])
+        model.load_state_dict(content["model"]["state"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{path} does not fit this version's networks ({_first_line(error)[:80]}): train again") from None
+    return model.to(device, memory_format=torch.channels_last).eval(), content["data"]
+
+
+def pick_device(name="auto"):
+    """The device a command's --device names.
+
+    Args:
+        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
+    Returns:
+        torch.device.
+    Raises:
+        ValueError: the device is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
+    return torch.device(name)
+
+
+def _digest(content):
+    """SHA-256 of every tensor in a checkpoint, with the path of keys that leads to it."""
+    digest = hashlib.sha256()
+
+    def walk(value, path):
+        if isinstance(value, torch.Tensor):
+            digest.update(path.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        elif isinstance(value, dict):
+            for key in value:
+                walk(value[key], f"{path}/{key}")
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                walk(item, f"{path}/{index}")
+
+    walk(content, "")
+    return digest.hexdigest()
+
+
+def _first_line(error):
+    """An exception's text up to its first line break."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

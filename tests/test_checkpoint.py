@@ -1,0 +1,104 @@
+"""A checkpoint rebuilds its model from the file alone, and is refused when anything about it is wrong."""
+
+import pickle
+
+import pytest
+import torch
+
+from checkpoint import data_facts, load_checkpoint, load_model, pick_device, save_checkpoint
+from models import build_model
+
+FACTS = {"name": "made", "classes": [{"name": "a", "colour": [1, 2, 3]}, {"name": "b", "colour": [4, 5, 6]}], "ignore": 255,
+         "mean": [0.0], "std": [1.0], "bands": 1, "dtype": "uint8", "gsd_m": 0.5, "rgb": [0]}
+
+
+def write_checkpoint(path, seed=0):
+    torch.manual_seed(seed)
+    kwargs = {"bands": 1, "classes": 2, "width": 4, "depth": 1}
+    model = build_model("unet", **kwargs)
+    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, data_facts(FACTS),
+                    {"epoch": 1, "labelled_pixels": 3, "record": torch.zeros(2, 3, dtype=torch.float64)}, {"lr": 1e-3})
+    return model.eval()
+
+
+def test_a_model_comes_back_from_the_file_alone(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt")
+    again, facts = load_model(tmp_path / "best.pt")
+    images = torch.randn(2, 1, 9, 5)
+    assert torch.allclose(model(images), again(images), atol=1e-6) and not again.training
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert facts["classes"] == ["a", "b"] and facts["colours"] == [[1, 2, 3], [4, 5, 6]] and facts["gsd_m"] == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
+
+
+def test_every_flipped_byte_in_the_tensors_is_found(tmp_path):
+    path = tmp_path / "best.pt"
+    model = write_checkpoint(path)
+    content = bytearray(path.read_bytes())
+    for tensor in [parameter.detach() for parameter in model.parameters() if parameter.ndim > 1]:
+        where = content.find(tensor.numpy().tobytes())
+        assert where > 0
+        content[where] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load_checkpoint(path)
+        content[where] ^= 1
+    path.write_bytes(content)
+    load_checkpoint(path)
+
+
+class Malicious:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+@pytest.mark.parametrize("write, message", [
+    (lambda path: path.write_bytes(b""), "not a checkpoint"),
+    (lambda path: path.write_bytes(b"no checkpoint at all"), "not a checkpoint"),
+    (lambda path: path.write_bytes(path.read_bytes()[:2000]), "not a checkpoint"),
+    (lambda path: torch.save({"weights": torch.ones(3)}, path), "format 1"),
+    (lambda path: torch.save([1, 2], path), "format 1"),
+    (lambda path: torch.save({"format": 1, "model": Malicious(), "sha256": ""}, path), "not a checkpoint"),
+    (lambda path: path.write_bytes(pickle.dumps({"format": 1, "model": Malicious()})), "not a checkpoint"),
+    (lambda path: path.unlink(), "no checkpoint"),
+])
+def test_what_is_no_checkpoint_is_one_line(tmp_path, write, message, capsys):
+    path = tmp_path / "best.pt"
+    write_checkpoint(path)
+    write(path)
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value) and "best.pt" in str(error.value)
+    assert "code was run" not in capsys.readouterr().out
+
+
+def test_a_network_of_another_shape_is_one_line(tmp_path):
+    model = build_model("unet", bands=1, classes=2, width=4, depth=1)
+    save_checkpoint(tmp_path / "x.pt", {"name": "unet", "kwargs": {"bands": 1, "classes": 2, "width": 8, "depth": 1},
+                                        "state": model.state_dict()}, {}, {}, {})
+    with pytest.raises(ValueError, match="does not fit") as error:
+        load_model(tmp_path / "x.pt")
+    assert "\n" not in str(error.value)
+
+
+def test_the_old_file_survives_a_failed_write(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    write_checkpoint(path)
+    before = path.read_bytes()
+
+    def full_disk(content, file):
+        file.write(b"half")
+        raise RuntimeError("PytorchStreamWriter failed writing file: No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="free some space"):
+        write_checkpoint(path, seed=1)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_device_that_is_not_there():
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match="--device cuda"):
+            pick_device("cuda")
