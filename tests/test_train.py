@@ -1,0 +1,225 @@
+"""Runs of the real script on a tiny set: what it leaves behind, what it refuses, and that stopping changes nothing."""
+
+import csv
+import json
+import math
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from checkpoint import load_checkpoint
+from test_data import edit, write_set
+
+TINY = ["--width", "4", "--depth", "1", "--bs", "2", "--points", "5", "--device", "cpu"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_set(tmp_path / "data", count=5, side=16)
+    return str(tmp_path / "data")
+
+
+def run(data, out, *flags):
+    return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
+
+
+def weights(out):
+    return load_checkpoint(out / "last.pt")["model"]["state"]
+
+
+def log(out, *without):
+    with open(out / "log.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in without} for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_what_it_promises(data, tmp_path, capsys):
+    out = tmp_path / "run"
+    scores = run(data, out, "--epochs", "2")
+    assert {path.name for path in out.iterdir()} == {"args.json", "log.csv", "last.pt", "best.pt", "metrics.json", "curves.png",
+                                                     "preview.png"}
+    assert scores == json.loads((out / "metrics.json").read_text())
+    assert scores["labelled_pixels"] == 25 and scores["split"] == "test" and len(scores["classes"]) == 3
+    rows = log(out)
+    assert [row["epoch"] for row in rows] == ["1", "2"] and all(math.isfinite(float(v)) for row in rows for v in row.values())
+    assert list(rows[0]) == ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "lr", "gradient_norm", "seconds",
+                             "waiting_share", "images_per_s", "peak_memory_mb"]
+    printed = capsys.readouterr().out
+    assert "25 px" in printed and "mean IoU" in printed and printed.rstrip().endswith("metrics.json")
+    assert "optimizer" not in load_checkpoint(out / "best.pt")["train"]
+    assert json.loads((out / "args.json").read_text())["points"] == 5
+
+
+def test_the_default_folder_is_the_next_free_one(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        train.main(train.parse_args(["--data", "data", *TINY, "--epochs", "1", "--limit-batches", "1"]))
+        assert (tmp_path / f"runs/data-unet-{number}/metrics.json").exists()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "plateau"])
+def test_stopped_between_epochs_and_resumed_equals_never_stopped(data, tmp_path, schedule):
+    flags = ["--epochs", "3", "--dropout", "0.2", "--rotate", "10", "--schedule", schedule]
+    run(data, tmp_path / "whole", *flags)
+    assert run(data, tmp_path / "parts", *flags, "--stop-after", "1") is None
+    run(data, tmp_path / "parts", *flags, "--resume")
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def same_run(one, other):
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, weights(other)[name]), name
+    unequal = ("seconds", "waiting_share", "images_per_s", "peak_memory_mb")
+    assert log(one, *unequal) == log(other, *unequal)
+
+
+def test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped(data, tmp_path, monkeypatch):
+    flags = ["--epochs", "2", "--bs", "1", "--dropout", "0.2"]
+    run(data, tmp_path / "whole", *flags)
+    calls = []
+
+    def terminate_in_step_8(*arguments):
+        calls.append(1)
+        if len(calls) == 8:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    real = train.augment
+    monkeypatch.setattr(train, "augment", terminate_in_step_8)
+    with pytest.raises(SystemExit, match="epoch 2 after step 3"):
+        run(data, tmp_path / "parts", *flags)
+    assert load_checkpoint(tmp_path / "parts" / "last.pt")["train"]["step"] == 3
+    (tmp_path / "parts" / "log.csv").open("a").write("2,half a row of an epoch that was not finished\n")
+    run(data, tmp_path / "parts", *flags, "--resume")
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_the_same_command_gives_the_same_bits(data, tmp_path):
+    for name in ("one", "other"):
+        run(data, tmp_path / name, "--epochs", "1")
+    same_run(tmp_path / "one", tmp_path / "other")
+
+
+def test_signals_are_given_back_after_the_run(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    run(data, tmp_path / "run", "--epochs", "1")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_finished_run_says_so(data, tmp_path, capsys):
+    run(data, tmp_path / "run", "--epochs", "1")
+    assert run(data, tmp_path / "run", "--epochs", "1", "--resume") is None
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_accumulating_equals_the_large_batch(data, tmp_path, monkeypatch):
+    """With batch norm in evaluation mode, and unequal numbers of labelled pixels in the parts."""
+    real = torch.nn.Module.train
+    monkeypatch.setattr(torch.nn.Module, "train", lambda self, mode=True: real(self, False))
+    labels = np.load(tmp_path / "data" / "train_labels.npy")
+    labels[:2, 1:] = 255
+    np.save(tmp_path / "data" / "train_labels.npy", labels)
+    for parts in ("1", "2", "4"):
+        run(data, tmp_path / parts, "--epochs", "1", "--bs", "4", "--accumulate", parts, "--points", "0", "--optimizer", "sgd")
+    for parts in ("2", "4"):
+        for name, tensor in weights(tmp_path / "1").items():
+            assert torch.allclose(tensor, weights(tmp_path / parts)[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_training_goes_on_without_a_labelled_pixel_in_the_batch(tmp_path):
+    folder = tmp_path / "data"
+    write_set(folder, count=4, side=16)
+    labels = np.load(folder / "train_labels.npy")
+    labels[1:] = 255  # three of four batches have nothing to learn from
+    np.save(folder / "train_labels.npy", labels)
+    run(str(folder), tmp_path / "run", "--epochs", "1", "--bs", "1", "--no-flips", "--shift", "0")
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_sparse_sets_are_not_thinned_unasked(tmp_path, capsys):
+    folder = tmp_path / "data"
+    write_set(folder, count=4, side=32)
+    labels = np.load(folder / "train_labels.npy")
+    labels[:, 1:], labels[:, 0, 8:] = 255, 255  # 8 labelled px of 1,024 in each tile
+    np.save(folder / "train_labels.npy", labels)
+    edit(folder, "pixels", {split: [32, 0, 0] for split in ("train", "val", "test")})
+    flags = [flag for flag in TINY if flag not in ("--points", "5")]
+    scores = train.main(train.parse_args(["--data", str(folder), "--out", str(tmp_path / "run"), *flags, "--epochs", "1"]))
+    assert scores["labelled_pixels"] == 32 and "every one there is" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_path, monkeypatch):
+    real = train.normalise
+    monkeypatch.setattr(train, "normalise", lambda *arguments: real(*arguments) * float("nan"))
+    with pytest.raises(ValueError, match="epoch 1, step 1 is nan .train tiles .* try a lower --lr"):
+        run(data, tmp_path / "run", "--epochs", "1")
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--lr", "-1"], "--lr -1.0: give"),
+    (["--lr", "nan"], "--lr nan"),
+    (["--bs", "0"], "--bs 0"),
+    (["--points", "-3"], "--points -3"),
+    (["--depth", "7"], "--depth 7: give a number from 1 to 6"),
+    (["--model", "resnet"], "unet"),
+    (["--loss", "iou"], "choose from ce, focal, dice, jaccard"),
+    (["--oversample", "trees"], "--oversample trees: .* has the classes c0, c1, c2"),
+    (["--data", "nowhere"], "nowhere is not a prepared data set"),
+    (["--resume"], "no checkpoint"),
+])
+def test_what_makes_no_sense_is_one_line_and_leaves_nothing(data, tmp_path, flags, message):
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        run(data, tmp_path / "run", "--epochs", "1", *flags)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_another_network_or_rate_is_refused_on_resume(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    for flags in (["--lr", "0.1"], ["--width", "8"], ["--points", "6"], ["--epochs", "3"]):
+        with pytest.raises(ValueError, match=f"{flags[0]} was"):
+            run(data, tmp_path / "run", "--epochs", "2", "--resume", *flags)
+    edit(tmp_path / "data", "mean", [1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="is not the data set"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_a_folder_with_a_run_in_it_is_refused(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "1")
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(data, tmp_path / "run", "--epochs", "1")
+
+
+def test_nothing_labelled_is_refused(tmp_path):
+    folder = tmp_path / "data"
+    write_set(folder, count=4, side=16)
+    np.save(folder / "train_labels.npy", np.full((4, 16, 16), 255, np.uint8))
+    with pytest.raises(ValueError, match="not one labelled training pixel"):
+        run(str(folder), tmp_path / "run")
+
+
+def test_cosine_rises_then_falls_to_0():
+    args = train.parse_args(["--lr", "0.1"])
+    rates = [train.learning_rate(args, step, 100, 1.0) for step in range(101)]
+    assert rates[0] == pytest.approx(0.02) and max(rates) == rates[5] == pytest.approx(0.1) and rates[100] == pytest.approx(0)
+    assert all(a > b for a, b in zip(rates[5:], rates[6:]))
+    assert rates[5 + 95 // 2] == pytest.approx(0.05, abs=0.002)
+
+
+def test_plateau_halves_after_more_than_three_epochs_without_progress(data, tmp_path, monkeypatch):
+    real = train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *a, **k: (real(*a, **k)[0], 1.0))  # the validation loss stands still
+    run(data, tmp_path / "run", "--epochs", "10", "--schedule", "plateau", "--lr", "0.08", "--limit-batches", "1")
+    rates = [float(row["lr"]) for row in log(tmp_path / "run")]
+    assert rates == [0.08] * 5 + [0.04] * 4 + [0.02]
+
+
+def test_decay_is_for_matrices_only_and_every_optimiser_steps(data, tmp_path):
+    for name in ("adamw", "adam", "sgd"):
+        run(data, tmp_path / name, "--epochs", "1", "--optimizer", name, "--limit-batches", "2")
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    groups = train.build_optimizer(model, train.parse_args([])).param_groups
+    assert [len(group["params"]) for group in groups] == [1, 3] and groups[1]["weight_decay"] == 0
