@@ -49,8 +49,8 @@ def to_rgb(image, bands=(0, 1, 2), limits=None):
             valid = [shown[:, :, place][np.isfinite(shown[:, :, place])] for place in range(len(bands))]
             limits = [np.percentile(values, (2, 98)) if values.size else (0, 1) for values in valid]
         low, high = np.transpose(limits).astype(np.float32)  # each (C,)
-        shown = (shown.astype(np.float32) - low) * (255 / np.maximum(high - low, 1e-12))
-        shown = np.nan_to_num(shown).clip(0, 255).round().astype(np.uint8)
+        shown = (shown.astype(np.float32).clip(low, high) - low) * (255 / np.maximum(high - low, 1e-12))
+        shown = np.nan_to_num(shown).round().astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(shown, shown.shape[:2] + (3,)))  # (H, W, 1 or 3) -> (H, W, 3)
 
 
@@ -148,7 +148,7 @@ def _place(canvas, tile, x, y, across=0.5, down=0.5):
     canvas.paste(tile, (round(x - across * tile.width), round(y - down * tile.height)))
 
 
-def _legend(entries, width, size=TEXT):
+def _legend(entries, width, size):
     """Swatch, name and perhaps a value of each entry, in as many columns as width px hold; never less than one."""
     gap = size // 2
     names = [_text(entry[0], size, width=width - 2 * size) for entry in entries]
@@ -246,7 +246,7 @@ def _ticks(span, most=6, whole=False):
     """Up to about most round numbers within span as {number: its text}; no fractions if whole."""
     rough = (span[1] - span[0]) / most
     power = 10.0 ** math.floor(math.log10(rough))
-    step = max(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.999 * rough), whole)
+    step = max(next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.999 * rough), int(whole))
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     numbers = range(math.ceil(span[0] / step - 1e-9), math.floor(span[1] / step + 1e-9) + 1)
     return {number * step: f"{number * step:,.{decimals}f}" for number in numbers}
@@ -392,7 +392,7 @@ def save_png(image, path):
     """
     temporary = Path(f"{path}.part")
     try:
-        Image.fromarray(np.asarray(image)).save(temporary, "PNG", dpi=(192, 192))
+        Image.fromarray(np.asarray(image)).save(temporary, "PNG", dpi=(192, 192), compress_level=3)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,10 +1,5 @@
 """Losses for images in which only some pixels carry a label: all of them look at labelled pixels and at nothing else.
 
-    partial_cross_entropy   what a network learns from points by: cross-entropy over the labelled pixels
-    focal_loss              the same, with pixels that are already right counting less
-    dice_loss, jaccard_loss overlap of the soft prediction with the truth, one minus it
-    build_loss("focal+jaccard")   any sum of them, by name
-
 Logits are (B, K, H, W); labels are (B, H, W) with classes 0..K-1 and `ignore` (255) where nothing is known. A batch
 without a single labelled pixel costs exactly 0, and its gradient is exactly 0 and not NaN.
 """
@@ -19,10 +14,9 @@ LOSS_NAMES = ("ce", "focal", "dice", "jaccard")
 
 
 def labelled_pixels(logits, labels, ignore=255):
-    """Keep only the labelled pixels where they are few; hand all of them back where they are many.
+    """Keep only the labelled pixels where they are few, for with twenty points a tile the dense kernel works on nothing.
 
-    With twenty points in a tile the dense kernel works on 99.9 % of nothing, so the few rows are gathered first. On CUDA
-    the dense kernel is always used: counting the labelled pixels would make the host wait for the device.
+    On CUDA everything is handed back: counting the labelled pixels would make the host wait for the device.
 
     Args:
         logits: (B, K, H, W) float.
@@ -37,27 +31,21 @@ def labelled_pixels(logits, labels, ignore=255):
                          "give (B, K, H, W) and (B, H, W)")
     if labels.is_cuda:
         return logits, labels.long()
-    image, row, col = torch.nonzero(labels != ignore, as_tuple=True)
-    classes = labels[image, row, col].long()  # (P,)
+    labelled = labels != ignore
+    classes = labels.masked_fill(~labelled, 0)
     if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
-        raise ValueError(f"labels hold {int(classes.min())} to {int(classes.max())}, but the network has "
-                         f"{logits.shape[1]} classes: give 0 to {logits.shape[1] - 1}, or {ignore} for no label")
-    if classes.numel() < SPARSE_BELOW * labels.numel():
-        return logits.permute(0, 2, 3, 1)[image, row, col], classes  # (P, K), (P,)
-    return logits, labels.long()
+        raise ValueError(f"labels hold {int(classes.min())} to {int(classes.max())}: give classes 0 to {logits.shape[1] - 1}, "
+                         f"as many as the network has, or {ignore} for no label")
+    if labelled.sum() >= SPARSE_BELOW * labels.numel():
+        return logits, labels.long()
+    image, row, col = labelled.nonzero(as_tuple=True)
+    return logits.permute(0, 2, 3, 1)[image, row, col], labels[image, row, col].long()  # (P, K), (P,)
 
 
 def labelled_weight(labels, weight=None, ignore=255):
-    """What a pixelwise loss is divided by: the number of labelled pixels, or the sum of their class weights.
+    """What a pixelwise loss is divided by, () float32: the number of labelled pixels, or the sum of their class weights.
 
-    Training takes it over a whole batch at once and hands it to the loss of every part of it, so that a pixel weighs the
-    same whichever part or process it falls into.
-
-    Args:
-        labels: integer tensor of any shape, `ignore` where nothing is known.
-        weight: (K,) class weights, or None for 1 each.
-    Returns:
-        () float32 tensor.
+    Taken over a whole batch and handed to the loss of each part of it, it makes a pixel weigh the same in every part.
     """
     if weight is None:
         return (labels != ignore).sum().float()
@@ -77,10 +65,10 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
     Returns:
         () loss; 0 where nothing is labelled.
     Raises:
-        ValueError: sizes differ, a label out of range, or `hardest` out of range.
+        ValueError: sizes differ, or a label or `hardest` is out of range.
     Source:
-        the masked loss of Tang et al. 2018, "Normalized Cut Loss", equation 2; `hardest` is the online hard example mining
-        of Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
+        Tang et al. 2018, "Normalized Cut Loss", the partial cross-entropy; `hardest` is the online hard example mining of
+        Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
     """
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest is {hardest}: give a share above 0 and at most 1")
@@ -116,11 +104,8 @@ def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
 def dice_loss(logits, labels, ignore=255):
     """One minus the soft Dice score, averaged over the classes that are labelled in this batch.
 
-    A class that is nowhere labelled is left out: nothing is known about how much of it there should be.
-
     Args:
-        logits: (B, K, H, W).
-        labels: (B, H, W) integers, `ignore` where nothing is known.
+        logits, labels, ignore: as in `partial_cross_entropy`.
     Returns:
         () loss in 0..1; 0 where nothing is labelled.
     Source:
@@ -133,9 +118,12 @@ def dice_loss(logits, labels, ignore=255):
 def jaccard_loss(logits, labels, ignore=255):
     """One minus the soft intersection over union, averaged over the classes that are labelled in this batch.
 
-    Args, Returns: as in `dice_loss`.
+    Args:
+        logits, labels, ignore: as in `partial_cross_entropy`.
+    Returns:
+        () loss in 0..1; 0 where nothing is labelled.
     Source:
-        Rahman and Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", equation 3.
+        Rahman and Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 2.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
     return _one_minus_mean(intersection / _not_zero(predicted + truth - intersection), truth)
@@ -144,8 +132,8 @@ def jaccard_loss(logits, labels, ignore=255):
 def class_weights(counts, how="none"):
     """Weights that give rare classes a louder voice, from how often each was labelled.
 
-    An even share of the labelled pixels weighs 1. Weights are clipped to 0.3..3: with three points of a class, plain
-    inverse frequency learns those three pixels by heart. A class that was never labelled weighs 1; no pixel uses it.
+    An even share weighs 1. Weights are clipped to 0.3..3: with three points of a class, plain inverse frequency learns
+    those three pixels by heart.
 
     Args:
         counts: (K,) labelled pixels per class.
@@ -186,17 +174,11 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
         raise ValueError(f"hardest {hardest} concerns the loss 'ce', which '{name}' does not hold")
 
     def loss(logits, labels, total=None, parts=1):
-        value = 0.0
-        for term in terms:
-            if term == "ce":
-                value = value + partial_cross_entropy(logits, labels, ignore, weight, hardest, total)
-            elif term == "focal":
-                value = value + focal_loss(logits, labels, ignore, weight, total=total)
-            elif term == "dice":
-                value = value + dice_loss(logits, labels, ignore) / parts
-            else:
-                value = value + jaccard_loss(logits, labels, ignore) / parts
-        return value
+        values = {"ce": lambda: partial_cross_entropy(logits, labels, ignore, weight, hardest, total),
+                  "focal": lambda: focal_loss(logits, labels, ignore, weight, total=total),
+                  "dice": lambda: dice_loss(logits, labels, ignore) / parts,
+                  "jaccard": lambda: jaccard_loss(logits, labels, ignore) / parts}
+        return sum(values[term]() for term in terms)
 
     return loss
 
