@@ -14,8 +14,6 @@ import torch
 
 from models import build_model
 
-DATA_FACTS = ("name", "classes", "colours", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")
-
 
 def data_facts(facts):
     """What a checkpoint keeps of dataset.json: class names and colours, bands, dtype, normalisation; plain types.
@@ -23,9 +21,9 @@ def data_facts(facts):
     Args:
         facts: dict of dataset.json.
     Returns:
-        dict with the keys DATA_FACTS; classes is a list of K names, colours of K [r, g, b].
+        dict; classes is a list of K names, colours of K [r, g, b].
     """
-    kept = {key: facts.get(key) for key in DATA_FACTS}
+    kept = {key: facts.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
     kept["classes"] = [entry["name"] for entry in facts["classes"]]
     kept["colours"] = [list(entry["colour"]) for entry in facts["classes"]]
     return kept
@@ -60,11 +58,8 @@ def save_checkpoint(path, model, data, train, args):
 def load_checkpoint(path, device="cpu"):
     """Read a checkpoint and verify it.
 
-    Args:
-        path: a file that `save_checkpoint` wrote.
-        device: where its tensors go.
     Returns:
-        the dict described at the top of this file.
+        the dict described at the top of this file, its tensors on `device`.
     Raises:
         ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code; one line.
     """
@@ -100,23 +95,6 @@ def load_model(path, device="cpu"):
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version's networks ({_first_line(error)[:80]}): train again") from None
     return model.to(device, memory_format=torch.channels_last).eval(), content["data"]
-
-
-def pick_device(name="auto"):
-    """The device a command's --device names.
-
-    Args:
-        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
-    Returns:
-        torch.device.
-    Raises:
-        ValueError: the device is not on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
-    return torch.device(name)
 
 
 def _digest(content):

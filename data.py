@@ -245,6 +245,23 @@ def _draw(how, side, target, bands, random):
     return frame, np.exp(light[0]), light[1]
 
 
+def pick_device(name="auto"):
+    """The device a command's --device names.
+
+    Args:
+        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
+    Returns:
+        torch.device.
+    Raises:
+        ValueError: the device is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
+    return torch.device(name)
+
+
 def epoch_order(count, seed, epoch, weights=None):
     """In which order an epoch visits the tiles.
 

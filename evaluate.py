@@ -16,8 +16,8 @@ import sys
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_checkpoint, load_model, pick_device
-from data import Tiles, display_limits, normalise, prefetch
+from checkpoint import load_checkpoint, load_model
+from data import Tiles, display_limits, normalise, pick_device, prefetch
 from figures import colour_map, curves, draw_points, panel_grid, stack_images, to_rgb
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, score_table
@@ -48,7 +48,8 @@ def main(args):
     data = args.data or content["args"]["data"]
     tiles = Tiles(data, args.split)
     check_same_classes(facts, tiles.facts, args.checkpoint, data)
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, build_loss(content["args"]["loss"]))
+    matrix, loss = evaluate(model, tiles, facts, device, args.bs, build_loss(content["args"]["loss"]),
+                            amp_dtype(device))
     print(f"{args.checkpoint} on {data}, split {args.split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
           f"loss {loss:.4f}")
     print(score_table(matrix, facts["classes"]))
@@ -118,7 +119,8 @@ def preview(model, tiles, pointed, facts, device, rows=5):
         rgb = to_rgb(images[row].numpy(), facts["rgb"], limits)
         panels.append([rgb, draw_points(rgb, points[row].numpy(), facts["colours"]),
                        colour_map(prediction[row].numpy(), facts["colours"]), colour_map(truth[row].numpy(), facts["colours"])])
-    return panel_grid(panels, ["image", "points", "prediction", "truth"], list(zip(facts["classes"], facts["colours"])))
+    given = "points" if pointed.positions is not None else "labels"
+    return panel_grid(panels, ["image", given, "prediction", "truth"], list(zip(facts["classes"], facts["colours"])))
 
 
 def learning_curves(log):
@@ -137,6 +139,13 @@ def learning_curves(log):
         series = {name: [(int(row["epoch"]), float(row[column])) for row in rows] for name, column in lines.items()}
         figures.append(curves(series, "epoch", label, y_limits=limits))
     return stack_images(figures)
+
+
+def amp_dtype(device, how="auto"):
+    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; None, which is float32, elsewhere or "off"."""
+    if device.type != "cuda" or how == "off":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def check_same_classes(model_facts, data_facts, checkpoint, data):

@@ -27,15 +27,14 @@ def labelled_pixels(logits, labels, ignore=255):
         ValueError: sizes differ, or a label is neither a class nor `ignore` (looked at on the CPU only).
     """
     if logits.shape[:1] + logits.shape[2:] != labels.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not of the same pixels: "
-                         "give (B, K, H, W) and (B, H, W)")
+        raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not of the same pixels")
     if labels.is_cuda:
         return logits, labels.long()
     labelled = labels != ignore
     classes = labels.masked_fill(~labelled, 0)
-    if classes.numel() and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
-        raise ValueError(f"labels hold {int(classes.min())} to {int(classes.max())}: give classes 0 to {logits.shape[1] - 1}, "
-                         f"as many as the network has, or {ignore} for no label")
+    low, high = (int(classes.min()), int(classes.max())) if classes.numel() else (0, 0)
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"labels hold {low} to {high}: give classes 0 to {logits.shape[1] - 1}, or {ignore} for no label")
     if labelled.sum() >= SPARSE_BELOW * labels.numel():
         return logits, labels.long()
     image, row, col = labelled.nonzero(as_tuple=True)
@@ -88,9 +87,7 @@ def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
         gamma: how fast a pixel that is already right stops counting; 0 is plain cross-entropy.
     Returns:
         () loss; 0 where nothing is labelled.
-    Source:
-        Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; differs from the paper in dividing by the
-        labelled pixels' weights, where the paper divides by the anchors assigned to an object.
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; differs from the paper in the divisor.
     """
     logits, labels = labelled_pixels(logits, labels, ignore)
     total = labelled_weight(labels, weight, ignore) if total is None else total
@@ -108,22 +105,16 @@ def dice_loss(logits, labels, ignore=255):
         logits, labels, ignore: as in `partial_cross_entropy`.
     Returns:
         () loss in 0..1; 0 where nothing is labelled.
-    Source:
-        Milletari et al. 2016, "V-Net", section 3; differs from the paper in summing p and not p^2 in the divisor.
+    Source: Milletari et al. 2016, "V-Net", section 3; differs from the paper in summing p and not p^2 in the divisor.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
     return _one_minus_mean(2 * intersection / _not_zero(predicted + truth), truth)
 
 
 def jaccard_loss(logits, labels, ignore=255):
-    """One minus the soft intersection over union, averaged over the classes that are labelled in this batch.
+    """One minus the soft intersection over union; otherwise as `dice_loss`.
 
-    Args:
-        logits, labels, ignore: as in `partial_cross_entropy`.
-    Returns:
-        () loss in 0..1; 0 where nothing is labelled.
-    Source:
-        Rahman and Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 2.
+    Source: Rahman and Wang 2016, "Optimizing Intersection-Over-Union in Deep Neural Networks", section 2.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
     return _one_minus_mean(intersection / _not_zero(predicted + truth - intersection), truth)
@@ -132,16 +123,13 @@ def jaccard_loss(logits, labels, ignore=255):
 def class_weights(counts, how="none"):
     """Weights that give rare classes a louder voice, from how often each was labelled.
 
-    An even share weighs 1. Weights are clipped to 0.3..3: with three points of a class, plain inverse frequency learns
-    those three pixels by heart.
+    They are clipped to 0.3..3: with three points of a class, plain inverse frequency learns those by heart.
 
     Args:
         counts: (K,) labelled pixels per class.
         how: "none"; "inverse", 1 / share; or "sqrt", 1 / sqrt(share), where share is in units of an even share.
     Returns:
         (K,) float32, or None for "none".
-    Raises:
-        ValueError: an unknown `how`.
     """
     if how not in ("none", "inverse", "sqrt"):
         raise ValueError(f"unknown class weights '{how}': choose none, inverse or sqrt")
@@ -154,17 +142,15 @@ def class_weights(counts, how="none"):
 
 
 def build_loss(name, ignore=255, weight=None, hardest=1.0):
-    """A loss by name, or a sum of several: "ce", "focal", "dice", "jaccard", "focal+jaccard", ...
+    """A loss by name, or a sum of several.
 
     Args:
-        name: names joined by "+", each counting once.
+        name: ce, focal, dice, jaccard, or some of them joined by "+", each counting once.
         weight: (K,) class weights for the pixelwise terms, or None; Dice and Jaccard weigh every class alike already.
         hardest: share of labelled pixels that "ce" keeps.
     Returns:
-        a function (logits, labels, total=None, parts=1) -> () loss; `parts` is into how many equal parts the batch was
-        cut whose losses are added up: pixelwise terms are shared out by `total`, the others by this.
-    Raises:
-        ValueError: an unknown name, or `hardest` below 1 without "ce" in the name.
+        a function (logits, labels, total=None, parts=1) -> () loss; where a batch is cut into equal parts whose losses
+        are added up, pixelwise terms are shared out by `total`, the others by `parts`.
     """
     terms = name.split("+")
     unknown = [term for term in terms if term not in LOSS_NAMES]
@@ -185,9 +171,8 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
 
 def _mean_of_hardest(logits, labels, ignore, weight, hardest, total):
     """The part of `partial_cross_entropy` that ranks the labelled pixels by their loss and keeps the worst."""
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")
-    labelled = labels != ignore
-    losses, labels = losses[labelled], labels[labelled]  # (P,), (P,)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")[labels != ignore]  # (P,)
+    labels = labels[labels != ignore]  # (P,)
     losses, kept = losses.topk(math.ceil(hardest * len(losses)))
     pixel_weight = torch.ones_like(losses) if weight is None else weight[labels[kept]]
     total = pixel_weight.sum() if total is None else total * hardest
@@ -209,7 +194,7 @@ def _soft_overlap(logits, labels, ignore):
 def _one_minus_mean(score, truth):
     """1 - mean of `score` over the classes with labelled pixels; 0 where there are none."""
     present = (truth > 0).to(score.dtype)
-    return ((1 - score) * present).sum() / _not_zero(present.sum())
+    return ((1 - score) * present).sum() / present.sum().clamp(min=1)
 
 
 def _not_zero(total):

@@ -24,9 +24,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint import data_facts, load_checkpoint, load_model, pick_device, save_checkpoint
-from data import SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, prefetch, sampling_weights
-from evaluate import evaluate, learning_curves, preview, write_scores
+from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
+from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
+                  sampling_weights)
+from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
@@ -144,7 +145,8 @@ def main(args):
         print(f"{args.out} is finished: all its {args.epochs} epochs are done")
         return None
     describe(args, run, train_tiles, val_tiles, device)
-    keep_on_device(train_tiles, device)
+    if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
+        train_tiles.to(device)
     with noted_signals() as stop_signals:
         for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
             speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
@@ -191,7 +193,7 @@ def start_run(args, facts, tiles, device):
         sampling = sampling_weights(tiles.tile_counts, rare, args.oversample_above, args.oversample_factor)
     steps = max(1, len(tiles) // args.bs)  # a ragged last batch is dropped, unless it is the only one
     steps = min(steps, args.limit_batches or steps)
-    scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(args, device) == torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device, args.amp) == torch.float16)
     run = Run(model, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device), sampling,
               torch.zeros(2, steps, device=device), tiles.labelled_pixels)
     if args.resume:
@@ -234,18 +236,11 @@ def learning_rate(args, step, steps, plateau_factor):
     return args.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def amp_dtype(args, device):
-    """The type the network computes in under autocast, or None for float32."""
-    if device.type != "cuda" or args.amp == "off":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 def train_one_epoch(run, tiles, facts, args, device, stop_signals):
     """One pass over the training tiles, from run.step on; returns its seconds, images/s and share of waiting for input."""
     how = Augmentation(args.flips, args.rotate, args.shift, args.zoom, args.crop, args.jitter)
     loss_function = build_loss(args.loss, tiles.ignore, run.weight, args.hardest)
-    amp, steps, first_step = amp_dtype(args, device), run.record.shape[1], run.step
+    amp, steps, first_step = amp_dtype(device, args.amp), run.record.shape[1], run.step
     order = epoch_order(len(tiles), args.seed, run.epoch, run.sampling)
     batches = prefetch(lambda step: tiles.take(order[step * args.bs:(step + 1) * args.bs]), range(run.step, steps))
     run.model.train()
@@ -302,7 +297,7 @@ def check_losses(run, order, args):
 def finish_epoch(run, val_tiles, facts, args, device, speed):
     """Validate, log, keep the best, count the epoch as done."""
     matrix, loss = evaluate(run.model, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
-                            amp_dtype(args, device), args.limit_batches)
+                            amp_dtype(device, args.amp), args.limit_batches)
     train_loss, gradient_norm = run.record.mean(1).tolist()
     row = {"epoch": run.epoch + 1, "train_loss": train_loss, "val_loss": loss, "val_accuracy": matrix.pixel_accuracy(),
            "val_miou": matrix.miou(), "lr": run.optimizer.param_groups[0]["lr"], "gradient_norm": gradient_norm,
@@ -377,20 +372,15 @@ def make_folder(args):
 
 def describe(args, run, train_tiles, val_tiles, device):
     """Print what is about to be learned, from how many labels, where."""
-    pixels = len(train_tiles) * train_tiles.facts["tile"] ** 2
-    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {train_tiles.facts['tile']} px, "
-          f"{train_tiles.facts['bands']} bands, {len(train_tiles.facts['classes'])} classes\n"
-          f"labels: {train_tiles.labelled_pixels:,} px, {100 * train_tiles.labelled_pixels / pixels:.3f} % of the training "
-          f"tiles, " + (f"{args.points} points a {'tile' if args.points_per == 'image' else 'class and tile'}"
-                        if args.points else "every one there is") + "; validation uses every label of its tiles\n"
-          f"{args.model}, {sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; "
-          f"{run.record.shape[1]} steps of {args.bs} an epoch -> {args.out}", flush=True)
-
-
-def keep_on_device(tiles, device):
-    """Keep a split whole on a CUDA card where it takes less than half of the free memory."""
-    if device.type == "cuda" and tiles.images.nbytes + tiles.labels.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
-        tiles.to(device)
+    facts, kept = train_tiles.facts, "every one there is"
+    if args.points:
+        kept = f"{args.points} points a {'tile' if args.points_per == 'image' else 'class and tile'}"
+    share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
+    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, {facts['bands']} "
+          f"bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, {100 * share:.3f} % of the "
+          f"training tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
+          f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
+          f"{args.bs} tiles an epoch -> {args.out}", flush=True)
 
 
 @contextlib.contextmanager
@@ -420,7 +410,7 @@ def report(run, args, facts, device):
     model, _ = load_model(checkpoint, device)
     split = "test" if load_facts(args.data)["tiles"]["test"] else "val"
     tiles, pointed = Tiles(args.data, split), Tiles(args.data, split, args.points, args.points_per, args.seed)
-    matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(args, device))
+    matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(device, args.amp))
     scores = write_scores(folder / "metrics.json", matrix, facts, run.labelled_pixels, split, checkpoint)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, facts, device), folder / "preview.png")

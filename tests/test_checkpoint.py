@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from checkpoint import data_facts, load_checkpoint, load_model, pick_device, save_checkpoint
+from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
 from models import build_model
 
 FACTS = {"name": "made", "classes": [{"name": "a", "colour": [1, 2, 3]}, {"name": "b", "colour": [4, 5, 6]}], "ignore": 255,
@@ -94,11 +94,3 @@ def test_the_old_file_survives_a_failed_write(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="free some space"):
         write_checkpoint(path, seed=1)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_device_that_is_not_there():
-    assert pick_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        assert pick_device("auto").type == "cpu"
-        with pytest.raises(ValueError, match="--device cuda"):
-            pick_device("cuda")

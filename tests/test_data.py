@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data import Augmentation, Tiles, augment, epoch_order, load_facts, normalise, prefetch, sampling_weights
+from data import Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch, sampling_weights
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
 
@@ -254,3 +254,11 @@ def test_prefetch_keeps_order_and_hands_on_errors():
     assert [next(made), next(made)] == [0, 1]
     with pytest.raises(ValueError, match="tile 2"):
         next(made)
+
+
+def test_a_device_that_is_not_there():
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match="--device cuda"):
+            pick_device("cuda")
