@@ -1,0 +1,173 @@
+"""A scene predicted in windows is the scene predicted whole, and what is written beside the map tells the truth."""
+
+import csv
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import predict
+from checkpoint import data_facts, save_checkpoint
+from data import normalise
+from models import build_model
+from raster import open_raster, write_geotiff
+
+FACTS = {"name": "made", "classes": [{"name": name, "colour": [40 * k, 0, 255 - 40 * k]} for k, name in enumerate("abc")],
+         "ignore": 255, "mean": [100.0] * 3, "std": [60.0] * 3, "bands": 3, "dtype": "uint8", "gsd_m": None, "rgb": [0, 1, 2]}
+
+
+def lively_model(depth=1, bands=3, **kwargs):
+    """A network whose batch norms have seen data and whose classes all occur, so that a wrong window shows."""
+    torch.manual_seed(0)
+    model = build_model("unet", bands=bands, classes=3, width=4, depth=depth, **kwargs)
+    torch.nn.init.normal_(model.classifier.weight)
+    model.train()
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.randn(4, bands, 64, 64))
+    return model.eval()
+
+
+def write_checkpoint(path, depth=1, bands=3, dtype="uint8"):
+    model = lively_model(depth, bands)
+    facts = {**FACTS, "bands": bands, "dtype": dtype, "mean": [100.0] * bands, "std": [60.0] * bands, "rgb": [0, 1, 2] if bands > 2 else [0]}
+    save_checkpoint(path, {"name": "unet", "kwargs": {"bands": bands, "classes": 3, "width": 4, "depth": depth},
+                           "state": model.state_dict()}, data_facts(facts), {"epoch": 1, "labelled_pixels": 1}, {})
+    return model
+
+
+def scene(height, width, bands=3, seed=0, dtype=np.uint8):
+    return np.random.default_rng(seed).integers(0, 255, (height, width, bands)).astype(dtype)
+
+
+def whole(model, image):
+    with torch.inference_mode():
+        return model(normalise(torch.from_numpy(image)[None], FACTS["mean"], FACTS["std"]))[0]
+
+
+def run(checkpoint, out, *scenes, flags=()):
+    return predict.main(predict.parse_args(["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu", *flags,
+                                            *map(str, scenes)]))
+
+
+@pytest.mark.parametrize("length, window, margin, stride, origins", [
+    (64, 64, 16, 4, [0]),
+    (32, 64, 16, 4, [0]),
+    (96, 64, 16, 4, [0, 32]),
+    (100, 64, 16, 4, [0, 32, 36]),
+    (128, 32, 0, 32, [0, 32, 64, 96]),
+])
+def test_window_origins_by_hand(length, window, margin, stride, origins):
+    assert predict.window_origins(length, window, margin, stride) == origins
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 31, 63, 64, 65, 100, 257, 1000])
+@pytest.mark.parametrize("window, margin, stride", [(64, 16, 8), (64, 0, 8), (16, 4, 4), (32, 8, 8)])
+def test_centres_tile_the_axis(length, window, margin, stride):
+    windows = predict.axis_windows(length, window, margin, stride)
+    padded = max(-(-length // stride) * stride, 2 * stride)
+    assert windows[0].keep_from == 0 and windows[-1].keep_to == length
+    assert all(a.keep_to == b.keep_from for a, b in zip(windows, windows[1:]))
+    for w in windows:
+        assert w.origin % stride == 0 and w.origin + min(window, padded) <= padded and w.origin + w.size <= length
+        assert w.keep_from == 0 or w.keep_from - w.origin >= margin
+        assert w.keep_to == length or w.origin + window - w.keep_to >= margin
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("height, width", [(150, 203), (64, 300), (5, 9), (1, 1)])
+def test_windows_give_the_whole_scene(tmp_path, depth, height, width):
+    model = write_checkpoint(tmp_path / "best.pt", depth)
+    image = scene(height, width)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    margin = -(-model.radius // model.stride) * model.stride
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--window", str(2 * margin + 32)])
+    logits = whole(model, image)
+    best = logits.topk(2, dim=0).values
+    differs = torch.from_numpy(tifffile.imread(path).reshape(height, width)) != logits.argmax(0)
+    assert ((best[0] - best[1])[differs] < 1e-4).all()
+    assert len(logits.argmax(0).unique()) > 1 or height * width < 50  # the scene is not of one class
+
+
+def test_too_small_a_margin_would_be_seen(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", depth=3)
+    image = scene(150, 203)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--window", "32", "--margin", "0"])
+    assert (tifffile.imread(path) != whole(model, image).argmax(0).numpy()).any()
+
+
+def test_map_areas_and_overlay_of_a_georeferenced_scene(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt")
+    image = scene(70, 90)
+    tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 500000.0, 4600000.0, 0), True),
+            (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32631), True)]
+    tifffile.imwrite(tmp_path / "scene.tif", image, photometric="rgb", extratags=tags)
+    path, = run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.tif")
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["scene_areas.csv", "scene_classes.tif", "scene_overlay.png"]
+    classes = whole(model, image).argmax(0).numpy()
+    with open_raster(path) as raster:
+        assert np.array_equal(raster.read(0, 0, 70, 90)[..., 0], classes) and raster.nodata == 255
+        assert raster.palette[:3].tolist() == [entry["colour"] for entry in FACTS["classes"]]
+        assert raster.georeference.to_map(0, 0) == (500000.0, 4600000.0)
+    with open(tmp_path / "maps" / "scene_areas.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["pixels"]) for row in rows] == np.bincount(classes.reshape(-1), minlength=3).tolist()
+    if "area_ha" in rows[0]:
+        assert float(rows[0]["area_ha"]) == pytest.approx(int(rows[0]["pixels"]) * 4 / 1e4, abs=1e-4)
+    with Image.open(tmp_path / "maps" / "scene_overlay.png") as overlay:
+        assert overlay.width >= 90 and overlay.height > 70  # the legend comes below
+
+
+def test_pixels_without_data_stay_without_class(tmp_path):
+    write_checkpoint(tmp_path / "best.pt", bands=2, dtype="float32")
+    image = scene(40, 50, bands=2, dtype=np.float32)
+    image[:10] = np.nan
+    image[20, 30] = -9999
+    write_geotiff(tmp_path / "scene.tif", [image], 40, 50, 2, "float32", nodata=-9999)
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif")
+    missing = tifffile.imread(path) == 255
+    assert missing[:10].all() and missing[20, 30] and missing.sum() == 10 * 50 + 1
+
+
+@pytest.mark.parametrize("value", [np.nan, -9999])
+def test_a_scene_without_any_data_is_one_line_and_leaves_nothing(tmp_path, value):
+    write_checkpoint(tmp_path / "best.pt", dtype="float32")
+    write_geotiff(tmp_path / "scene.tif", [np.full((40, 50, 3), value, np.float32)], 40, 50, 3, "float32", nodata=-9999)
+    with pytest.raises(ValueError, match="scene.tif holds no data at all"):
+        run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.tif")
+    assert list((tmp_path / "maps").iterdir()) == []
+
+
+def test_a_large_scene_has_a_small_overview(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(30, 4500)).save(tmp_path / "long.png")
+    run(tmp_path / "best.pt", tmp_path, tmp_path / "long.png", flags=["--window", "256"])
+    with Image.open(tmp_path / "long_overlay.png") as overlay:
+        assert overlay.width < 2200
+
+
+def test_what_does_not_fit_is_one_line(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    checkpoint, out = tmp_path / "best.pt", tmp_path / "maps"
+    Image.fromarray(scene(20, 20)).save(tmp_path / "rgb.png")
+    Image.fromarray(scene(20, 20)[..., 0]).save(tmp_path / "grey.png")
+    write_geotiff(tmp_path / "deep.tif", [scene(20, 20, dtype=np.uint16)], 20, 20, 3, "uint16")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "other").mkdir()
+    Image.fromarray(scene(20, 20)).save(tmp_path / "other" / "rgb.jpg")
+    for scenes, flags, message in [
+            (["grey.png"], [], "grey.png has 1 bands, but .*best.pt was trained on 3"),
+            (["deep.tif"], [], "deep.tif holds uint16, but .*best.pt was trained on uint8"),
+            (["empty.png"], [], "empty.png"),
+            (["nowhere.tif"], [], "nowhere.tif"),
+            (["rgb.png", "other/rgb.jpg"], [], "two scenes are called rgb"),
+            (["rgb.png"], ["--window", "8", "--margin", "4"], "--window 8 leaves nothing"),
+            (["rgb.png"], ["--margin", "-1"], "--margin -1"),
+            (["rgb.png"], ["--max-pixels", "100"], "max-pixels")]:
+        with pytest.raises((ValueError, OSError), match=message) as error:
+            run(checkpoint, out, *[tmp_path / name for name in scenes], flags=flags)
+        assert "\n" not in str(error.value)
+    assert not out.exists() or list(out.iterdir()) == []
