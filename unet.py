@@ -1,63 +1,184 @@
-"""The U-Net of any depth and width."""
+"""The U-Net of any depth and width, a multi-scale fusion block for it, and the U-Net on a ResNet."""
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from resnet import conv_norm_relu, initialise, pad_to_stride
+from resnet import conv_norm_relu, initialise, pad_to_stride, upsample
 
 
 def double_conv(inputs, outputs):
-    """The U-Net's unit: two 3x3 convolutions, each with batch norm and ReLU; (B, inputs, H, W) -> (B, outputs, H, W)."""
+    """The U-Net's unit, twice a 3x3 convolution, batch norm, ReLU: (B, inputs, H, W) -> (B, outputs, H, W)."""
     return nn.Sequential(conv_norm_relu(inputs, outputs), conv_norm_relu(outputs, outputs))
 
 
 def double_size(inputs, outputs, upsampling):
-    """A layer that doubles height and width, (B, inputs, H, W) -> (B, outputs, 2H, 2W).
+    """A layer that doubles height and width: (B, inputs, H, W) -> (B, outputs, 2H, 2W).
 
     Args:
-        upsampling: "transposed" is a learned 2x2 convolution of stride 2; "bilinear" interpolates after a 1x1
-            convolution (the two commute, and before it there are four times fewer pixels).
+        inputs, outputs: channels.
+        upsampling: "transposed", a learned 2x2 convolution of stride 2, or "bilinear", where a 1x1 convolution comes
+            first if the channels change: the two commute, and before it there are four times fewer pixels.
     """
     if upsampling == "transposed":
         return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1),
-                         nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+    change = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
+    return nn.Sequential(change, nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+
+
+def separable_conv(inputs, outputs, dilation=1):
+    """A 3x3 per channel, dilated, then a 1x1 across channels, batch norm, ReLU: a ninth of the work of a full 3x3.
+
+    Args:
+        inputs, outputs: channels.
+        dilation: distance between the kernel's taps, px.
+    Returns:
+        nn.Sequential, (B, inputs, H, W) -> (B, outputs, H, W).
+    Source: Chen 2018, "Encoder-decoder with atrous separable convolution", figure 3.
+    """
+    spatial = nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False)
+    return nn.Sequential(spatial, conv_norm_relu(inputs, outputs, 1))
+
+
+class FusionBlock(nn.Module):
+    """Sees a feature map at several scales at once: 1x1, dilated 3x3 and whole-image branches side by side.
+
+    The image branch averages over all pixels of what the network is given, so no margin makes windows exact. It has no
+    batch norm: a training batch of one would leave it a single value to average.
+
+    Args:
+        inputs, outputs: channels; every branch has `outputs`.
+        rates: dilations of the 3x3 branches, px of this feature map.
+        how: "concat" joins the branches by a 1x1 convolution; "sum" adds them up, which is cheaper.
+    Source: Chen 2018 (as above), section 3.1, for "concat"; differs from the paper in the image branch's missing norm.
+    """
+
+    def __init__(self, inputs, outputs, rates, how):
+        super().__init__()
+        point = conv_norm_relu(inputs, outputs, 1)
+        self.branches = nn.ModuleList([point] + [separable_conv(inputs, outputs, rate) for rate in rates])
+        self.image = nn.Sequential(nn.Conv2d(inputs, outputs, 1), nn.ReLU(inplace=True))
+        self.join = conv_norm_relu((len(rates) + 2) * outputs, outputs, 1) if how == "concat" else None
+
+    def forward(self, x):
+        """(B, inputs, H, W) -> (B, outputs, H, W)."""
+        maps = [branch(x) for branch in self.branches]
+        image = self.image(x.mean((2, 3), keepdim=True))  # (B, outputs, 1, 1)
+        if self.join is None:
+            return sum(maps) + image
+        return self.join(torch.cat(maps + [image.expand_as(maps[0])], 1))
 
 
 class UNet(nn.Module):
-    """U-Net: a contracting path, an expanding path, and a skip between them at every level."""
+    """U-Net: a contracting path, an expanding path, and a skip between the two at every level.
 
-    def __init__(self, bands, classes, width=16, depth=4, stem=1, upsampling="transposed", dropout=0.0):
+    Args:
+        bands, classes: C, K.
+        width: channels of the first level; each level down has twice as many.
+        depth: how often the size is halved, 1..6.
+        fusion: "none", or a `FusionBlock` that does "concat" or "sum".
+        fusion_at: "bottleneck", the deepest map, or "skips", every skip.
+        stem: 2 folds each 2x2 px into channels at the entry and upsamples the logits at the exit. The first level,
+            the costliest, then has a quarter of the pixels: about 4x cheaper, at the price of the finest detail.
+        upsampling: see `double_size`. Transposed is the default: it is the paper's, it costs the same to train, and
+            the network sees less far, so that large scenes need smaller margins.
+        dropout: share of channels dropped at the deepest map, 0 <= dropout < 1.
+    Attributes:
+        stride, radius: px; see `models.build_model`.
+    Source: Ronneberger 2015, "U-Net", figure 1. Differs from the paper in padded convolutions, so that the output has
+        the input's size, and in batch norm. Width 64, depth 4, 3 bands, 2 classes: 31,037,698 parameters.
+    """
+
+    def __init__(self, bands, classes, width=16, depth=4, fusion="none", fusion_at="bottleneck", stem=1,
+                 upsampling="transposed", dropout=0.0):
         super().__init__()
-        widths = [width << level for level in range(depth + 1)]
-        entry = [bands * stem**2] + widths[:-2]
+        widths = [width * 2**level for level in range(depth)]
+        deepest = width * 2**depth
+        bottom, skips = (fusion, "none") if fusion_at == "bottleneck" else ("none", fusion)
         self.stem = stem
-        self.down = nn.ModuleList(double_conv(i, o) for i, o in zip(entry, widths))
-        self.bottleneck = nn.Sequential(double_conv(widths[-2], widths[-1]), nn.Dropout2d(dropout))
-        steps = list(zip(widths[:0:-1], widths[-2::-1]))
-        self.up = nn.ModuleList(double_size(i, o, upsampling) for i, o in steps)
-        self.merge = nn.ModuleList(double_conv(2 * o, o) for _, o in steps)
+        self.down = nn.ModuleList(map(double_conv, [bands * stem**2] + widths, widths))
+        self.fuse = nn.ModuleList(fuse(width, skips) for width in widths)
+        self.bottleneck = nn.Sequential(double_conv(widths[-1], deepest), fuse(deepest, bottom), nn.Dropout2d(dropout))
+        self.up = nn.ModuleList(double_size(2 * width, width, upsampling) for width in reversed(widths))
+        self.merge = nn.ModuleList(double_conv(2 * width, width) for width in reversed(widths))
         self.classifier = nn.Conv2d(width, classes, 1)
         initialise(self)
-        self.stride = stem << depth
-        convs = 2 * 2 * (2**depth - 1) + 2 * 2**depth
-        halos = 2**depth - 1 if upsampling == "bilinear" else 0
-        self.radius = stem * (convs + halos) + (stem - 1) + self.stride - 1
+        self.stride = stem * 2**depth
+        # Two 3x3s on the way down and up at every level and at the bottom, bilinear steps where there are any, and a
+        # pixel may lie anywhere in its cell of the deepest map.
+        levels = 2**depth - 1
+        reach = stem * (4 * levels + 2 * 2**depth + (levels if upsampling == "bilinear" else 0)) + stem - 1
+        self.radius = reach + self.stride - 1 if fusion == "none" else None
 
     def forward(self, x):
         """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
         height, width = x.shape[-2:]
-        x = F.pixel_unshuffle(pad_to_stride(x, self.stride), self.stem)
+        x = F.pixel_unshuffle(pad_to_stride(x, self.stride), self.stem)  # (B, C * stem**2, H' / stem, W' / stem)
         skips = []
-        for down in self.down:
+        for down, fuse in zip(self.down, self.fuse):
             x = down(x)
-            skips.append(x)
+            skips.append(fuse(x))
             x = F.max_pool2d(x, 2)
         x = self.bottleneck(x)
-        for up, merge, skip in zip(self.up, self.merge, reversed(skips)):
+        for up, skip, merge in zip(self.up, reversed(skips), self.merge):
             x = merge(torch.cat([skip, up(x)], 1))
         logits = self.classifier(x)
         if self.stem > 1:
-            logits = F.interpolate(logits, scale_factor=self.stem, mode="bilinear", align_corners=False)
+            logits = upsample(logits, self.stem)
         return logits[..., :height, :width]
+
+
+def fuse(width, how):
+    """A FusionBlock that keeps the number of channels, or nothing for "none".
+
+    At the bottleneck of depth 4, rates 1, 2 and 4 span 48 to 144 px of the image.
+    """
+    return nn.Identity() if how == "none" else FusionBlock(width, width, (1, 2, 4), how)
+
+
+class ResUNet(nn.Module):
+    """U-Net whose contracting path is a ResNet; its first skip lies at stride 2, for a ResNet has nothing finer.
+
+    Args:
+        encoder: a `resnet.ResNet`.
+        classes: K.
+        upsampling: see `double_size`. Bilinear is the default, for it has no parameters to learn on top of a
+            pretrained encoder.
+        skips: False leaves the skips out, so that all detail must pass the deepest map: to measure what they bring.
+        dropout: share of channels dropped at the deepest map, 0 <= dropout < 1.
+    Attributes:
+        encoder; stride, radius: px; see `models.build_model`.
+    Source: Ronneberger 2015, "U-Net", figure 1, on He 2016, figure 3. Decoder widths and, with bilinear upsampling,
+        parameters as in segmentation_models.pytorch 0.6, which ends in a 3x3 classifier where this is 1x1: ResNet-18
+        with 3 bands and 2 classes 14,328,098, ResNet-50 32,520,994.
+    """
+
+    def __init__(self, encoder, classes, upsampling="bilinear", skips=True, dropout=0.0):
+        super().__init__()
+        bilinear = upsampling == "bilinear"
+        outputs = (256, 128, 64, 32, 16)
+        inputs = encoder.widths[-1:] + list(outputs[:-1])
+        joined = encoder.widths[-2::-1] + [0] if skips else [0] * 5  # channels of the skip at strides 16, 8, 4, 2, 1
+        upsampled = inputs if bilinear else outputs
+        self.encoder = encoder
+        self.skips = skips
+        self.dropout = nn.Dropout2d(dropout)
+        self.up = nn.ModuleList(double_size(i, o, upsampling) for i, o in zip(inputs, upsampled))
+        self.merge = nn.ModuleList(double_conv(u + j, o) for u, j, o in zip(upsampled, joined, outputs))
+        self.classifier = nn.Conv2d(16, classes, 1)
+        initialise(self)
+        self.stride = 32
+        # On the way up two 3x3s at each of strides 16, 8, 4, 2, 1, and as many bilinear steps; then as in UNet.
+        self.radius = encoder.reach + 31 * (2 + bilinear) + self.stride - 1
+
+    def forward(self, x):
+        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
+        height, width = x.shape[-2:]
+        *features, x = self.encoder(pad_to_stride(x, self.stride))
+        x = self.dropout(x)
+        for up, merge in zip(self.up, self.merge):
+            x = up(x)
+            if self.skips and features:
+                x = torch.cat([x, features.pop()], 1)
+            x = merge(x)
+        return self.classifier(x)[..., :height, :width]
