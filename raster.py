@@ -219,19 +219,18 @@ def _open_picture(path, encoded, max_pixels):
         raise ValueError("it is no TIFF, PNG or JPEG") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    mode, bands = image.mode, len(image.getbands())
     depth, kind = encoded[24:26] if image.format == "PNG" else (8, None)  # bits, and the PNG's colour type
-    if (depth == 16 and kind != 0) or mode not in ("1", "L", "LA", "P", "I", "I;16", "RGB", "RGBA"):
-        raise ValueError(f"its colours, {mode} of {depth} bits, would be read with loss")
+    if (depth == 16 and kind != 0) or image.mode not in ("1", "L", "LA", "P", "I", "I;16", "RGB", "RGBA"):
+        raise ValueError(f"its colours, {image.mode} of {depth} bits, would be read with loss")
     orientation = Image.Image.getexif(image).get(274, 1)  # the method of Pillow's PNG class would decode
     height, width = image.size if orientation in (5, 6, 7, 8) else image.size[::-1]
     if height * width > max_pixels:
         raise ValueError(f"{height} x {width} px, to be decoded whole, but --max-pixels is {max_pixels}: raise it")
-    palette = np.resize(image.getpalette("RGB"), (256, 3)).astype(np.uint8) if mode == "P" else None
+    palette = np.resize(image.getpalette("RGB"), (256, 3)).astype(np.uint8) if image.mode == "P" else None
     spread = {2: 85, 4: 17}.get(depth, 1) if kind == 0 else 1  # Pillow spreads grey of 2 or 4 bits over 0..255
-    return Raster(path, _Picture(image, spread), height, width, bands, np.dtype(np.uint16 if depth == 16 else np.uint8),
-                  segment=(height, width), alpha=bands - 1 if mode in ("LA", "RGBA") else None, palette=palette,
-                  turned=2 <= orientation <= 8)
+    return Raster(path, _Picture(image, spread), height, width, len(image.getbands()),
+                  np.dtype(np.uint16 if depth == 16 else np.uint8), segment=(height, width),
+                  alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette, turned=2 <= orientation <= 8)
 
 
 class Georeference:
@@ -296,7 +295,7 @@ class Georeference:
 
 
 def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodata=None, georeference=None, level=6):
-    """Write a tiled, deflated GeoTIFF from strips of rows, holding two or three rows of tiles.
+    """Write a tiled, deflated GeoTIFF from strips of rows, holding little more than a row of tiles.
 
     It is written under a temporary name and renamed when whole, so that a failure leaves nothing behind.
 
@@ -304,8 +303,7 @@ def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodat
         path: the file to write.
         strips: iterable of (h, W) or (h, W, C) arrays of dtype, top to bottom; any heights that add up to height.
         height, width, bands, dtype: size of the raster, px, C, and type of its pixels.
-        palette: (256, 3) uint8, the colours of the values of one uint8 band.
-        nodata, georeference: as in Raster.
+        palette, nodata, georeference: as in Raster; a palette is for one band of uint8.
         level: deflate level, 1 (fast) to 9 (small).
     Raises:
         ValueError: the strips hold too few or too many rows, or do not fit width, bands or dtype.
@@ -319,13 +317,13 @@ def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodat
     colormap = None if palette is None else np.transpose(palette).astype(np.uint16) * 257  # (3, 256)
     try:
         with tifffile.TiffWriter(part, bigtiff=height * width * bands * dtype.itemsize > 2**31) as file:
-            # A generator itself would be closed by tifffile before its end, and too many rows never noticed.
-            file.write(map(np.ascontiguousarray, tiles), dtype=dtype, tile=(TILE, TILE), planarconfig="contig",
+            # Copies, as the rows are filled anew; and no generator, as tifffile would close that before its end.
+            file.write(map(np.copy, tiles), dtype=dtype, tile=(TILE, TILE), planarconfig="contig",
                        shape=(height, width, bands) if bands > 1 else (height, width),
                        photometric="palette" if palette is not None else "rgb" if bands == 3 else "minisblack",
                        compression="zlib", compressionargs={"level": level}, predictor=palette is None,
                        colormap=colormap, extratags=tags, buffersize=2**24, metadata=None, software=False)
-        next(tiles, None)
+        next(tiles, None)  # to the end of the strips, where there may be too many
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -346,7 +344,7 @@ def _tiles(path, strips, height, width, bands, dtype):
             strip, filled = strip[len(taken):], filled + len(taken)
             if filled == TILE or (total == height and not len(strip)):
                 yield from np.split(rows[:filled], range(TILE, width, TILE), axis=1)
-                rows, filled = np.empty_like(rows), 0
+                filled = 0
     if total < height:
         raise ValueError(f"{path}: only {total} of {height} rows were given")
 
@@ -401,11 +399,13 @@ def _vote(piece, down, across, weights, classes, ignore):
     height, _, width, _ = blocks.shape
     if (piece == piece[0, 0]).all():
         return np.full((height, width), piece[0, 0])
-    counts = np.empty((len(classes), height, width), np.float32)
+    counts = np.zeros((len(classes), height, width), np.float32)
     for value, count in zip(classes, counts):
-        rows = (piece == value).view(np.uint8).reshape(height, down, -1).sum(axis=1, dtype=np.min_scalar_type(down))
-        rows = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
-        count[:] = rows.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(height, width)
+        hits = piece == value
+        if hits.any():
+            rows = hits.view(np.uint8).reshape(height, down, -1).sum(axis=1, dtype=np.min_scalar_type(down))
+            rows = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
+            count[:] = rows.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(height, width)
     if counts.sum(dtype=np.float64) < piece.size:
         classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
         return _vote(piece, down, across, weights, classes, ignore)
