@@ -277,18 +277,28 @@ def epoch_order(count, seed, epoch, weights=None):
     return random.choice(count, count, p=weights / weights.sum())
 
 
-def sampling_weights(tile_counts, rare, threshold, factor):
+def sampling_weights(tiles, rare, threshold, factor):
     """Weights that visit tiles holding rare classes more often, in place of copies on disk.
 
     Args:
-        tile_counts: (N, K) labelled pixels by tile and class, of the labels the run is given.
-        rare: class indices.
+        tiles: Tiles with points, whose labels the run is given; of the others it may not look which holds what.
+        rare: class names; none: every tile is visited once.
         threshold: share of a tile's labelled pixels that must be of rare classes, 0..1; more than this counts.
         factor: how much more often such a tile is drawn.
     Returns:
-        (N,) float64.
+        (N,) float64, or None without rare classes.
+    Raises:
+        ValueError: a class that the set does not have, or tiles without points.
     """
-    share = tile_counts[:, rare].sum(1) / np.maximum(tile_counts.sum(1), 1)
+    if not rare:
+        return None
+    names = [entry["name"] for entry in tiles.facts["classes"]]
+    strangers = [name for name in rare if name not in names]
+    if strangers:
+        raise ValueError(f"--oversample {strangers[0]}: {tiles.facts['name']} has the classes {', '.join(names)}")
+    if tiles.tile_counts is None:
+        raise ValueError("--oversample counts points, tile by tile: give --points")
+    share = tiles.tile_counts[:, [names.index(name) for name in rare]].sum(1) / np.maximum(tiles.tile_counts.sum(1), 1)
     return np.where(share > threshold, float(factor), 1.0)
 
 

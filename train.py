@@ -31,7 +31,7 @@ from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
-from models import build_model
+from models import build_model, freeze_encoder
 from prepare_data import make_demo
 
 DEMO = "data/demo"
@@ -92,8 +92,12 @@ def add_model_flags(parser):
     flag("--encoder", help="resnet18, resnet34, resnet50, mit_b0, mit_b1 or mit_b2; not given: the network's own")
     flag("--width", type=int, default=16, help="channels of the U-Net's first level")
     flag("--depth", type=int, default=4, help="how often the U-Net halves its input, 1 to 6")
+    flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at the U-Net's bottleneck")
     flag("--stem", type=int, default=1, choices=(1, 2), help="2: the U-Net works at half resolution, about 4x cheaper")
-    flag("--dropout", type=float, default=0.0, help="share of channels dropped at the U-Net's bottleneck, 0 to 1")
+    flag("--dropout", type=float, default=0.0, help="share of channels dropped at the deepest map, 0 to 1")
+    flag("--weights", help="imagenet, or a file of the encoder's published weights; not given: none")
+    flag("--freeze-encoder", action="store_true", help="the encoder's weights and batch-norm statistics stay as they are")
+    flag("--encoder-lr", type=float, default=1.0, help="share of --lr for the encoder, 0 to 1")
     flag = parser.add_argument_group("loss").add_argument
     flag("--loss", default="ce", help="ce, focal, dice, jaccard, or a sum such as focal+jaccard")
     flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="from how often each class is labelled")
@@ -101,16 +105,13 @@ def add_model_flags(parser):
 
 
 def check_args(args):
-    """Refuse numbers that make no sense.
-
-    Raises:
-        ValueError: with the flag, what was given and what it may be.
-    """
+    """Refuse numbers that make no sense: ValueError with the flag, what was given and what it may be."""
     limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, None), "bs": (1, None),
               "seed": (0, 2**31), "accumulate": (1, args.bs), "epochs": (1, None), "stop_after": (0, None),
               "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
-              "oversample_above": (0, 1), "oversample_factor": (1, None)}
+              "oversample_above": (0, 1), "oversample_factor": (1, None),
+              "encoder_lr": (0, 1)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
@@ -120,13 +121,7 @@ def check_args(args):
 
 
 def main(args):
-    """Train, then score on the test split.
-
-    Args:
-        args: as parse_args gives it.
-    Returns:
-        the dict of metrics.json, or None where the run is not finished or was finished before.
-    """
+    """Train, then score on the test split; returns the dict of metrics.json, or None where the run ends without a score."""
     check_args(args)
     device = pick_device(args.device)
     if args.data == DEMO and not pathlib.Path(DEMO).exists():
@@ -176,21 +171,16 @@ class Run:
 
 def start_run(args, facts, tiles, device):
     """Build everything a run needs, in a new folder, or as its last checkpoint left it."""
-    names = facts["classes"]
-    strangers = [name for name in args.oversample if name not in names]
-    if strangers:
-        raise ValueError(f"--oversample {strangers[0]}: {args.data} has the classes {', '.join(names)}")
-    if args.oversample and tiles.tile_counts is None:
-        raise ValueError("--oversample needs --points: it looks at the labels that the run is given, tile by tile")
     torch.manual_seed(args.seed)
-    kwargs = {"bands": facts["bands"], "classes": len(names), "encoder": args.encoder, "width": args.width,
-              "depth": args.depth, "stem": args.stem, "dropout": args.dropout}
-    model = build_model(args.model, **kwargs).to(device, memory_format=torch.channels_last)
+    kwargs = {"bands": facts["bands"], "classes": len(facts["classes"]), "encoder": args.encoder, "width": args.width,
+              "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout}
+    model = build_model(args.model, weights=args.weights, **kwargs).to(device, memory_format=torch.channels_last)
+    if args.freeze_encoder:
+        freeze_encoder(model)
+        if not args.weights:
+            print("warning: --freeze-encoder without --weights keeps an encoder that has learned nothing", file=sys.stderr)
     weight = class_weights(tiles.class_counts, args.class_weights)
-    sampling = None
-    if args.oversample:
-        rare = [names.index(name) for name in args.oversample]
-        sampling = sampling_weights(tiles.tile_counts, rare, args.oversample_above, args.oversample_factor)
+    sampling = sampling_weights(tiles, args.oversample, args.oversample_above, args.oversample_factor)
     steps = max(1, len(tiles) // args.bs)  # a ragged last batch is dropped, unless it is the only one
     steps = min(steps, args.limit_batches or steps)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device, args.amp) == torch.float16)
@@ -207,9 +197,13 @@ def start_run(args, facts, tiles, device):
 
 def build_optimizer(model, args):
     """The optimiser of --optimizer; decay pulls on convolution weights only, for norms and biases have no scale to lose."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else set()
+    kinds = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            kinds.setdefault((id(p) in encoder, p.ndim > 1), []).append(p)
+    groups = [{"params": params, "weight_decay": args.weight_decay * matrices, "share": args.encoder_lr if inside else 1.0}
+              for (inside, matrices), params in kinds.items()]
     if args.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=args.lr, momentum=0.9)
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
@@ -217,13 +211,8 @@ def build_optimizer(model, args):
 
 
 def learning_rate(args, step, steps, plateau_factor):
-    """The rate of a step.
+    """The rate of step `step` of a run of `steps`; `plateau_factor` is what the plateau schedule has come down to, 0..1.
 
-    Args:
-        step: steps done since the run began; steps: of the whole run.
-        plateau_factor: what the plateau schedule has come down to, 0..1.
-    Returns:
-        float.
     Source: Loshchilov and Hutter 2017, "SGDR", equation 5, one cycle down to 0; differs from the paper in the warm-up.
     """
     if args.schedule == "plateau":
@@ -264,8 +253,9 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
             run.record[0, step] += loss.detach()
         run.scaler.unscale_(run.optimizer)
         run.record[1, step] = torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip or math.inf)
+        rate = learning_rate(args, run.epoch * steps + step, args.epochs * steps, run.plateau["factor"])
         for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(args, run.epoch * steps + step, args.epochs * steps, run.plateau["factor"])
+            group["lr"] = rate * group["share"]
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.optimizer.zero_grad()
@@ -281,11 +271,7 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
 
 
 def check_losses(run, order, args):
-    """Stop the run where a loss was not a number; the checkpoint before it stays.
-
-    Raises:
-        ValueError: naming the step and its tiles.
-    """
+    """Stop the run where a loss was not a number: ValueError naming the step and its tiles; the checkpoint before it stays."""
     wrong = (~run.record[0, :run.step].isfinite()).nonzero()
     if len(wrong):
         step = int(wrong[0])
@@ -372,13 +358,12 @@ def make_folder(args):
 
 def describe(args, run, train_tiles, val_tiles, device):
     """Print what is about to be learned, from how many labels, where."""
-    facts, kept = train_tiles.facts, "every one there is"
-    if args.points:
-        kept = f"{args.points} points a {'tile' if args.points_per == 'image' else 'class and tile'}"
+    facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
+    kept = f"{args.points} points a {counted}" if args.points else "every one there is"
     share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, {facts['bands']} "
-          f"bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, {100 * share:.3f} % of the "
-          f"training tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
+          f"bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training "
+          f"tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
           f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
           f"{args.bs} tiles an epoch -> {args.out}", flush=True)
 

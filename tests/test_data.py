@@ -233,12 +233,18 @@ def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
     assert orders[0] != orders[1] != orders[2] and orders[1] == epoch_order(20, 0, 1).tolist()
 
 
-def test_rare_classes_are_visited_more_often():
-    counts = np.array([[98, 2], [90, 10], [100, 0], [0, 0]])
-    weights = sampling_weights(counts, [1], threshold=0.05, factor=4)
-    assert weights.tolist() == [1, 4, 1, 1]
+def test_rare_classes_are_visited_more_often(tmp_path):
+    write_set(tmp_path, count=4)
+    tiles = Tiles(tmp_path, "train", points=20)
+    tiles.tile_counts = np.array([[98, 2, 0], [90, 10, 0], [100, 0, 0], [0, 0, 0]])
+    weights = sampling_weights(tiles, ["c1"], threshold=0.05, factor=4)
+    assert weights.tolist() == [1, 4, 1, 1] and sampling_weights(tiles, [], 0.05, 4) is None
     visits = np.bincount(np.concatenate([epoch_order(4, 0, epoch, weights) for epoch in range(1000)]), minlength=4) / 4000
     assert visits[1] == pytest.approx(4 / 7, abs=0.03)
+    with pytest.raises(ValueError, match="--oversample moss: made has the classes c0, c1, c2"):
+        sampling_weights(tiles, ["moss"], 0.05, 4)
+    with pytest.raises(ValueError, match="give --points"):
+        sampling_weights(Tiles(tmp_path, "train"), ["c1"], 0.05, 4)
 
 
 def test_prefetch_keeps_order_and_hands_on_errors():
