@@ -1,0 +1,95 @@
+"""Training runs as rows of a table: what an experiment has done is kept, what is missing is run.
+
+An experiment is a list of (name, train.py flags). A row is appended to its CSV the moment a run ends, with the command and
+the commit it was run on, so an experiment that was interrupted goes on where it stopped, also within a run.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def commit():
+    """The commit checked out, marked where scripts were changed since."""
+    def git(*words):
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if changed else "")
+
+
+def processor():
+    """The processor's name, as Linux gives it."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def run_missing(table, experiments, folder, jobs=1, threads=1):
+    """Train every run that has no row in the table yet, and append its row.
+
+    Args:
+        table: path of the CSV.
+        experiments: list of (name, flags); a name is a row's key, flags are train.py's without --out.
+        folder: where the runs go, one folder each.
+        jobs: runs beside each other.
+        threads: of each run.
+    Returns:
+        list of dict, the rows of these experiments, in their order.
+    """
+    table = pathlib.Path(table)
+    names = [name for name, _ in experiments]
+    missing = [(name, flags) for name, flags in experiments if name not in read_rows(table)]
+    print(f"{table}: {len(names) - len(missing)} of {len(names)} runs are there", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for name, row in zip([name for name, _ in missing],
+                             pool.map(lambda cell: _train(*cell, pathlib.Path(folder) / cell[0], threads), missing)):
+            _append(table, {"name": name, **row})
+            print(f"{name}: mean IoU {float(row['miou']):.3f}, {float(row['train_s']):.0f} s", flush=True)
+    rows = read_rows(table)
+    return [rows[name] for name in names]
+
+
+def read_rows(table):
+    """The rows of a table by name; none where it is missing."""
+    if not pathlib.Path(table).exists():
+        return {}
+    with open(table, newline="", encoding="utf-8") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def _train(name, flags, out, threads):
+    """One run of train.py, resumed where it was interrupted; returns its row."""
+    command = ["python", "train.py", *map(str, flags), "--out", str(out)]
+    resume = ["--resume"] if (out / "last.pt").exists() else []
+    if not (out / "metrics.json").exists():
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run([sys.executable, *command[1:], *resume], cwd=ROOT, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{name} failed: {done.stderr.strip().splitlines()[-1:]}")
+    scores = json.loads((out / "metrics.json").read_text())
+    with open(out / "log.csv", newline="", encoding="utf-8") as file:
+        log = list(csv.DictReader(file))
+    row = {"miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"], "labelled_pixels": scores["labelled_pixels"]}
+    row |= {f"iou_{entry['name']}": entry["iou"] for entry in scores["classes"]}
+    return row | {"train_s": sum(float(line["seconds"]) for line in log), "epochs": len(log), "threads": threads,
+                  "processor": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": " ".join(command)}
+
+
+def _append(table, row):
+    """Add a row, with the header first where the table is new."""
+    table.parent.mkdir(parents=True, exist_ok=True)
+    with open(table, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
