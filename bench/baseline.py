@@ -9,6 +9,8 @@ results/baseline.csv; runs that are there are skipped.
 
 import argparse
 import statistics
+import subprocess
+import sys
 
 from runs import ROOT, run_missing
 
@@ -26,6 +28,8 @@ def main():
             families[f"dubai, {points or 'every'} point{'s' if points else ''}"] = [
                 (f"dubai-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *DUBAI])
                 for seed in range(3)]
+    if not (ROOT / "data" / "demo").exists():
+        subprocess.run([sys.executable, "prepare_data.py", "demo"], cwd=ROOT, check=True)
     rows = run_missing(ROOT / "results" / "baseline.csv", sum(families.values(), []), ROOT / "runs" / "baseline", args.jobs)
     by_name = {row["name"]: row for row in rows}
     print("| labels | labelled px | mean IoU | minutes on one thread |\n|---|---|---|---|")
