@@ -24,6 +24,7 @@ def data_facts(facts):
         dict; classes is a list of K names, colours of K [r, g, b].
     """
     kept = {key: facts.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
+    kept["scale"] = facts.get("arguments", {}).get("scale", 1.0)
     kept["classes"] = [entry["name"] for entry in facts["classes"]]
     kept["colours"] = [list(entry["colour"]) for entry in facts["classes"]]
     return kept

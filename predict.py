@@ -15,6 +15,7 @@ windows.
 import argparse
 import collections
 import csv
+import dataclasses
 import os
 import pathlib
 import sys
@@ -28,6 +29,7 @@ from data import display_limits, normalise, pick_device
 from figures import overlay, save_png, to_rgb, with_legend
 from metrics import class_map
 from raster import open_raster, write_geotiff
+from scenes import resize, scaled
 
 OVERVIEW_SIDE = 2000  # px, most of an overlay's side
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
@@ -47,6 +49,8 @@ def parse_args(argv=None):
     parser.add_argument("--window", type=int, default=1024, help="side of what is read at a time, margins included, px")
     parser.add_argument("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's "
                         "radius, which makes the result exact; smaller is faster")
+    parser.add_argument("--scale", type=float, help="resize the scenes by this factor first, as prepare_data.py's --scale; not "
+                        "given: what the training scenes were resized by; other than 1 holds a scene in memory")
     parser.add_argument("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     return parser.parse_args(argv)
@@ -57,6 +61,9 @@ def main(args):
     device = pick_device(args.device)
     model, facts = load_model(args.checkpoint, device)
     window, margin = window_and_margin(args.window, args.margin, model)
+    scale = args.scale if args.scale is not None else facts.get("scale") or 1.0
+    if not 0 < scale <= 16:
+        raise ValueError(f"--scale {scale}: give a factor above 0 and at most 16")
     stems = [pathlib.Path(scene).stem for scene in args.scenes]
     twice = [stem for stem in stems if stems.count(stem) > 1]
     if twice:
@@ -67,6 +74,7 @@ def main(args):
     for scene in args.scenes:
         with open_raster(scene, args.max_pixels) as raster:
             check_scene(raster, facts, args.checkpoint)
+            raster = at_scale(raster, scale)
             paths.append(predict_scene(model, raster, facts, device, window, margin, args.out))
     return paths
 
@@ -106,6 +114,26 @@ def check_scene(raster, facts, checkpoint):
     if str(raster.dtype) != facts["dtype"]:
         raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on {facts['dtype']}: its values "
                          "would mean something else; convert the scene as the training scenes were")
+
+
+class Pixels:
+    """A whole image in memory, in the place of a Raster's file."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def copy(self, row, col, window):
+        """Copy what lies at row, col into window (h, w, C)."""
+        window[:] = self.pixels[row:row + window.shape[0], col:col + window.shape[1]]
+
+
+def at_scale(raster, scale):
+    """A raster resized as prepare_data.py resizes scenes, its georeference too; itself at scale 1."""
+    if scale == 1:
+        return raster
+    height, width = scaled(raster.height, scale), scaled(raster.width, scale)
+    return dataclasses.replace(raster, source=Pixels(resize(raster, height, width, smooth=True)), height=height, width=width,
+                               georeference=raster.georeference and raster.georeference.window(0, 0, 1 / scale))
 
 
 def window_origins(length, window, margin, stride):

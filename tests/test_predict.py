@@ -149,6 +149,24 @@ def test_a_large_scene_has_a_small_overview(tmp_path):
         assert overlay.width < 2200
 
 
+def test_a_scene_is_brought_to_the_scale_of_training(tmp_path):
+    model = lively_model()
+    facts = data_facts({**FACTS, "arguments": {"scale": 0.5}})
+    save_checkpoint(tmp_path / "best.pt", {"name": "unet", "kwargs": {"bands": 3, "classes": 3, "width": 4, "depth": 1},
+                                           "state": model.state_dict()}, facts, {"epoch": 1, "labelled_pixels": 1}, {})
+    small = scene(30, 41)
+    tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 500000.0, 4600000.0, 0), True),
+            (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32631), True)]
+    tifffile.imwrite(tmp_path / "scene.tif", small.repeat(2, 0).repeat(2, 1), photometric="rgb", extratags=tags)
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif")
+    assert np.array_equal(tifffile.imread(path), whole(model, small).argmax(0).numpy())
+    with open_raster(path) as raster:  # four-metre pixels, at the same corner
+        assert raster.georeference.to_map(0, 0) == (500000.0, 4600000.0)
+        assert raster.georeference.to_map(30, 41) == (500000.0 + 41 * 4, 4600000.0 - 30 * 4)
+    path, = run(tmp_path / "best.pt", tmp_path / "own", tmp_path / "scene.tif", flags=["--scale", "1"])
+    assert tifffile.imread(path).shape == (60, 82)
+
+
 def test_what_does_not_fit_is_one_line(tmp_path):
     write_checkpoint(tmp_path / "best.pt")
     checkpoint, out = tmp_path / "best.pt", tmp_path / "maps"
@@ -166,6 +184,7 @@ def test_what_does_not_fit_is_one_line(tmp_path):
             (["rgb.png", "other/rgb.jpg"], [], "two scenes are called rgb"),
             (["rgb.png"], ["--window", "8", "--margin", "4"], "--window 8 leaves nothing"),
             (["rgb.png"], ["--margin", "-1"], "--margin -1"),
+            (["rgb.png"], ["--scale", "0"], "--scale 0"),
             (["rgb.png"], ["--max-pixels", "100"], "max-pixels")]:
         with pytest.raises((ValueError, OSError), match=message) as error:
             run(checkpoint, out, *[tmp_path / name for name in scenes], flags=flags)
