@@ -16,12 +16,9 @@ from models import build_model
 
 
 def data_facts(facts):
-    """What a checkpoint keeps of dataset.json: class names and colours, bands, dtype, normalisation; plain types.
+    """What a checkpoint keeps of dataset.json: all that prediction must know, as plain types.
 
-    Args:
-        facts: dict of dataset.json.
-    Returns:
-        dict; classes is a list of K names, colours of K [r, g, b].
+    Classes are K names there, colours K [r, g, b], and scale is what the training scenes were resized by.
     """
     kept = {key: facts.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
     kept["scale"] = facts.get("arguments", {}).get("scale", 1.0)
@@ -37,8 +34,7 @@ def save_checkpoint(path, model, data, train, args):
         path: where to; the folder exists.
         model: {"name", "kwargs", "state"}.
         data: see `data_facts`.
-        train: progress, optimiser, schedule; plain types and tensors.
-        args: dict of the command's arguments, plain types.
+        train: progress, optimiser, schedule; args: the command's; dicts of plain types and tensors.
     Raises:
         OSError: the disk is full or not writable; the file that was there before is untouched.
     """

@@ -61,10 +61,8 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
         weight: (K,) class weights, or None for 1 each.
         hardest: share of the labelled pixels to keep, those with the highest loss; 0 < hardest <= 1.
         total: the divisor, where it is taken over more than these images; see `labelled_weight`.
-    Returns:
-        () loss; 0 where nothing is labelled.
-    Raises:
-        ValueError: sizes differ, or a label or `hardest` is out of range.
+    Returns: () loss; 0 where nothing is labelled.
+    Raises: ValueError where sizes differ, or a label or `hardest` is out of range.
     Source:
         Tang et al. 2018, "Normalized Cut Loss", the partial cross-entropy; `hardest` is the online hard example mining of
         Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
@@ -85,8 +83,7 @@ def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
     Args:
         logits, labels, weight, total: as in `partial_cross_entropy`.
         gamma: how fast a pixel that is already right stops counting; 0 is plain cross-entropy.
-    Returns:
-        () loss; 0 where nothing is labelled.
+    Returns: () loss; 0 where nothing is labelled.
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; differs from the paper in the divisor.
     """
     logits, labels = labelled_pixels(logits, labels, ignore)
@@ -103,8 +100,7 @@ def dice_loss(logits, labels, ignore=255):
 
     Args:
         logits, labels, ignore: as in `partial_cross_entropy`.
-    Returns:
-        () loss in 0..1; 0 where nothing is labelled.
+    Returns: () loss in 0..1; 0 where nothing is labelled.
     Source: Milletari et al. 2016, "V-Net", section 3; differs from the paper in summing p and not p^2 in the divisor.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
@@ -131,10 +127,10 @@ def class_weights(counts, how="none"):
     Returns:
         (K,) float32, or None for "none".
     """
-    if how not in ("none", "inverse", "sqrt"):
-        raise ValueError(f"unknown class weights '{how}': choose none, inverse or sqrt")
     if how == "none":
         return None
+    if how not in ("inverse", "sqrt"):
+        raise ValueError(f"unknown class weights '{how}': choose none, inverse or sqrt")
     counts = torch.as_tensor(counts, dtype=torch.float64)
     even = counts.sum() / (counts > 0).sum().clamp(min=1)
     weight = (even / counts.clamp(min=1)) ** (1.0 if how == "inverse" else 0.5)
