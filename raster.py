@@ -379,10 +379,8 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         cells = []
         for left, width in _spans(raster.width, factor, across):
             piece, down, right = raster.read(top, left, height, width)[:, :, 0], min(factor, height), min(factor, width)
-            if how == "nearest":
-                cells.append(piece[min(factor // 2, down - 1)::down, min(factor // 2, right - 1)::right])
-            else:
-                cells.append(_vote(piece, down, right, weights, classes, ignore))
+            cells.append(piece[min(factor // 2, down - 1)::down, min(factor // 2, right - 1)::right]
+                         if how == "nearest" else _vote(piece, down, right, weights, classes, ignore))
         yield np.concatenate(cells, axis=1)
 
 
@@ -411,10 +409,11 @@ def _vote(piece, down, across, weights, classes, ignore):
         return _vote(piece, down, across, weights, classes, ignore)
     scores = counts * np.array([weights.get(value, 1) for value in classes], np.float32)[:, None, None]  # (K, h, w)
     best, values = scores.max(axis=0), np.array(classes)
-    winners = values[scores.argmax(axis=0)]
-    y, x = ((scores == best).sum(axis=0) > 1).nonzero()
+    leads = scores == best  # (K, h, w)
+    winners = values[(leads * np.arange(len(classes), dtype=np.uint16)[:, None, None]).max(axis=0)]
+    y, x = (leads.sum(axis=0, dtype=np.uint16) > 1).nonzero()  # ties, settled by who was complete first
     backwards = blocks[:, ::-1, :, ::-1][y, :, x].reshape(len(y), down * across)  # (ties, down * across)
     since = np.stack([(backwards == value).argmax(axis=1) for value in classes])  # (K, ties) px since the last one
-    winners[y, x] = values[np.where(scores[:, y, x] == best[y, x], since, -1).argmax(axis=0)]
+    winners[y, x] = values[np.where(leads[:, y, x], since, -1).argmax(axis=0)]
     winners[best == 0] = 0 if ignore is None else ignore
     return winners

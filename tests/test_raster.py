@@ -379,9 +379,15 @@ def test_georeference_palette_and_nodata_survive_writing(tmp_path):
 
 # Writing
 
+@pytest.fixture
+def two_writers(monkeypatch):
+    """tifffile compresses in two threads, as on a larger machine, and so collects tiles before it writes them."""
+    monkeypatch.setattr(tifffile.TiffWriter, "_maxworkers", staticmethod(lambda *sizes: 2), raising=False)
+
+
 @pytest.mark.parametrize("dtype, bands", [
     ("uint8", 1), ("uint16", 1), ("int16", 2), ("uint8", 3), ("uint16", 10), ("float32", 4)])
-def test_strips_of_any_height_are_written_as_one(tmp_path, dtype, bands):
+def test_strips_of_any_height_are_written_as_one(tmp_path, two_writers, dtype, bands):
     pixels = picture(600, 530, bands, dtype)
     cuts = [pixels[:1], pixels[1:300], pixels[300:300], pixels[300:512], pixels[512:]]
     strips = (cut[..., 0] if bands == 1 else cut for cut in cuts)
@@ -391,24 +397,24 @@ def test_strips_of_any_height_are_written_as_one(tmp_path, dtype, bands):
         assert scene.segment == (512, 512)
 
 
-@pytest.mark.parametrize("strips, words", [
-    ([np.zeros((9, 20), np.uint8)], "only 9 of 10 rows"), ([np.zeros((9, 20), np.uint8)] * 2, "18"),
-    ([np.zeros((10, 20), np.uint8), np.zeros((1, 20), np.uint8)], "11"), ([np.zeros((10, 19), np.uint8)], "19"),
-    ([np.zeros((10, 20, 2), np.uint8)], "20, 2"), ([np.zeros((10, 20), np.int64)], "int64")])
-def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path, strips, words):
+@pytest.mark.parametrize("shapes, dtype, words", [
+    ([(9, 600)], "uint8", "only 9 of 10 rows"), ([(9, 600), (9, 600)], "uint8", "18 by now"),
+    ([(10, 600), (1, 600)], "uint8", "11 by now"), ([(10, 599)], "uint8", "599, 1"),
+    ([(10, 600, 2)], "uint8", "600, 2"), ([(10, 600)], "int64", "int64")])
+def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path, shapes, dtype, words):
     (tmp_path / "a.tif").write_text("the map of yesterday")
     with pytest.raises(ValueError, match=f"a.tif: .*{words}"):
-        write_geotiff(tmp_path / "a.tif", strips, 10, 20, 1, "uint8")
+        write_geotiff(tmp_path / "a.tif", (np.zeros(shape, dtype) for shape in shapes), 10, 600, 1, "uint8")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
     assert (tmp_path / "a.tif").read_text() == "the map of yesterday"
 
 
 def test_the_source_of_the_strips_is_run_to_its_end(tmp_path):
     def strips():
-        yield np.zeros((10, 20), np.uint8)
+        yield np.zeros((10, 600), np.uint8)
         raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
-        write_geotiff(tmp_path / "a.tif", strips(), 10, 20, 1, "uint8")
+        write_geotiff(tmp_path / "a.tif", strips(), 10, 600, 1, "uint8")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -425,11 +431,11 @@ def test_bigtiff_is_chosen_by_size(tmp_path, monkeypatch):
     assert chosen == [False, True]
 
 
-def test_writing_holds_a_few_rows_of_tiles(tmp_path):
+def test_writing_holds_a_few_rows_of_tiles(tmp_path, two_writers):
     strips = (np.full((64, 2048, 4), row % 251, np.uint8) for row in range(0, 8192, 64))
     tracemalloc.start()
     write_geotiff(tmp_path / "a.tif", strips, 8192, 2048, 4, "uint8", level=1)
-    assert tracemalloc.get_traced_memory()[1] < 32 * 2**20  # of 64 MiB; a row of tiles is 4 MiB
+    assert tracemalloc.get_traced_memory()[1] < 32 * 2**20  # of 64 MiB; a row of tiles is 4 MiB, tifffile's queue 16
     tracemalloc.stop()
 
 
@@ -498,6 +504,11 @@ def test_blocks_of_more_than_255_pixels_a_side_do_not_overflow(tmp_path):
     mask = np.ones((300, 600), np.uint8)
     mask[:, :290], mask[0, 590:] = 2, 3
     assert brought_down(tmp_path / "a.tif", mask, 300, "mode").tolist() == [[2, 1]]
+
+
+def test_where_all_256_values_are_equal_the_first_pixel_wins(tmp_path):
+    mask = np.random.default_rng(0).permutation(256).reshape(16, 16).astype(np.uint8)
+    assert brought_down(tmp_path / "a.tif", mask, 16, "mode").tolist() == [[mask[0, 0]]]
 
 
 def test_strips_follow_the_file(tmp_path, monkeypatch):
