@@ -3,7 +3,7 @@
 Whatever its origin, a data set on its way in is a `Source`: classes, and scenes whose images and masks lie in files.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,13 +12,16 @@ import numpy as np
 from raster import Georeference, write_geotiff
 from scenes import NO_LABEL, Region, land_classes, read_classes, scaled
 
+LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
 
 # Each class: its value in the mask, its name, its colour as 0xRRGGBB. "ignore" is what is read as no label.
-DUBAI = [(None, "building", 0x3C1098), (None, "land", 0x8429F6), (None, "road", 0x6EC1E4), (None, "vegetation", 0xFEDD3A),
-         (None, "water", 0xE2A929), (None, "ignore", 0x9B9B9B), (None, "ignore", 0x000000)]
+DUBAI = [(None, "building", 0x3C1098), (None, "land", 0x8429F6), (None, "road", 0x6EC1E4),
+         (None, "vegetation", 0xFEDD3A), (None, "water", 0xE2A929), (None, "ignore", 0x9B9B9B),
+         (None, "ignore", 0x000000)]
 DEEPGLOBE = [(None, "urban", 0x00FFFF), (None, "agriculture", 0xFFFF00), (None, "rangeland", 0xFF00FF),
-             (None, "forest", 0x00FF00), (None, "water", 0x0000FF), (None, "barren", 0xFFFFFF), (None, "ignore", 0x000000)]
+             (None, "forest", 0x00FF00), (None, "water", 0x0000FF), (None, "barren", 0xFFFFFF),
+             (None, "ignore", 0x000000)]
 LANDCOVERAI = [(0, "background", None), (1, "building", None), (2, "woodland", None), (3, "water", None),
                (4, "road", None)]
 DRONE = [(0, "ignore", 0x000000), (1, "paved area", 0x804080), (2, "dirt", 0x824C00), (3, "grass", 0x006600),
@@ -49,7 +52,7 @@ class Source:
         name: short name.
         rows: list of LandClass, those that mean "no label" included.
         scenes: list of Scene.
-        tile_lists: paths of the official train.txt, val.txt and test.txt, or none.
+        tile_lists: paths of the official train.txt, val.txt and test.txt, if there are any.
         threshold: mask values above it are read as 255, the others as 0; None: as they are.
         tolerance: how far off in red, green and blue a mask's colour may be from its class's, 0..255.
         scale: what images and masks are resized to, new side / old side.
@@ -59,7 +62,7 @@ class Source:
     name: str
     rows: list
     scenes: list
-    tile_lists: tuple = ()
+    tile_lists: list = field(default_factory=list)
     threshold: float | None = None
     tolerance: int = 0
     scale: float = 1.0
@@ -81,7 +84,8 @@ def find_files(pattern):
     """
     pattern = Path(pattern)
     if pattern.is_dir():
-        named = [(path.stem, path) for path in sorted(pattern.iterdir()) if path.suffix.lower() in SUFFIXES]
+        named = [(path.stem, path) for path in sorted(pattern.iterdir()) if path.suffix.lower() in SUFFIXES
+                 and not path.name.startswith(".")]
     elif "*" in pattern.name:
         before, after = pattern.name.split("*", 1)
         named = [(path.name[len(before):len(path.name) - len(after)], path)
@@ -98,79 +102,73 @@ def find_files(pattern):
     return found
 
 
-def pair_files(images, masks):
+def pair_scenes(images, masks):
     """Pair images and masks by scene name; a single image and a single mask are a pair whatever their names.
 
     Args:
         images, masks: as `find_files` takes them; masks None: there are none.
     Returns:
-        [(name, image path, mask path or None)].
+        list of Scene, each a place of its own.
     Raises:
         ValueError, OSError: a file without its partner.
     """
     found = find_files(images)
-    if masks is None:
-        return [(name, path, None) for name, path in found.items()]
-    partners = find_files(masks)
-    if Path(images).is_file() and Path(masks).is_file():
+    partners = dict.fromkeys(found) if masks is None else find_files(masks)
+    if masks and Path(images).is_file() and Path(masks).is_file():
         partners = dict(zip(found, partners.values()))
     for name in sorted(found.keys() ^ partners.keys()):
         there, missing = (found[name], masks) if name in found else (partners[name], images)
         raise ValueError(f"{there} has no partner '{name}' in {missing}: add it, or take this file away")
-    return [(name, path, partners[name]) for name, path in found.items()]
+    return [Scene(name, image, partners[name], place=name) for name, image in found.items()]
 
 
 def folder(images, masks, classes):
-    """Any images and masks that pair by name; each image is a place of its own."""
-    scenes = [Scene(name, image, mask, name) for name, image, mask in pair_files(images, masks)]
-    return Source("folder", read_classes(classes), scenes)
+    """Any images and masks that pair by name, with a classes.csv."""
+    return Source("folder", read_classes(classes), pair_scenes(images, masks))
 
 
 def dubai(src):
     """Humans in the Loop and MBRSC: 72 images of eight scenes, `Tile N/images/*.jpg` and `Tile N/masks/*.png`.
 
-    Scenes 1 and 3, and 4, 7 and 8, show the same ground in part, so each group is one place here. The split is fixed:
-    train on 4 to 8, validate on 2, test on 1 and 3.
+    Scenes 1 and 3 show the same ground in part, and so do 4, 7 and 8: each of these groups is one place here. The split
+    is fixed: train on 4 to 8, validate on 2, test on 1 and 3.
     """
     places = {"1": "1+3", "3": "1+3", "4": "4+7+8", "7": "4+7+8", "8": "4+7+8"}
-    splits = {"1+3": "test", "2": "val"}
     scenes = []
     for tile in sorted(Path(src).glob("Tile *")):
         number = tile.name.split()[-1]
-        place = places.get(number, number)
-        scenes += [Scene(f"{number}_{name}", image, mask, place, splits.get(place, "train"))
-                   for name, image, mask in pair_files(tile / "images", tile / "masks")]
+        split = {"1": "test", "2": "val", "3": "test"}.get(number, "train")
+        scenes += [scene._replace(name=f"{number}_{scene.name}", place=places.get(number, number), split=split)
+                   for scene in pair_scenes(tile / "images", tile / "masks")]
     if not scenes:
-        raise FileNotFoundError(f"{src} holds no folder 'Tile 1': give the folder of the unpacked data set as --src")
+        raise FileNotFoundError(f"{src} holds no folder 'Tile 1': give the unpacked data set as --src")
     return Source("dubai", land_classes(DUBAI), scenes)
 
 
 def deepglobe(src):
-    """DeepGlobe land cover (Demir 2018): `N_sat.jpg` and `N_mask.png` in one folder, colours blurred: cut at 128."""
+    """DeepGlobe land cover (Demir 2018): `N_sat.jpg` and `N_mask.png` in one folder; colours are cut at 128."""
     base = Path(src, "train") if Path(src, "train").is_dir() else Path(src)
-    scenes = [Scene(name, image, mask, name) for name, image, mask in pair_files(base / "*_sat.jpg", base / "*_mask.png")]
+    scenes = pair_scenes(base / "*_sat.jpg", base / "*_mask.png")
     return Source("deepglobe", land_classes(DEEPGLOBE), scenes, threshold=127)
 
 
 def landcoverai(src):
-    """LandCover.ai (Boguszewski 2021): `images/*.tif`, `masks/*.tif`, and the official tile lists where they lie beside."""
-    scenes = [Scene(name, image, mask, name) for name, image, mask in pair_files(Path(src, "images"), Path(src, "masks"))]
+    """LandCover.ai (Boguszewski 2021): `images/*.tif`, `masks/*.tif`, and official tile lists where they lie beside."""
     lists = [Path(src, f"{split}.txt") for split in ("train", "val", "test")]
-    return Source("landcoverai", land_classes(LANDCOVERAI), scenes, tile_lists=tuple(filter(Path.is_file, lists)))
+    return Source("landcoverai", land_classes(LANDCOVERAI), pair_scenes(Path(src, "images"), Path(src, "masks")),
+                  tile_lists=[path for path in lists if path.is_file()])
 
 
 def drone(src):
-    """TU Graz semantic drone data set: 400 photographs, masks as ids or as colours, wherever these folders lie in src."""
+    """TU Graz semantic drone data set: photographs, and masks of ids or colours, wherever in src their folders lie."""
     def first_folder(*names):
-        for name in names:
-            for path in sorted(Path(src).rglob(name)):
-                return path
+        for path in [path for name in names for path in sorted(Path(src).rglob(name))]:
+            return path
         raise FileNotFoundError(f"{src} holds no folder '{names[0]}': give the unpacked data set as --src")
 
     images = first_folder("original_images", "images")
     masks = first_folder("label_images_semantic", "label_images", "RGB_color_image_masks")
-    scenes = [Scene(name, image, mask, name) for name, image, mask in pair_files(images, masks)]
-    return Source("drone", land_classes(DRONE), scenes)
+    return Source("drone", land_classes(DRONE), pair_scenes(images, masks))
 
 
 PUBLIC = {"dubai": dubai, "deepglobe": deepglobe, "landcoverai": landcoverai, "drone": drone}  # each takes --src
@@ -189,7 +187,7 @@ def listed_tiles(source, sizes, lists):
         for line in path.read_text(encoding="utf-8").split():
             name, _, count = line.rpartition("_")
             if path.stem not in ("train", "val", "test") or name not in numbers or not count.isdigit():
-                raise ValueError(f"{path}: '{line}' is no tile of a scene here, or the list is not train, val or test.txt")
+                raise ValueError(f"{path}: '{line}' is no tile of these scenes (and lists are train, val or test.txt)")
             height, width = sizes[numbers[name]]
             row, col = (LISTED_TILE * place for place in divmod(int(count), -(-width // LISTED_TILE)))
             if row >= height:
@@ -200,18 +198,19 @@ def listed_tiles(source, sizes, lists):
     return regions
 
 
-# The demo. Reflectance in red, green, blue and near infrared, by [season][kind]. Classes share colours on purpose: a
-# ploughed field and an autumn wood, wet soil and water, road and silty water. Texture and shape tell them apart.
-SIZE = (384, 512)  # px
+# The demo. Its classes share colours on purpose: ploughed field and autumn wood, wet soil and clear water, road and
+# silty water; and the sensor is noisy. So no pixel tells its class by itself; texture, shape and surroundings do.
+SIZE, GSD_M = (384, 512), 0.5  # px; m
 PLACES, SEASONS = 12, ("summer", "autumn")
 FIELD, WOOD, WATER, ROAD, BUILDING = range(5)
-SOIL, WET_SOIL, RIPE, GREEN = (.30, .24, .17, .33), (.15, .14, .12, .15), (.42, .37, .23, .43), (.14, .20, .09, .42)
-CROP_SHARES = (.2, .1, .3, .4), (.45, .2, .1, .25)
-TREES = np.array([[(.09, .14, .06, .36), (.08, .12, .06, .31)], [(.26, .17, .08, .31), (.10, .13, .06, .28)]])
-WATERS = np.array([(.09, .13, .14, .11), (.21, .22, .18, .17)])
+# Reflectance in red, green, blue and near infrared.
+CROPS = np.array([(.30, .24, .17, .33), (.15, .14, .12, .15), (.42, .37, .23, .43), (.14, .20, .09, .42)])
+CROP_SHARES = (.2, .1, .3, .4), (.45, .2, .1, .25)  # in each season: ploughed, wet, ripe, green
+TREES = np.array([[(.09, .14, .06, .36), (.08, .12, .06, .31)],  # in each season: leafy, needled
+                  [(.26, .17, .08, .31), (.10, .13, .06, .28)]])
+WATERS = np.array([(.09, .13, .14, .11), (.21, .22, .18, .17)])  # clear, silty
 ASPHALT = np.array((.24, .23, .23, .25))
-ROOFS = np.array([(.40, .17, .12, .32), (.10, .10, .12, .12), (.48, .47, .45, .48)])
-GSD_M = 0.5
+ROOFS = np.array([(.42, .16, .11, .31), (.16, .18, .25, .19), (.50, .50, .50, .50)])  # tiles, slate, metal
 
 
 def smooth_noise(rng, scale):
@@ -236,7 +235,7 @@ def tree_crowns(rng, cell=13):
     return np.clip(1 - (nearest / (.75 * cell)) ** 2, 0, 1), brightness
 
 
-def add_buildings(rng, labels, roofs, ridge, beside, along, pitch=62, lots=40):
+def add_buildings(rng, labels, roofs, ridge, beside, along, pitch=58, lots=40):
     """Set houses on both sides of a road, where nothing but field is in their way; changes the three arrays.
 
     Args:
@@ -245,12 +244,12 @@ def add_buildings(rng, labels, roofs, ridge, beside, along, pitch=62, lots=40):
         pitch, lots: px from house to house, and how many lots a side of the road has.
     """
     lot = np.floor(along / pitch).astype(int) % lots + lots * (beside > 0)  # (H, W)
-    half_length, half_width, setback = rng.uniform([[20], [16], [11]], [[27], [20], [16]], (3, 2 * lots))
+    half_length, half_width, setback = rng.uniform([[20], [16], [12]], [[26], [21], [16]], (3, 2 * lots))
     length = np.abs(along % pitch - pitch / 2) - half_length[lot]
     across = np.abs(beside) - (setback + half_width)[lot]
     width = np.abs(across) - half_width[lot]
     taken = np.unique(lot[(length < 3) & (width < 3) & (labels != FIELD)])
-    house = (length < 0) & (width < 0) & (rng.random(2 * lots) < .85)[lot] & ~np.isin(lot, taken)
+    house = (length < 0) & (width < 0) & (rng.random(2 * lots) < .95)[lot] & ~np.isin(lot, taken)
     labels[house], ridge[house] = BUILDING, np.sign(across[house] * beside[house])
     roofs[house] = roofs.max() + 1 + lot[house]
 
@@ -260,7 +259,8 @@ def lay_out(rng):
 
     Returns:
         dict of (H, W) arrays: labels, parcel and roofs (numbers), ridge (-1 or 1), along and across (px, in the
-        direction of the fields), tall (height, px), crown (0..1), tone (brightness of the tree), leafy (bool).
+        direction of the fields), tall (height, px), crown (0..1), tone (brightness of the tree), needled (bool);
+        and roof_colour, (N, 4) by number.
     """
     rows, cols = np.indices(SIZE) - np.array(SIZE).reshape(2, 1, 1) / 2
     angle = rng.uniform(0, np.pi)
@@ -280,14 +280,14 @@ def lay_out(rng):
     roads = [(across - rng.choice(borders[np.abs(borders) < 160]), along),
              (along - rng.uniform(-180, -40), across), (along - rng.uniform(40, 180), across)]
     for beside, _ in roads:
-        labels[np.abs(beside) < rng.uniform(6.5, 9)] = ROAD
+        labels[np.abs(beside) < rng.uniform(7.5, 10)] = ROAD
     roofs, ridge = np.zeros(SIZE, int), np.zeros(SIZE)
     for beside, position in roads:
         add_buildings(rng, labels, roofs, ridge, beside, position)
     crown, tone = tree_crowns(rng)
     tall = np.select([labels == WOOD, labels == BUILDING], [3 + 5 * crown, rng.uniform(8, 14, 999)[roofs]], 0)
     return {"labels": labels, "parcel": parcel, "roofs": roofs, "ridge": ridge, "along": along, "across": across,
-            "tall": tall, "crown": crown, "tone": tone, "leafy": smooth_noise(rng, 25) > 0,
+            "tall": tall, "crown": crown, "tone": tone, "needled": smooth_noise(rng, 25) < 0,
             "roof_colour": ROOFS[rng.integers(3, size=999)] * rng.uniform(.85, 1.15, (999, 1))}
 
 
@@ -304,12 +304,12 @@ def cast_shadow(tall, azimuth, fall, reach=16):
 def photograph(rng, land, season):
     """(H, W, 4) uint8 image of a place in season 0 or 1: colours, textures, shadows, haze and the sensor's noise."""
     labels, parcel = land["labels"], land["parcel"]
-    crops = np.array([SOIL, WET_SOIL, RIPE, GREEN])[rng.choice(4, 225, p=CROP_SHARES[season])]
+    crops = CROPS[rng.choice(4, 225, p=CROP_SHARES[season])]
     crops = crops * rng.uniform(.85, 1.15, (225, 1))
     ploughed = np.where((rng.random(225) < .5)[parcel], land["across"], land["along"])
     furrows = np.sin(2 * np.pi * ploughed / rng.uniform(8, 12, 225)[parcel])
     colour = np.select([labels[..., None] == number for number in range(5)],
-                       [crops[parcel], TREES[season][land["leafy"].astype(int)], WATERS[rng.integers(2)], ASPHALT,
+                       [crops[parcel], TREES[season][land["needled"].astype(int)], WATERS[rng.integers(2)], ASPHALT,
                         land["roof_colour"][land["roofs"]]])  # (H, W, 4)
     texture = np.select([labels == number for number in range(5)],
                         [1 + rng.uniform(.12, .25, 225)[parcel] * furrows, (.5 + .8 * land["crown"]) * land["tone"],
@@ -343,6 +343,6 @@ def demo(folder, seed):
                           f"place_{place + 1:02d}", "train" if place < 8 else "val" if place < 10 else "test")
             image = photograph(np.random.default_rng((seed, place, 1 + season)), land, season)
             write_geotiff(scene.image, [image], height, width, 4, np.uint8, georeference=ground, level=1)
-            write_geotiff(scene.mask, [land["labels"]], height, width, 1, np.uint8, palette=palette, georeference=ground)
+            write_geotiff(scene.mask, [land["labels"]], height, width, 1, np.uint8, palette, georeference=ground)
             scenes.append(scene)
     return Source("demo", land_classes(DEMO), scenes)

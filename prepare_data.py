@@ -23,6 +23,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 import datasets
@@ -31,7 +32,6 @@ from figures import colour_map, default_colours, draw_points, panel_grid, save_p
 from scenes import NO_LABEL, Region, SceneReader, read_csv, read_points, scaled, survey
 
 BLOCK_GAP = 16  # px left out between the blocks of a scene, for what reaches across a cut: shadow, blur, compression
-LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 
 
 def parse_args(argv=None):
@@ -45,7 +45,7 @@ def parse_args(argv=None):
     flag("--images", help="folder: a folder of images, one image, or a quoted pattern such as 'DIR/*_sat.jpg'")
     flag("--masks", help="folder: likewise; they pair with images by file name, or by what the star stands for")
     flag("--classes", help="folder: the classes.csv")
-    flag("--points-file", help="labelled points, to take the place of masks: CSV of scene,row,col,class (px, from 0) or "
+    flag("--points-file", help="labelled points in place of masks: CSV of scene,row,col,class (px, from 0), or of "
          "x,y,class (map units), or GeoJSON points in the scenes' CRS")
     flag("--threshold", type=float, help="read mask values above it as 255, all others as 0; not given: as they are")
     flag("--tolerance", type=int, default=0, help="how far off in r, g and b a mask's colour may be, 0 to 255")
@@ -60,15 +60,16 @@ def parse_args(argv=None):
     flag("--drop-single-class", action="store_true", help="drop training tiles that show one class alone")
     group = parser.add_argument_group("splits")
     flag = group.add_argument
-    flag("--fractions", type=float, nargs=3, default=(0.7, 0.2, 0.1), metavar="SHARE", help="train, val, test; 0 is none")
-    flag("--val-places", nargs="+", default=[], metavar="NAME", help="with or without --test-places: to validate on")
+    flag("--fractions", type=float, nargs=3, default=(0.7, 0.2, 0.1), metavar="SHARE", help="train val test; 0 is none")
+    flag("--val-places", nargs="+", default=[], metavar="NAME", help="scenes to validate on, as for --test-places")
     flag("--seed", type=int, default=0, help="decides what is drawn: splits, and the demo's scenes")
     flag = group.add_mutually_exclusive_group().add_argument
     flag("--split-by", choices=("scene", "block", "tile"), help="whole scenes, blocks of each scene, or single tiles, "
          "whose neighbours leak; not given: the data set's own split, else scene")
-    flag("--test-places", nargs="+", default=[], metavar="NAME", help="scenes (dubai: 1+3, 2, 4+7+8, 5, 6) to test on")
-    flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or train.txt val.txt test.txt "
-         f"of SCENE_N, where N counts the scene's {LISTED_TILE} px tiles row by row from 0")
+    flag("--test-places", nargs="+", default=[], metavar="NAME", help="scenes to test on (dubai: 1+3, 2, 4+7+8, 5, 6); "
+         "what is named for neither trains")
+    flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or train.txt val.txt "
+         f"test.txt of SCENE_N, where N counts the scene's {datasets.LISTED_TILE} px tiles row by row from 0")
     return parser.parse_args(argv)
 
 
@@ -79,13 +80,15 @@ def check_args(args):
         ValueError: with the flag that is missing, out of range or out of place.
     """
     args.out = args.out or f"data/{args.kind}"
-    args.tile = args.tile or (128 if args.kind == "demo" else 256)
+    args.tile = args.tile if args.tile is not None else 128 if args.kind == "demo" else 256
     needs = {"demo": [], "folder": ["images", "classes", "masks"]}.get(args.kind, ["src"])
     for name in ("src", "images", "classes", "masks"):
         if getattr(args, name) and name not in needs:
             raise ValueError(f"--{name} is not for {args.kind}: leave it out")
         if not getattr(args, name) and name in needs and not (name == "masks" and args.points_file):
             raise ValueError(f"{args.kind} needs --{name}" + (" or --points-file" if name == "masks" else ""))
+    if args.val_places and (args.split_by or args.split_list):
+        raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
     fine = {"scale": 0 < args.scale <= 16, "tile": args.tile > 0, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or args.gsd > 0, "seed": args.seed >= 0,
             "fractions": min(args.fractions) >= 0 and sum(args.fractions) > 0}
@@ -104,12 +107,11 @@ def main(args):
     work.mkdir(parents=True)
     try:
         source = find_source(args, work)
-        sizes, facts = survey(source, args.gsd)
+        sizes, measured = survey(source, args.gsd)
+        facts = {**name_facts(source, measured["bands"], args), **measured}
         regions = plan_regions(source, sizes, args)
-        tiles, counts = choose_tiles(source, regions, args)
-        facts = {**name_facts(source, facts["bands"], args), **facts, **counts}
-        facts["km2"] = facts["gsd_m"] and {split: [count * facts["gsd_m"] ** 2 / 1e6 for count in facts["pixels"][split]]
-                                           for split in SPLITS}
+        tiles, counts = choose_tiles(source, regions, facts["gsd_m"], args)
+        facts.update(counts)
         facts.update(write_tiles(work, source, tiles, facts))
         save_png(contact_sheet(work, facts), work / "preview.png")
         (work / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -144,7 +146,7 @@ def find_source(args, work):
 
 
 def name_facts(source, bands, args):
-    """What dataset.json says first: names, colours, and which bands are shown.
+    """What dataset.json holds that is said, not measured: names, colours, tile size, and the bands to show.
 
     Raises:
         ValueError: --rgb names bands that are not there.
@@ -183,21 +185,21 @@ def plan_regions(source, sizes, args):
 
 
 def draw(count, fractions, seed):
-    """A split for each of `count` things: as near to the fractions as whole numbers come, in random order.
+    """Draw a split for each of `count` things, by fractions as near as whole numbers come.
 
     Returns:
         list of count split names, each at least once whose fraction is above 0.
     Raises:
         ValueError: there are fewer things than splits.
     """
-    wanted = np.array(fractions) / sum(fractions) * count
-    if count < np.count_nonzero(wanted):
-        raise ValueError(f"{count} cannot be split into {np.count_nonzero(wanted)}: use --split-by block, or set some of the "
-                         "--fractions to 0")
-    shares = np.where(wanted > 0, np.maximum(wanted.astype(int), 1), 0)
-    while shares.sum() != count:
-        step = 1 if shares.sum() < count else -1
-        shares[np.argmax(np.where(shares + step > 0, step * (wanted - shares), -np.inf))] += step
+    shares = np.diff(np.round(np.cumsum(fractions) / sum(fractions) * count), prepend=0).astype(int)
+    wanted = np.array(fractions) > 0
+    if count < wanted.sum():
+        raise ValueError(f"{count} scenes or tiles do not fill {wanted.sum()} splits: use --split-by block, or set "
+                         "one of the --fractions to 0")
+    for missing in np.flatnonzero(wanted & (shares == 0)):
+        shares[shares.argmax()] -= 1
+        shares[missing] += 1
     return np.random.default_rng(seed).permutation(np.repeat(SPLITS, shares)).tolist()
 
 
@@ -234,16 +236,18 @@ def cut_blocks(region, scene, args):
     Raises:
         ValueError: the scene is too short for that.
     """
-    length, start, side = max((region.height, "row", "height"), (region.width, "col", "width"))
-    number = sum(scene.place.encode())  # two seasons of a place are cut alike
-    order = [split for split in np.random.default_rng([args.seed, number]).permutation(3) if args.fractions[split]]
-    ends = np.cumsum([args.fractions[split] for split in order]) / sum(args.fractions) * length
-    blocks, origin = [], 0
+    down = region.height >= region.width
+    random = np.random.default_rng([args.seed, *scene.place.encode()])  # two seasons of a place are cut alike
+    order = [split for split in random.permutation(3) if args.fractions[split]]
+    ends = np.cumsum([args.fractions[split] for split in order]) / sum(args.fractions)
+    ends *= region.height if down else region.width
+    blocks, start = [], 0
     for split, end in zip(order, ends.round().astype(int).tolist()):
-        if origin >= end:
+        if start >= end:
             raise ValueError(f"{scene.image} is too small to be cut into blocks: use --split-by scene")
-        blocks.append(region._replace(**{"split": SPLITS[split], start: origin, side: end - origin}))
-        origin = end + BLOCK_GAP
+        extent = {"row": start, "height": end - start} if down else {"col": start, "width": end - start}
+        blocks.append(region._replace(split=SPLITS[split], **extent))
+        start = end + BLOCK_GAP
     return blocks
 
 
@@ -261,18 +265,20 @@ def cut(region, tile, overlap):
                             width=min(tile, region.width - col)) for row in rows for col in cols]
 
 
-def choose_tiles(source, regions, args):
+def choose_tiles(source, regions, gsd_m, args):
     """Cut the regions into tiles, count their labels, and drop those with too little to learn from.
 
     Returns:
-        list of Region, scene by scene; and a dict of tiles and pixels by split, and of how many were dropped and why.
+        list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, and what was
+        dropped.
     Raises:
         ValueError: a scene without data, or a split without tiles.
     """
-    kept, dropped = [], Counter()
+    kept, dropped, tiles_of = [], Counter(), [[] for _ in source.scenes]
     pixels = {split: np.zeros(len(source.classes), int) for split in SPLITS}
-    for number, scene in enumerate(tqdm(source.scenes, "counting", unit="scene", disable=None)):
-        tiles = [tile for region in regions if region.scene == number for tile in cut(region, args.tile, args.overlap)]
+    for region in regions:
+        tiles_of[region.scene] += cut(region, args.tile, args.overlap)
+    for scene, tiles in zip(tqdm(source.scenes, "counting", unit="scene", disable=None), tiles_of):
         with SceneReader(scene, source) as reader:
             if tiles and reader.is_empty(tiles):
                 raise ValueError(f"{scene.image} holds no data: all of it is NaN, nodata or transparent; leave it out")
@@ -281,15 +287,17 @@ def choose_tiles(source, regions, args):
                 if counts.sum() < args.min_labelled:
                     dropped[f"fewer than {args.min_labelled} labelled px"] += 1
                 elif args.drop_single_class and tile.split == "train" and np.count_nonzero(counts) == 1:
-                    dropped["train, one class alone"] += 1
+                    dropped["of train, one class alone"] += 1
                 else:
                     kept.append(tile)
                     pixels[tile.split] += counts
-    tiles = {split: sum(tile.split == split for tile in kept) for split in SPLITS}
-    for split in {region.split for region in regions}:
-        if not tiles[split]:
-            raise ValueError(f"no tile of {split} has a label: split otherwise, or lower --min-labelled")
-    return kept, {"tiles": tiles, "pixels": {split: pixels[split].tolist() for split in SPLITS}, "dropped": dict(dropped)}
+    tiles = Counter(tile.split for tile in kept)
+    for split in sorted({region.split for region in regions} - set(tiles)):
+        raise ValueError(f"no tile of {split} has enough labels: split otherwise, or lower --min-labelled")
+    return kept, {"tiles": {split: tiles[split] for split in SPLITS},
+                  "pixels": {split: pixels[split].tolist() for split in SPLITS},
+                  "km2": gsd_m and {split: (pixels[split] * gsd_m ** 2 / 1e6).tolist() for split in SPLITS},
+                  "dropped": dict(dropped)}
 
 
 def write_tiles(folder, source, tiles, facts):
@@ -306,8 +314,11 @@ def write_tiles(folder, source, tiles, facts):
         dict of mean and std of each band over the training tiles' valid pixels; std is 1 where the band is constant.
     """
     side, bands = facts["tile"], facts["bands"]
-    images, labels = ({split: create_array(folder / f"{split}_{kind}.npy", (facts["tiles"][split], side, side, *last), dtype)
-                       for split in SPLITS} for kind, last, dtype in (("images", [bands], facts["dtype"]), ("labels", [], "uint8")))
+    images, labels = {}, {}
+    for split, tile_count in facts["tiles"].items():
+        shape = (tile_count, side, side)
+        images[split] = open_memmap(folder / f"{split}_images.npy", "w+", facts["dtype"], (*shape, bands))
+        labels[split] = open_memmap(folder / f"{split}_labels.npy", "w+", np.uint8, shape)
     written, rows = Counter(), [("split", "index", "scene", "row", "col")]
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
     for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
@@ -330,13 +341,6 @@ def write_tiles(folder, source, tiles, facts):
     return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1).tolist()}
 
 
-def create_array(path, shape, dtype):
-    """An .npy file to fill in, memory-mapped; nothing is mapped of an empty one."""
-    if shape[0]:
-        return np.lib.format.open_memmap(path, "w+", dtype, shape)
-    return np.save(path, np.zeros(shape, dtype))
-
-
 def contact_sheet(folder, facts):
     """Tiles from all over the set, each beside its labels, as a picture with the legend."""
     limits, colours = display_limits(facts), [entry["colour"] for entry in facts["classes"]]
@@ -352,7 +356,8 @@ def contact_sheet(folder, facts):
         if row:
             rows.append(row + [np.full_like(row[0], 255)] * (6 - len(row)))
             titles.append(split)
-    return panel_grid(rows, ["image", "labels"] * 3, [(entry["name"], entry["colour"]) for entry in facts["classes"]], titles)
+    legend = [(entry["name"], entry["colour"]) for entry in facts["classes"]]
+    return panel_grid(rows, ["image", "labels"] * 3, legend, titles)
 
 
 def frequency_table(facts):
@@ -360,14 +365,15 @@ def frequency_table(facts):
     gsd = facts["gsd_m"]
     ground = f"{gsd:g} m a pixel" if gsd else "size of a pixel unknown (--gsd)"
     lines = [f"{facts['name']}: {facts['tile']} px tiles, {facts['bands']} bands of {facts['dtype']}, {ground}",
-             f"{'':20}" + "".join(f"{split:>22}" for split in SPLITS),
-             f"{'tiles':20}" + "".join(f"{facts['tiles'][split]:22,}" for split in SPLITS)]
+             f"{'':20}" + "".join(f"{split:>24}" for split in SPLITS),
+             f"{'tiles':20}" + "".join(f"{facts['tiles'][split]:24,}" for split in SPLITS),
+             f"{'labelled px':20}" + "".join(f"{sum(facts['pixels'][split]):24,}" for split in SPLITS)]
     for number, entry in enumerate(facts["classes"]):
         line = f"{entry['name'][:19]:20}"
         for split in SPLITS:
             pixels = facts["pixels"][split]
-            line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %"
-            line += f"{facts['km2'][split][number]:8.3g} km2" if gsd else " " * 12
+            area = f"{facts['km2'][split][number]:.3g} km2" if gsd else ""
+            line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %{area:>14}"
         lines.append(line.rstrip())
     return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in facts["dropped"].items()])
 

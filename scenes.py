@@ -15,7 +15,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 
 
 class LandClass(NamedTuple):
-    """A class: its index in prepared labels (255: no label), and in masks its value and its colour 0xRRGGBB, or None."""
+    """A class: its index in prepared labels (255: no label), and its value and colour 0xRRGGBB in masks, or None."""
 
     index: int
     value: float | None
@@ -39,11 +39,11 @@ def read_csv(path, columns=()):
     with open(path, newline="", encoding="utf-8-sig") as file:
         try:
             reader = csv.DictReader(file, skipinitialspace=True)
-            lines = [(reader.line_num, line) for line in reader]
+            header, lines = reader.fieldnames or [], [(reader.line_num, line) for line in reader]
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path} is not a CSV text ({error}); save it as CSV, UTF-8") from None
     for column in columns:
-        if column not in (reader.fieldnames or ()):
+        if column not in header:
             raise ValueError(f"{path} has no column '{column}'; name the columns in its first line")
     return lines
 
@@ -98,16 +98,6 @@ def scaled(length, scale):
     return max(round(length * scale), min(length, 1))
 
 
-def valid_pixels(pixels, raster):
-    """Which pixels are data: neither NaN nor nodata nor transparent; (H, W, C) -> (H, W) bool."""
-    valid = np.isfinite(pixels).all(2)
-    if raster.nodata is not None:
-        valid &= (pixels != raster.nodata).any(2)
-    if raster.alpha is not None:
-        valid &= pixels[:, :, raster.alpha] > 0
-    return valid
-
-
 def resize(raster, height, width, smooth):
     """A whole raster at another size.
 
@@ -129,7 +119,7 @@ def resize(raster, height, width, smooth):
     def average(band):
         return np.asarray(Image.fromarray(band.astype(np.float32)).resize((width, height), method))
 
-    valid = valid_pixels(pixels, raster)
+    valid = ~raster.no_data(pixels)
     kept, share = valid[rows][:, cols], np.maximum(average(valid), 1e-6)
     for band in range(raster.bands):
         mean = average(np.where(valid, pixels[:, :, band], 0)) / share
@@ -225,26 +215,22 @@ class MaskLabels:
 
 
 class Points(NamedTuple):
-    """N labelled points of a file; on_map says that first and second are x and y, not row and col.
+    """N labelled points of a file."""
 
-    places: [N] where each stands in its file; scenes: (N,) names, "" for any; first, second: (N,) float64, map units or
-    px before --scale; indices: (N,) uint8 classes.
-    """
-
-    places: list
-    scenes: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    indices: np.ndarray
+    places: tuple  # (N,) where in the file each is written, for messages
+    scenes: np.ndarray  # (N,) scene names, "" for any
+    first: np.ndarray  # (N,) float64 x on the map, or rows in px of the file
+    second: np.ndarray  # (N,) float64 y, or columns
+    indices: np.ndarray  # (N,) uint8 classes
     on_map: bool
 
 
 def read_points(path, rows):
     """Read labelled points, whose classes are given by name or by id, from CSV or GeoJSON.
 
-    CSV has the columns scene,row,col,class (px of the scene as it lies in its file, from 0 at the top left) or x,y,class
-    in units of the scenes' map; GeoJSON has point features with the property "class". With x and y a scene may be named
-    as well; a point that names none counts in every scene that it lies in.
+    CSV has the columns scene,row,col,class (px of the scene as it lies in its file, from 0 at the top left) or
+    x,y,class in units of the scenes' map; GeoJSON has point features with the property "class". With x and y a scene
+    may be named as well; a point that names none counts in every scene that it lies in.
 
     Args:
         path: the file.
@@ -254,9 +240,10 @@ def read_points(path, rows):
     Raises:
         ValueError, OSError: the file, a column, a number or a class is not as it should be; the place is named.
     """
-    geojson = Path(path).suffix.lower() in (".json", ".geojson")
-    lines = read_geojson(path) if geojson else [(f"{path}, line {number}", line) for number, line in
-                                                read_csv(path, ["class"])]
+    if Path(path).suffix.lower() in (".json", ".geojson"):
+        lines = read_geojson(path)
+    else:
+        lines = [(f"{path}, line {number}", line) for number, line in read_csv(path, ["class"])]
     if not lines:
         raise ValueError(f"{path} holds no points: give some")
     on_map = "x" in lines[0][1]
@@ -267,8 +254,8 @@ def read_points(path, rows):
         try:
             name = str(line["class"]).strip()
             index = known[name] if name in known else known[float(name)]
-            scene = (line.get("scene") or "") if on_map else line["scene"]
-            found.append((place, scene, float(line[first]), float(line[second]), index))
+            scene = line.get("scene") or "" if on_map else line["scene"]
+            found.append((place, str(scene), float(line[first]), float(line[second]), index))
         except (KeyError, ValueError, TypeError):
             needed = f"{first}, {second}" if on_map else f"scene, {first}, {second}"
             raise ValueError(f"{place}: give {needed}, and a class by its name or id") from None
@@ -298,20 +285,20 @@ class PointLabels:
         points: Points.
         scene: Scene.
         image: ScaledRaster, the scene's.
-        scale: the image's.
     Attributes:
         inside: (N,) bool, which points lie in the scene.
     Raises:
         ValueError: the points are given on the map, and the scene is not on it.
     """
 
-    def __init__(self, points, scene, image, scale):
+    def __init__(self, points, scene, image):
         rows, cols = points.first + 0.5, points.second + 0.5
         if points.on_map:
             if image.raster.georeference is None:
                 raise ValueError(f"{scene.image} has no georeference: give its points as scene,row,col")
             rows, cols = image.raster.georeference.to_pixel(points.first, points.second)
-        rows, cols = np.floor(rows * scale).astype(int), np.floor(cols * scale).astype(int)
+        rows = np.floor(rows * image.height / image.raster.height).astype(int)
+        cols = np.floor(cols * image.width / image.raster.width).astype(int)
         self.inside = ((rows >= 0) & (rows < image.height) & (cols >= 0) & (cols < image.width)
                        & ((points.scenes == "") | (points.scenes == scene.name)))
         self.rows, self.cols, self.indices = rows[self.inside], cols[self.inside], points.indices[self.inside]
@@ -344,9 +331,11 @@ class SceneReader:
         self.has_gaps = self.raster.dtype.kind == "f" or (self.raster.nodata, self.raster.alpha) != (None, None)
         if str(self.raster.dtype) not in DTYPES:
             raise ValueError(f"{scene.image} holds {self.raster.dtype}: convert it to one of {', '.join(DTYPES)}")
+        if self.raster.palette is not None:
+            raise ValueError(f"{scene.image} has a palette, so its values are no intensities: convert it to RGB")
         self.files = [self.raster]
         if source.points is not None:
-            self.labels = PointLabels(source.points, scene, self.image, source.scale)
+            self.labels = PointLabels(source.points, scene, self.image)
             return
         mask = ScaledRaster(scene.mask, source.scale, smooth=False)
         self.files.append(mask.raster)
@@ -359,7 +348,7 @@ class SceneReader:
     def read_image(self, region):
         """The (h, w, C) pixels of a Region, and (h, w) bool which of them are data."""
         pixels = self.image.read(*region.window)
-        return pixels, valid_pixels(pixels, self.raster)
+        return pixels, ~self.raster.no_data(pixels)
 
     def read_labels(self, region):
         """The (h, w) uint8 class indices of a Region; 255 where there is no label or the image is no data."""
@@ -402,7 +391,7 @@ def survey(source, gsd=None):
                                  f"{first.bands} of {first.dtype}: prepare them apart, or make them alike")
             sizes.append((raster.height, raster.width))
             gsds.append(gsd or (raster.georeference.gsd_m if raster.georeference else None))
-            nodata.append(raster.nodata)
+            nodata.append(None if raster.nodata is None or np.isnan(raster.nodata) else raster.nodata)
             if source.points is not None:
                 inside = inside | reader.labels.inside
     if source.points is not None and not inside.all():

@@ -1,0 +1,309 @@
+"""Raw scenes and masks become tiles: what is kept, where it goes, and what is refused, on small made-up files."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import prepare_data
+from data import load_facts
+from prepare_data import cut, cut_blocks, draw, frequency_table, main, make_demo, parse_args
+from raster import write_geotiff
+from scenes import Region
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def save(array, path):
+    """Write a PNG, or a TIFF of any dtype and number of bands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.asarray(array)
+    if path.suffix == ".tif":
+        bands = 1 if array.ndim == 2 else array.shape[2]
+        write_geotiff(path, [array], *array.shape[:2], bands, array.dtype)
+    else:
+        Image.fromarray(array.astype(np.uint8)).save(path)
+
+
+def write_set(folder, count=3, height=40, width=50, suffix=".png"):
+    """Images whose pixels tell scene, row and column, and masks of ids 10 (left half) and 30 (right half)."""
+    rows, cols = np.indices((height, width))
+    for number in range(count):
+        save(np.stack([rows, cols, np.full_like(rows, number)], -1).astype(np.uint8), folder / f"images/s{number}{suffix}")
+        save(np.where(cols < width // 2, 10, 30), folder / f"masks/s{number}.png")
+    (folder / "classes.csv").write_text("id,name,r,g,b\n10,water,0,0,255\n30,wood,0,120,0\n")
+
+
+def prepare(folder, *words, out="out"):
+    """Run `prepare_data.py folder` on the set in folder; returns the facts and the arrays by name."""
+    main(parse_args(["folder", "--images", str(folder / "images"), "--masks", str(folder / "masks"), "--classes",
+                     str(folder / "classes.csv"), "--out", str(folder / out), *map(str, words)]))
+    return read(folder / out)
+
+
+def read(out):
+    """The facts of a prepared set, its arrays by name, and the rows of tiles.csv."""
+    facts = load_facts(out)
+    arrays = {path.stem: np.load(path) for path in out.glob("*.npy")}
+    with open(out / "tiles.csv", newline="") as file:
+        return facts, arrays, list(csv.DictReader(file))
+
+
+def refuses(message, folder, *words):
+    """The command raises one line that holds the message, and leaves nothing behind."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        prepare(folder, *words, out="refused")
+    assert "\n" not in str(caught.value)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_every_pixel_is_kept_once_and_lies_where_tiles_csv_says(tmp_path):
+    write_set(tmp_path)
+    facts, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    assert facts["tiles"] == {"train": 12, "val": 12, "test": 12}  # 3 x 4 tiles of a scene
+    seen = np.zeros((3, 40, 50), int)
+    for row in rows:
+        image = arrays[f"{row['split']}_images"][int(row["index"])]
+        labels = arrays[f"{row['split']}_labels"][int(row["index"])]
+        top, left, scene = int(row["row"]), int(row["col"]), int(row["scene"][1:])
+        height, width = min(16, 40 - top), min(16, 50 - left)
+        assert (image[:height, :width, 0] == np.arange(top, top + height)[:, None]).all()
+        assert (image[:height, :width, 1] == np.arange(left, left + width)).all()
+        assert (image[:height, :width, 2] == scene).all()
+        assert (labels[:height, :width] == (np.arange(left, left + width) >= 25)).all()
+        assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
+        seen[scene, top:top + height, left:left + width] += 1
+    assert (seen == 1).all()
+    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")}
+    assert [entry["name"] for entry in facts["classes"]] == ["water", "wood"]
+    assert facts["classes"][1]["colour"] == [0, 120, 0] and facts["gsd_m"] is None and facts["km2"] is None
+
+
+def test_the_rest_of_a_cut_tile_is_the_image_mirrored(tmp_path):
+    write_set(tmp_path, count=1, height=8, width=11)
+    _, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert arrays["train_images"][1, 0, :, 1].tolist() == [8, 9, 10, 9, 8, 9, 10, 9]
+    assert arrays["train_labels"][1, 0].tolist() == [1, 1, 1, 255, 255, 255, 255, 255]
+
+
+def test_mean_and_std_are_those_of_the_training_pixels(tmp_path):
+    write_set(tmp_path, suffix=".tif")
+    facts, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    scene = int(rows[[row["split"] for row in rows].index("train")]["scene"][1:])
+    assert np.allclose(facts["mean"], [19.5, 24.5, scene])
+    assert np.allclose(facts["std"], [np.arange(40).std(), np.arange(50).std(), 1])  # a constant band gets 1, never 0
+
+
+def test_cut_covers_a_region_and_stays_inside():
+    tiles = cut(Region("train", 0, 100, 200, 20, 9), 8, 2)
+    assert [(tile.row, tile.col, tile.height, tile.width) for tile in tiles] == [
+        (100, 200, 8, 8), (100, 206, 8, 3), (106, 200, 8, 8), (106, 206, 8, 3), (112, 200, 8, 8), (112, 206, 8, 3)]
+    assert len(cut(Region("train", 0, 0, 0, 8, 8), 8, 2)) == 1  # nothing is left over
+    assert len(cut(Region("train", 0, 0, 0, 1, 1), 8, 2)) == 1
+
+
+def test_draw_gives_the_fractions_and_leaves_no_split_out():
+    def counts(splits):
+        return [splits.count(name) for name in ("train", "val", "test")]
+
+    assert counts(draw(100, (.7, .2, .1), 0)) == [70, 20, 10]
+    assert counts(draw(3, (.7, .2, .1), 0)) == [1, 1, 1]
+    assert counts(draw(5, (8, 0, 2), 0)) == [4, 0, 1]
+    assert draw(50, (.7, .2, .1), 1) == draw(50, (.7, .2, .1), 1) != draw(50, (.7, .2, .1), 2)
+    with pytest.raises(ValueError, match="2 scenes or tiles do not fill 3 splits"):
+        draw(2, (.7, .2, .1), 0)
+
+
+def touching(rows, tile):
+    """Pairs of tiles of one scene and of different splits that share a pixel or an edge."""
+    found = 0
+    for first in rows:
+        for second in rows:
+            if first["scene"] == second["scene"] and first["split"] < second["split"]:
+                found += all(abs(int(first[axis]) - int(second[axis])) <= tile for axis in ("row", "col"))
+    return found
+
+
+@pytest.mark.parametrize("size", [(200, 60), (60, 200)])
+def test_blocks_of_a_scene_never_touch(tmp_path, size):
+    write_set(tmp_path, 2, *size)
+    facts, _, rows = prepare(tmp_path, "--tile", 16, "--overlap", 4, "--split-by", "block")
+    assert min(facts["tiles"].values()) > 0 and touching(rows, 16) == 0
+    assert sum(facts["pixels"]["train"]) > sum(facts["pixels"]["val"]) > sum(facts["pixels"]["test"])
+    drawn, _, rows = prepare(tmp_path, "--tile", 16, "--split-by", "tile", out="leaky")
+    assert touching(rows, 16) > 0  # which is what the other two are for
+
+
+def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
+    class Season:
+        place, image = "village", "x.tif"
+
+    args = parse_args(["folder", "--seed", "3"])
+    assert cut_blocks(Region("", 0, 0, 0, 300, 200), Season, args) == [
+        block._replace(scene=0) for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
+    with pytest.raises(ValueError, match="too small"):
+        cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
+
+
+def test_splits_by_name_and_by_list(tmp_path):
+    write_set(tmp_path, count=4)
+    _, _, rows = prepare(tmp_path, "--test-places", "s2", "--val-places", "s0", "s1", out="named")
+    assert {(row["scene"], row["split"]) for row in rows} == {("s0", "val"), ("s1", "val"), ("s2", "test"), ("s3", "train")}
+    (tmp_path / "split.csv").write_text("scene,split\ns3,val\ns0,train\ns1,test\n")
+    _, _, rows = prepare(tmp_path, "--split-list", tmp_path / "split.csv", out="listed")  # s2 is left out
+    assert {(row["scene"], row["split"]) for row in rows} == {("s3", "val"), ("s0", "train"), ("s1", "test")}
+    refuses("no place is called 's9'", tmp_path, "--test-places", "s9")
+    (tmp_path / "split.csv").write_text("scene,split\ns3,valid\n")
+    refuses("split.csv, line 2", tmp_path, "--split-list", tmp_path / "split.csv")
+
+
+def test_official_tile_lists_count_the_cut_off_tiles_too(tmp_path):
+    rows, cols = np.indices((600, 1100))
+    save((rows // 512 * 3 + cols // 512).astype(np.uint8), tmp_path / "images/M-33_x.tif")  # 2 x 3 tiles of 512 px
+    save(np.where(cols < 512, 10, 30), tmp_path / "masks/M-33_x.png")
+    (tmp_path / "classes.csv").write_text("id,name\n10,water\n30,wood\n")
+    for split, lines in (("train", "M-33_x_0\nM-33_x_4\n"), ("val", "M-33_x_2\n"), ("test", "M-33_x_3\n")):
+        (tmp_path / f"{split}.txt").write_text(lines)
+    lists = ["--split-list", *(tmp_path / f"{split}.txt" for split in ("train", "val", "test"))]
+    facts, arrays, tiles = prepare(tmp_path, "--tile", 512, *lists)
+    assert facts["tiles"] == {"train": 2, "val": 1, "test": 1}
+    assert [arrays[f"{name}_images"][:, 0, 0, 0].tolist() for name in ("train", "val", "test")] == [[0, 4], [2], [3]]
+    facts, arrays, tiles = prepare(tmp_path, "--tile", 128, "--scale", 0.5, *lists, out="half")
+    assert facts["tiles"] == {"train": 6, "val": 2, "test": 2}  # 256 x 256 and 44 x 256; 256 x 38; 44 x 256
+    assert [(row["row"], row["col"]) for row in tiles if row["split"] == "val"] == [("0", "512"), ("128", "512")]
+    (tmp_path / "val.txt").write_text("M-33_x_6\n")
+    refuses("'M-33_x_6' is beyond the end", tmp_path, *lists)
+
+
+def test_tiles_without_labels_are_dropped_and_reported(tmp_path):
+    write_set(tmp_path, count=1, height=16, width=64)
+    mask = np.full((16, 64), 255)
+    mask[:, :20], mask[0, 40], mask[0, 41] = 10, 10, 30
+    save(mask, tmp_path / "masks/s0.png")
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0)
+    assert facts["tiles"]["train"] == 3 and facts["dropped"] == {"fewer than 1 labelled px": 1}
+    assert "dropped 1 tiles: fewer than 1 labelled px" in frequency_table(facts)
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--drop-single-class", out="two")
+    assert facts["tiles"]["train"] == 1 and facts["dropped"]["of train, one class alone"] == 2
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--min-labelled", 0, out="all")
+    assert facts["tiles"] == {"train": 4, "val": 0, "test": 0} and facts["dropped"] == {}
+
+
+def test_tiles_of_one_class_are_dropped_from_train_alone(tmp_path):
+    write_set(tmp_path)
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--drop-single-class")
+    assert facts["tiles"] == {"train": 3, "val": 12, "test": 12}  # only columns 16 to 31 show both halves
+
+
+def test_areas_come_with_the_ground_sample_distance(tmp_path):
+    write_set(tmp_path)
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--gsd", 10, "--scale", 0.5)
+    assert facts["gsd_m"] == 20 and facts["pixels"]["train"] == [240, 260]  # 20 x 25 px; nearest takes every other column
+    assert np.allclose(facts["km2"]["train"], [0.096, 0.104])
+    lines = frequency_table(facts).splitlines()
+    assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == ["labelled", "px", "500", "500", "500"]
+    assert lines[4].split()[:5] == ["water", "48.00", "%", "0.096", "km2"]
+
+
+def test_missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
+    image = np.ones((8, 8, 2), np.float32)
+    image[:, :, 1] = 5
+    image[2, 3, 0] = np.nan
+    save(image, tmp_path / "images/a.tif")
+    save(np.full((8, 8), 10), tmp_path / "masks/a.png")
+    (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
+    facts, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[2, 3]]
+    assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and facts["pixels"]["train"] == [63]
+    assert facts["mean"] == [1, 5] and facts["std"] == [1, 1] and facts["dtype"] == "float32"
+    save(np.full((8, 8, 2), np.nan, np.float32), tmp_path / "images/a.tif")
+    refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
+
+
+def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
+    write_set(tmp_path)
+    refuses("--tile 0", tmp_path, "--tile", 0)
+    refuses("--rgb 1 2 9: .* 1 to 3", tmp_path, "--rgb", 1, 2, 9)
+    refuses("--src is not for folder", tmp_path, "--src", tmp_path)
+    refuses("--val-places goes with", tmp_path, "--val-places", "s0", "--split-by", "block")
+    save([[0]], tmp_path / "refused/mine.png")
+    refuses("refused is in use", tmp_path)
+    (tmp_path / "refused/mine.png").unlink()
+    (tmp_path / "images/s9.png").write_bytes(b"")
+    refuses("s9.png has no partner", tmp_path)
+    save(np.zeros((40, 50)), tmp_path / "masks/s9.png")
+    refuses("s9.png", tmp_path)  # an empty image
+    save(np.zeros((40, 50)), tmp_path / "images/s9.png")
+    refuses("s9.png has 1 bands of uint8, but .*s0.png 3 of uint8", tmp_path)
+    save(np.zeros((40, 50, 3)), tmp_path / "images/s9.png")
+    refuses(r"s9.png: value 0 \(2000 px\) is no class", tmp_path)
+    save(np.full((40, 51), 10), tmp_path / "masks/s9.png")
+    refuses("s9.png is 40 x 50 px, but its mask .*s9.png 40 x 51", tmp_path)
+    save(np.full((40, 50), 255), tmp_path / "masks/s9.png")
+    refuses("no tile of train has enough labels", tmp_path, "--test-places", "s0", "--val-places", "s1", "s2")
+    save(np.full((40, 50), 10), tmp_path / "masks/s9.png")
+    whole = (tmp_path / "images/s0.png").read_bytes()
+    (tmp_path / "images/s0.png").write_bytes(whole[:len(whole) // 2])
+    refuses("s0.png", tmp_path)  # cut short
+    with pytest.raises(ValueError, match="dubai needs --src"):
+        main(parse_args(["dubai"]))
+    with pytest.raises(ValueError, match="folder needs --masks or --points-file"):
+        main(parse_args(["folder", "--images", "x", "--classes", "y"]))
+
+
+def test_an_empty_out_folder_is_taken(tmp_path):
+    write_set(tmp_path)
+    (tmp_path / "out").mkdir()
+    prepare(tmp_path, "--fractions", 1, 1, 1)
+    assert (tmp_path / "out/dataset.json").exists() and (tmp_path / "out/preview.png").exists()
+
+
+def test_points_take_the_place_of_masks(tmp_path):
+    write_set(tmp_path, count=2, height=20, width=20)
+    (tmp_path / "points.csv").write_text("scene,row,col,class\ns0,3,4,wood\ns0,19,19,10\ns1,0,0,wood\n")
+    main(parse_args(["folder", "--images", str(tmp_path / "images"), "--classes", str(tmp_path / "classes.csv"),
+                     "--points-file", str(tmp_path / "points.csv"), "--out", str(tmp_path / "out"), "--tile", "10",
+                     "--fractions", "1", "0", "1", "--seed", "1"]))
+    facts, arrays, rows = read(tmp_path / "out")
+    labels = {(row["scene"], row["row"], row["col"]): arrays[f"{row['split']}_labels"][int(row["index"])] for row in rows}
+    assert sorted(labels) == [("s0", "0", "0"), ("s0", "10", "10"), ("s1", "0", "0")]
+    assert np.argwhere(labels["s0", "0", "0"] == 1).tolist() == [[3, 4]]
+    assert np.argwhere(labels["s0", "10", "10"] == 0).tolist() == [[9, 9]]
+    assert sum(map(sum, facts["pixels"].values())) == 3 and facts["dropped"] == {"fewer than 1 labelled px": 5}
+
+
+def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_data.datasets, "PLACES", 1)
+    prepared = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        make_demo(tmp_path / name, seed)
+        prepared.append(read(tmp_path / name)[1]["train_images"])
+    assert (prepared[0] == prepared[1]).all() and (prepared[0] != prepared[2]).any()
+
+
+@pytest.mark.slow
+def test_the_demo_has_whole_places_in_each_split(tmp_path):
+    make_demo(tmp_path / "demo")
+    facts, arrays, rows = read(tmp_path / "demo")
+    assert facts["tiles"] == {"train": 192, "val": 48, "test": 48} and facts["tile"] == 128 and facts["gsd_m"] == 0.5
+    assert not any((arrays[f"{name}_labels"] == 255).any() for name in ("train", "val", "test"))
+    splits = {}
+    for row in rows:
+        splits.setdefault(row["scene"].rsplit("_", 1)[0], set()).add(row["split"])
+    assert len(splits) == 12 and all(len(names) == 1 for names in splits.values())  # both seasons on one side
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "dubai").exists(), reason="the imagery is not here")
+def test_dubai_in_its_standard_form(tmp_path):
+    main(parse_args(["dubai", "--src", str(SHARED / "dubai"), "--scale", "0.5", "--out", str(tmp_path / "dubai")]))
+    facts, _, rows = read(tmp_path / "dubai")
+    places = {split: {row["scene"][0] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
+    assert places == {"train": set("45678"), "val": {"2"}, "test": set("13")}
+    assert [entry["name"] for entry in facts["classes"]] == ["building", "land", "road", "vegetation", "water"]
+    assert abs(facts["pixels"]["test"][4] / sum(facts["pixels"]["test"]) - 0.25) < 0.01  # water
+    assert json.loads((tmp_path / "dubai/dataset.json").read_text())["nodata"] is None

@@ -1,0 +1,250 @@
+"""Pixels and labels of a scene: masks of ids, palettes and colours, points, scaling, missing pixels, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import Scene, Source
+from raster import Georeference, write_geotiff
+from scenes import Region, SceneReader, land_classes, read_classes, read_points, resize, scaled, survey
+
+IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
+COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
+UTM = {33550: (2.0, 2.0, 0.0), 33922: (0.0, 0.0, 0.0, 1000.0, 5000.0, 0.0),
+       34735: (1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, 32631, 3076, 0, 1, 9001)}
+
+
+def save(array, path, nodata=None, georeference=None):
+    """Write a PNG or, by the name, a TIFF of any dtype and number of bands."""
+    array = np.asarray(array)
+    if path.suffix == ".tif":
+        bands = 1 if array.ndim == 2 else array.shape[2]
+        write_geotiff(path, [array], *array.shape[:2], bands, array.dtype, nodata=nodata, georeference=georeference)
+    else:
+        Image.fromarray(array).save(path)
+    return path
+
+
+def labels_of(folder, mask, rows, image=None, **how):
+    """The label map of a mask (an array, or a path) under a black image, as nested lists."""
+    if not hasattr(mask, "exists"):
+        mask = save(mask, folder / ("mask.tif" if np.asarray(mask).dtype != np.uint8 else "mask.png"))
+    with Image.open(mask) as file:
+        width, height = file.size
+    if image is None:
+        image = save(np.zeros((height, width, 3), np.uint8), folder / "image.png")
+    source = Source("x", land_classes(rows), [Scene("s", image, mask, "s")], **how)
+    with SceneReader(source.scenes[0], source) as reader:
+        return reader.read_labels(Region("train", 0, 0, 0, reader.image.height, reader.image.width)).tolist()
+
+
+def test_ids_may_be_any_numbers(tmp_path):
+    assert labels_of(tmp_path, np.array([[10, 30, 255, 10]], np.uint8), IDS) == [[0, 1, 255, 0]]
+    assert labels_of(tmp_path, np.array([[10, 30, -1]], np.int16), IDS) == [[0, 1, 255]]
+    assert labels_of(tmp_path, np.array([[1000, 40]], np.uint16), [(40, "a", None), (1000, "b", None)]) == [[1, 0]]
+    assert labels_of(tmp_path, np.array([[0.5, np.nan, 255]], np.float32), [(0.5, "half", None)]) == [[0, 255, 255]]
+    assert labels_of(tmp_path, np.array([[255, 0]], np.uint8), [(0, "a", None), (255, "b", None)]) == [[1, 0]]  # 255 is b's
+    mask = save(np.array([[10, 7]], np.uint8), tmp_path / "nodata.tif", nodata=7)
+    assert labels_of(tmp_path, mask, IDS) == [[0, 255]]
+
+
+def test_an_unknown_id_is_named_and_counted_in_the_whole_file(tmp_path):
+    mask = np.full((600, 3), 10, np.uint8)
+    mask[0, 0] = mask[599, 2] = 77
+    with pytest.raises(ValueError, match=r"mask.png: value 77 \(2 px\) is no class"):
+        labels_of(tmp_path, mask, IDS)
+
+
+def test_colours_are_read_exactly_unless_tolerance_is_asked_for(tmp_path):
+    mask = np.array([[(0, 0, 255), (0, 120, 0), (0, 0, 0)]], np.uint8)
+    assert labels_of(tmp_path, mask, COLOURS) == [[0, 1, 255]]
+    mask[0, 0] = 6, 0, 250
+    with pytest.raises(ValueError, match=r"mask.png: colour 6,0,250 \(1 px\) is no class.*--tolerance"):
+        labels_of(tmp_path, mask, COLOURS)
+    with pytest.raises(ValueError, match="colour 6,0,250"):
+        labels_of(tmp_path, mask, COLOURS, tolerance=5)
+    assert labels_of(tmp_path, mask, COLOURS, tolerance=6) == [[0, 1, 255]]
+
+
+def test_a_palette_is_read_as_colours_where_classes_have_them_and_else_as_ids(tmp_path):
+    mask = Image.fromarray(np.array([[0, 1, 2]], np.uint8), "P")
+    mask.putpalette([0, 120, 0, 0, 0, 255, 0, 0, 0])
+    mask.save(tmp_path / "palette.png")
+    assert labels_of(tmp_path, tmp_path / "palette.png", COLOURS) == [[1, 0, 255]]
+    assert labels_of(tmp_path, tmp_path / "palette.png", [(1, "a", None), (2, "b", None), (0, "c", None)]) == [[2, 0, 1]]
+
+
+def test_masks_that_do_not_fit_their_classes_say_so(tmp_path):
+    with pytest.raises(ValueError, match="mask.png is in colours, but the classes have none"):
+        labels_of(tmp_path, np.array([[(1, 2, 3)]], np.uint8), IDS)
+    assert labels_of(tmp_path, np.array([[(30, 30, 30)]], np.uint8), IDS) == [[1]]  # ids written as grey RGB
+    with pytest.raises(ValueError, match="mask.png holds ids, but the classes have only colours"):
+        labels_of(tmp_path, np.array([[1]], np.uint8), COLOURS)
+
+
+def test_a_threshold_makes_two_values(tmp_path):
+    rows = [(0, "other", None), (255, "road", None)]
+    assert labels_of(tmp_path, np.array([[0, 127, 128, 237]], np.uint8), rows, threshold=127) == [[0, 0, 1, 1]]
+
+
+def test_a_turned_photograph_that_no_longer_fits_its_mask_is_refused(tmp_path):
+    image = Image.fromarray(np.zeros((2, 3, 3), np.uint8))
+    turned = Image.Exif()
+    turned[274] = 6
+    image.save(tmp_path / "photo.jpg", exif=turned)
+    with pytest.raises(ValueError, match="photo.jpg is 3 x 2 px .turned, as its EXIF.* 2 x 3"):
+        labels_of(tmp_path, np.full((2, 3), 10, np.uint8), IDS, image=tmp_path / "photo.jpg")
+    assert labels_of(tmp_path, np.full((3, 2), 10, np.uint8), IDS, image=tmp_path / "photo.jpg") == [[0, 0]] * 3
+
+
+def test_pixels_without_data_have_no_label(tmp_path):
+    mask = np.full((1, 3), 10, np.uint8)
+    image = save(np.array([[(1, 2), (0, 0), (0, 2)]], np.int16), tmp_path / "nodata.tif", nodata=0)
+    assert labels_of(tmp_path, mask, IDS, image) == [[0, 255, 0]]  # all bands must be nodata
+    image = save(np.array([[(1, 2), (np.nan, 2), (1, np.inf)]], np.float32), tmp_path / "nan.tif")
+    assert labels_of(tmp_path, mask, IDS, image) == [[0, 255, 255]]
+    image = save(np.array([[(1, 2, 3, 0), (1, 2, 3, 255), (0, 0, 0, 9)]], np.uint8), tmp_path / "alpha.png")
+    assert labels_of(tmp_path, mask, IDS, image) == [[255, 0, 0]]
+    palette = Image.fromarray(np.zeros((1, 3), np.uint8), "P")
+    palette.putpalette([0, 0, 0])
+    palette.save(tmp_path / "palette.png")
+    with pytest.raises(ValueError, match="palette.png has a palette"):
+        labels_of(tmp_path, mask, IDS, tmp_path / "palette.png")
+    image = save(np.zeros((1, 3), np.float64), tmp_path / "double.tif")
+    with pytest.raises(ValueError, match="double.tif holds float64: convert it"):
+        labels_of(tmp_path, mask, IDS, image)
+
+
+class Held:
+    """A raster in memory."""
+
+    nodata = alpha = None
+
+    def __init__(self, pixels, **attributes):
+        self.pixels, self.dtype = pixels, pixels.dtype
+        self.height, self.width, self.bands = pixels.shape
+        vars(self).update(attributes)
+
+    def read(self, row, col, height, width):
+        return self.pixels[row:row + height, col:col + width]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_images_are_averaged_and_masks_are_not(dtype):
+    pixels = np.array([[0, 4, 100, 100], [8, 8, 100, 104]], dtype)[:, :, None]
+    assert resize(Held(pixels), 1, 2, smooth=True)[:, :, 0].tolist() == [[5, 101]]
+    assert resize(Held(pixels), 1, 2, smooth=True).dtype == dtype
+    assert resize(Held(pixels), 1, 2, smooth=False)[:, :, 0].tolist() == [[8, 104]]  # the pixel at each centre
+    assert resize(Held(pixels[:, :2]), 4, 4, smooth=False)[:, :, 0].tolist() == [[0, 0, 4, 4]] * 2 + [[8, 8, 8, 8]] * 2
+
+
+def test_missing_pixels_do_not_spread_when_images_are_averaged():
+    pixels = np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8)[:, :, None]
+    assert resize(Held(pixels, nodata=0.0), 1, 2, smooth=True)[:, :, 0].tolist() == [[0, 7]]
+    pixels = np.array([[3, 5], [np.nan, 7]], np.float32)[:, :, None]
+    assert resize(Held(pixels), 1, 1, smooth=True)[:, :, 0].tolist() == [[5]]  # the mean of the three that are known
+
+
+def test_scaled_scenes_are_read_in_windows_of_their_new_size(tmp_path):
+    image = save(np.arange(24, dtype=np.uint8).reshape(4, 6), tmp_path / "image.png")
+    mask = save(np.repeat([[10, 10, 10, 30, 30, 30]], 4, 0).astype(np.uint8), tmp_path / "mask.png")
+    source = Source("x", land_classes(IDS), [Scene("s", image, mask, "s")], scale=0.5)
+    with SceneReader(source.scenes[0], source) as reader:
+        pixels, valid = reader.read_image(Region("train", 0, 1, 1, 1, 2))
+        assert pixels[:, :, 0].tolist() == [[18, 20]] and valid.all()  # of 17.5 and 19.5
+        assert reader.read_labels(Region("train", 0, 0, 0, 2, 3)).tolist() == [[0, 1, 1]] * 2
+    assert [scaled(length, 0.3) for length in (0, 1, 2, 10)] == [0, 1, 1, 3]
+
+
+def write_csv(folder, text, name="classes.csv"):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_classes_csv(tmp_path):
+    rows = read_classes(write_csv(tmp_path, "id, name, r, g, b\n40, field, 250, 220, 90\n0,ignore,,,\n-3.5,wood,0,120,0\n"))
+    assert [tuple(row) for row in rows] == [
+        (0, 40, "field", 0xFADC5A), (255, 0, "ignore", None), (1, -3.5, "wood", 0x007800)]
+    assert read_classes(write_csv(tmp_path, "name,r,g,b\nfield,0,0,0\n"))[0] == (0, None, "field", 0)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("id,title\n1,a\n", "no column 'name'"), ("", "no column 'name'"), ("id,name\n", "lists no class"),
+    ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"), ("id,name,r\n1,a,9\n", "line 2"),
+    ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats"), ("id,name\n,a\n", "neither id nor colour"),
+    ("id,name\n1,ignore\n", "lists no class")])
+def test_bad_classes_are_named_by_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_classes(write_csv(tmp_path, text))
+
+
+def geojson(*points):
+    return json.dumps({"type": "FeatureCollection", "features": [
+        {"type": "Feature", "properties": properties, "geometry": {"type": "Point", "coordinates": list(place)}}
+        for place, properties in points]})
+
+
+def test_points_in_pixels(tmp_path):
+    image = save(np.zeros((4, 6, 3), np.uint8), tmp_path / "s.png")
+    points = read_points(write_csv(tmp_path, "scene,row,col,class\ns,0,0,wood\ns,3,5,10\ns,3,4,wood\n", "p.csv"),
+                         land_classes(IDS))
+    for scale, expected in ((1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]), (0.5, [(0, 0, 1), (1, 2, 1)]),  # the last one counts
+                            (0.4, [(0, 0, 1), (1, 1, 1)])):  # 2 x 2 px: what is on the edge stays inside
+        source = Source("x", land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
+        with SceneReader(source.scenes[0], source) as reader:
+            labels = reader.read_labels(Region("", 0, 0, 0, reader.image.height, reader.image.width))
+        assert [(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()] == expected
+
+
+def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
+    """Pixels of 2 m from (1000, 5000) down and right: x 1003, y 4999 lies in row 0, col 1."""
+    scenes = [Scene(name, save(np.zeros((3, 4), np.uint8), tmp_path / f"{name}.tif", georeference=Georeference(UTM)), None,
+                    "here") for name in ("summer", "autumn")]
+    text = geojson(((1003, 4999), {"class": "wood"}), ((1007.9, 4994.1), {"class": 10, "scene": "autumn"}))
+    points = read_points(write_csv(tmp_path, text, "p.geojson"), land_classes(IDS))
+    found = []
+    source = Source("x", land_classes(IDS), scenes, points=points)
+    for scene in scenes:
+        with SceneReader(scene, source) as reader:
+            labels = reader.read_labels(Region("", 0, 0, 0, 3, 4))
+            found.append([(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
+    assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
+    sizes, facts = survey(source)
+    assert sizes == [(3, 4)] * 2 and facts == {"bands": 1, "dtype": "uint8", "gsd_m": 2, "nodata": None}
+    source.points = read_points(write_csv(tmp_path, "x,y,class\n1001,4999,wood\n1009,4999,wood\n", "p.csv"), source.rows)
+    with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
+        survey(source)
+    source.scenes = [Scene("flat", save(np.zeros((3, 4), np.uint8), tmp_path / "flat.png"), None, "flat")]
+    with pytest.raises(ValueError, match="flat.png has no georeference"):
+        survey(source)
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("p.csv", "scene,row,col,class\ns,1,2,wood\ns,1,2,lake\n", "line 3: give scene, row, col, and a class"),
+    ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
+    ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
+    ("p.csv", "scene,row,col,class\n", "holds no points"), ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
+    ("p.json", geojson(((1, 2), {"kind": "wood"})), "feature 1: give x, y, and a class"),
+    ("p.json", geojson(((1, 2), {"class": "wood"})).replace('"Point"', '"Polygon"'), "feature 1 is a Polygon")])
+def test_bad_points_are_named_by_place(tmp_path, name, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        read_points(write_csv(tmp_path, text, name), land_classes(IDS))
+    assert "\n" not in str(caught.value)
+
+
+def test_survey_tells_what_scenes_have_in_common(tmp_path):
+    mask = save(np.full((2, 2), 10, np.uint8), tmp_path / "mask.png")
+    coarse = {**UTM, 33550: (3.0, 3.0, 0.0)}
+    images = [save(np.zeros((2, 2), np.uint8), tmp_path / f"{name}.tif", nodata, reference and Georeference(reference))
+              for name, nodata, reference in (("a", 7, UTM), ("b", None, coarse), ("c", 7, None))]
+
+    def facts(*numbers, **more):
+        source = Source("x", land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
+        return survey(source, **more)[1]
+
+    assert facts(0)["gsd_m"] == 4 and facts(0)["nodata"] == 7  # 2 m, at half the scale
+    assert facts(0, 1)["gsd_m"] is None and facts(0, 1)["nodata"] is None
+    assert facts(0, 2)["gsd_m"] is None and facts(0, 2)["nodata"] == 7
+    assert facts(0, 2, gsd=5)["gsd_m"] == 10
