@@ -80,8 +80,8 @@ class UNet(nn.Module):
         fusion_at: "bottleneck", the deepest map, or "skips", every skip.
         stem: 2 folds each 2x2 px into channels at the entry and upsamples the logits at the exit. The first level,
             the costliest, then has a quarter of the pixels: about 4x cheaper, at the price of the finest detail.
-        upsampling: see `double_size`. Transposed is the default: it is the paper's, it costs the same to train, and
-            the network sees less far, so that large scenes need smaller margins.
+        upsampling: see `double_size`. Transposed is the default: it is the paper's, costs about the same, and the
+            network sees less far, so that large scenes need smaller margins.
         dropout: share of channels dropped at the deepest map, 0 <= dropout < 1.
     Attributes:
         stride, radius: px; see `models.build_model`.
@@ -92,15 +92,20 @@ class UNet(nn.Module):
     def __init__(self, bands, classes, width=16, depth=4, fusion="none", fusion_at="bottleneck", stem=1,
                  upsampling="transposed", dropout=0.0):
         super().__init__()
-        widths = [width * 2**level for level in range(depth)]
-        deepest = width * 2**depth
-        bottom, skips = (fusion, "none") if fusion_at == "bottleneck" else ("none", fusion)
+        *widths, deepest = [width * 2**level for level in range(depth + 1)]
+
+        def fusion_block(channels, place):
+            if fusion == "none" or place != fusion_at:
+                return nn.Identity()
+            return FusionBlock(channels, channels, (1, 2, 4), fusion)  # 48, 80, 144 px of the image, from stride 16
+
         self.stem = stem
-        self.down = nn.ModuleList(map(double_conv, [bands * stem**2] + widths, widths))
-        self.fuse = nn.ModuleList(fuse(width, skips) for width in widths)
-        self.bottleneck = nn.Sequential(double_conv(widths[-1], deepest), fuse(deepest, bottom), nn.Dropout2d(dropout))
-        self.up = nn.ModuleList(double_size(2 * width, width, upsampling) for width in reversed(widths))
-        self.merge = nn.ModuleList(double_conv(2 * width, width) for width in reversed(widths))
+        self.down = nn.ModuleList(map(double_conv, [bands * stem**2] + widths[:-1], widths))
+        self.fuse = nn.ModuleList(fusion_block(channels, "skips") for channels in widths)
+        self.bottleneck = nn.Sequential(double_conv(widths[-1], deepest), fusion_block(deepest, "bottleneck"),
+                                        nn.Dropout2d(dropout))
+        self.up = nn.ModuleList(double_size(2 * channels, channels, upsampling) for channels in reversed(widths))
+        self.merge = nn.ModuleList(double_conv(2 * channels, channels) for channels in reversed(widths))
         self.classifier = nn.Conv2d(width, classes, 1)
         initialise(self)
         self.stride = stem * 2**depth
@@ -128,14 +133,6 @@ class UNet(nn.Module):
         return logits[..., :height, :width]
 
 
-def fuse(width, how):
-    """A FusionBlock that keeps the number of channels, or nothing for "none".
-
-    At the bottleneck of depth 4, rates 1, 2 and 4 span 48 to 144 px of the image.
-    """
-    return nn.Identity() if how == "none" else FusionBlock(width, width, (1, 2, 4), how)
-
-
 class ResUNet(nn.Module):
     """U-Net whose contracting path is a ResNet; its first skip lies at stride 2, for a ResNet has nothing finer.
 
@@ -155,21 +152,21 @@ class ResUNet(nn.Module):
 
     def __init__(self, encoder, classes, upsampling="bilinear", skips=True, dropout=0.0):
         super().__init__()
-        bilinear = upsampling == "bilinear"
-        outputs = (256, 128, 64, 32, 16)
-        inputs = encoder.widths[-1:] + list(outputs[:-1])
-        joined = encoder.widths[-2::-1] + [0] if skips else [0] * 5  # channels of the skip at strides 16, 8, 4, 2, 1
-        upsampled = inputs if bilinear else outputs
+        outputs = [256, 128, 64, 32, 16]  # at strides 16, 8, 4, 2, 1
+        inputs = encoder.widths[-1:] + outputs[:-1]
+        grown = inputs if upsampling == "bilinear" else outputs
+        joined = encoder.widths[-2::-1] + [0] if skips else [0] * 5  # the skips; none at stride 1
         self.encoder = encoder
         self.skips = skips
         self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(double_size(i, o, upsampling) for i, o in zip(inputs, upsampled))
-        self.merge = nn.ModuleList(double_conv(u + j, o) for u, j, o in zip(upsampled, joined, outputs))
+        self.up = nn.ModuleList(double_size(before, after, upsampling) for before, after in zip(inputs, grown))
+        self.merge = nn.ModuleList(double_conv(up + skip, output) for up, skip, output in zip(grown, joined, outputs))
         self.classifier = nn.Conv2d(16, classes, 1)
         initialise(self)
         self.stride = 32
-        # On the way up two 3x3s at each of strides 16, 8, 4, 2, 1, and as many bilinear steps; then as in UNet.
-        self.radius = encoder.reach + 31 * (2 + bilinear) + self.stride - 1
+        # At each stride on the way up two 3x3s and perhaps a bilinear step; the last as in UNet.
+        steps = 3 if upsampling == "bilinear" else 2
+        self.radius = encoder.reach + steps * (16 + 8 + 4 + 2 + 1) + self.stride - 1
 
     def forward(self, x):
         """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""

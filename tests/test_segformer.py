@@ -49,6 +49,7 @@ def test_names_and_shapes_are_the_authors(name, keys, fingerprint, parameters):
     assert state["block1.0.attn.sr.weight"].shape == (width, width, 8, 8)
     assert state["block1.0.mlp.dwconv.dwconv.weight"].shape == (4 * width, 1, 3, 3)
     assert "block4.0.attn.sr.weight" not in state
+    assert (model.block1[0].norm1.eps, model.norm4.eps, model.patch_embed1.norm.eps) == (1e-6, 1e-6, 1e-5)
     assert digest(state) == (keys, fingerprint)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
