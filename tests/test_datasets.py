@@ -1,11 +1,12 @@
-"""The public sets pair their files and read their masks as documented; the demo is a landscape, and no pixel tells all."""
+"""The public sets pair their files and read their masks as documented; of the demo no pixel tells all."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import datasets
-from datasets import (Scene, Source, cast_shadow, find_files, lay_out, listed_tiles, pair_scenes, photograph, smooth_noise)
+from datasets import (Scene, Source, cast_shadow, find_files, lay_out, listed_tiles, pair_scenes, photograph,
+                      smooth_noise)
 from raster import open_raster
 from scenes import Region, SceneReader, land_classes
 
@@ -47,7 +48,7 @@ def test_images_and_masks_pair_by_name(tmp_path):
     assert pair_scenes(tmp_path / "i", tmp_path / "m") == [
         Scene(name, tmp_path / f"i/{name}.jpg", tmp_path / f"m/{name}.png", name) for name in "ab"]
     assert pair_scenes(tmp_path / "i", None)[1] == Scene("b", tmp_path / "i/b.jpg", None, "b")
-    assert pair_scenes(tmp_path / "i/a.jpg", tmp_path / "m/b.png")[0].mask.name == "b.png"  # one of each: no names needed
+    assert pair_scenes(tmp_path / "i/a.jpg", tmp_path / "m/b.png")[0].mask.name == "b.png"  # one of each
     touch(tmp_path / "m/c.png")
     with pytest.raises(ValueError, match="c.png has no partner 'c' in .*i: "):
         pair_scenes(tmp_path / "i", tmp_path / "m")
@@ -65,7 +66,8 @@ def test_dubai_keeps_scenes_of_one_ground_together(tmp_path):
 
 
 def test_dubai_reads_palette_masks_through_their_colours(tmp_path):
-    colours = [(60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41), (155, 155, 155), (0, 0, 0)]
+    colours = [(60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41), (155, 155, 155),
+               (0, 0, 0)]
     mask = Image.fromarray(np.array([[6, 5, 4, 3, 2, 1, 0]], np.uint8), "P")
     mask.putpalette([part for colour in colours for part in colour])
     save(np.zeros((1, 7, 3)), tmp_path / "Tile 2/images/a.jpg")

@@ -32,7 +32,8 @@ def write_set(folder, count=3, height=40, width=50, suffix=".png"):
     """Images whose pixels tell scene, row and column, and masks of ids 10 (left half) and 30 (right half)."""
     rows, cols = np.indices((height, width))
     for number in range(count):
-        save(np.stack([rows, cols, np.full_like(rows, number)], -1).astype(np.uint8), folder / f"images/s{number}{suffix}")
+        image = np.stack([rows, cols, np.full_like(rows, number)], -1).astype(np.uint8)
+        save(image, folder / f"images/s{number}{suffix}")
         save(np.where(cols < width // 2, 10, 30), folder / f"masks/s{number}.png")
     (folder / "classes.csv").write_text("id,name,r,g,b\n10,water,0,0,255\n30,wood,0,120,0\n")
 
@@ -152,10 +153,10 @@ def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
 def test_splits_by_name_and_by_list(tmp_path):
     write_set(tmp_path, count=4)
     _, _, rows = prepare(tmp_path, "--test-places", "s2", "--val-places", "s0", "s1", out="named")
-    assert {(row["scene"], row["split"]) for row in rows} == {("s0", "val"), ("s1", "val"), ("s2", "test"), ("s3", "train")}
+    assert {row["scene"]: row["split"] for row in rows} == {"s0": "val", "s1": "val", "s2": "test", "s3": "train"}
     (tmp_path / "split.csv").write_text("scene,split\ns3,val\ns0,train\ns1,test\n")
     _, _, rows = prepare(tmp_path, "--split-list", tmp_path / "split.csv", out="listed")  # s2 is left out
-    assert {(row["scene"], row["split"]) for row in rows} == {("s3", "val"), ("s0", "train"), ("s1", "test")}
+    assert {row["scene"]: row["split"] for row in rows} == {"s3": "val", "s0": "train", "s1": "test"}
     refuses("no place is called 's9'", tmp_path, "--test-places", "s9")
     (tmp_path / "split.csv").write_text("scene,split\ns3,valid\n")
     refuses("split.csv, line 2", tmp_path, "--split-list", tmp_path / "split.csv")
@@ -202,7 +203,8 @@ def test_tiles_of_one_class_are_dropped_from_train_alone(tmp_path):
 def test_areas_come_with_the_ground_sample_distance(tmp_path):
     write_set(tmp_path)
     facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--gsd", 10, "--scale", 0.5)
-    assert facts["gsd_m"] == 20 and facts["pixels"]["train"] == [240, 260]  # 20 x 25 px; nearest takes every other column
+    assert facts["gsd_m"] == 20
+    assert facts["pixels"]["train"] == [240, 260]  # 20 x 25 px, of which the odd columns were taken
     assert np.allclose(facts["km2"]["train"], [0.096, 0.104])
     lines = frequency_table(facts).splitlines()
     assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == ["labelled", "px", "500", "500", "500"]
@@ -269,7 +271,8 @@ def test_points_take_the_place_of_masks(tmp_path):
                      "--points-file", str(tmp_path / "points.csv"), "--out", str(tmp_path / "out"), "--tile", "10",
                      "--fractions", "1", "0", "1", "--seed", "1"]))
     facts, arrays, rows = read(tmp_path / "out")
-    labels = {(row["scene"], row["row"], row["col"]): arrays[f"{row['split']}_labels"][int(row["index"])] for row in rows}
+    labels = {(row["scene"], row["row"], row["col"]): arrays[f"{row['split']}_labels"][int(row["index"])]
+              for row in rows}
     assert sorted(labels) == [("s0", "0", "0"), ("s0", "10", "10"), ("s1", "0", "0")]
     assert np.argwhere(labels["s0", "0", "0"] == 1).tolist() == [[3, 4]]
     assert np.argwhere(labels["s0", "10", "10"] == 0).tolist() == [[9, 9]]

@@ -1,4 +1,4 @@
-"""Pixels and labels of a scene: masks of ids, palettes and colours, points, scaling, missing pixels, and what is refused."""
+"""Pixels and labels of a scene: ids, palettes, colours, points, scaling, missing pixels, and what is refused."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datasets import Scene, Source
-from raster import Georeference, write_geotiff
+from raster import Georeference, open_raster, write_geotiff
 from scenes import Region, SceneReader, land_classes, read_classes, read_points, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
@@ -45,7 +45,7 @@ def test_ids_may_be_any_numbers(tmp_path):
     assert labels_of(tmp_path, np.array([[10, 30, -1]], np.int16), IDS) == [[0, 1, 255]]
     assert labels_of(tmp_path, np.array([[1000, 40]], np.uint16), [(40, "a", None), (1000, "b", None)]) == [[1, 0]]
     assert labels_of(tmp_path, np.array([[0.5, np.nan, 255]], np.float32), [(0.5, "half", None)]) == [[0, 255, 255]]
-    assert labels_of(tmp_path, np.array([[255, 0]], np.uint8), [(0, "a", None), (255, "b", None)]) == [[1, 0]]  # 255 is b's
+    assert labels_of(tmp_path, np.array([[255, 0]], np.uint8), [(0, "a", None), (255, "b", None)]) == [[1, 0]]
     mask = save(np.array([[10, 7]], np.uint8), tmp_path / "nodata.tif", nodata=7)
     assert labels_of(tmp_path, mask, IDS) == [[0, 255]]
 
@@ -73,7 +73,8 @@ def test_a_palette_is_read_as_colours_where_classes_have_them_and_else_as_ids(tm
     mask.putpalette([0, 120, 0, 0, 0, 255, 0, 0, 0])
     mask.save(tmp_path / "palette.png")
     assert labels_of(tmp_path, tmp_path / "palette.png", COLOURS) == [[1, 0, 255]]
-    assert labels_of(tmp_path, tmp_path / "palette.png", [(1, "a", None), (2, "b", None), (0, "c", None)]) == [[2, 0, 1]]
+    ids = [(1, "a", None), (2, "b", None), (0, "c", None)]
+    assert labels_of(tmp_path, tmp_path / "palette.png", ids) == [[2, 0, 1]]
 
 
 def test_masks_that_do_not_fit_their_classes_say_so(tmp_path):
@@ -117,34 +118,26 @@ def test_pixels_without_data_have_no_label(tmp_path):
         labels_of(tmp_path, mask, IDS, image)
 
 
-class Held:
-    """A raster in memory."""
-
-    nodata = alpha = None
-
-    def __init__(self, pixels, **attributes):
-        self.pixels, self.dtype = pixels, pixels.dtype
-        self.height, self.width, self.bands = pixels.shape
-        vars(self).update(attributes)
-
-    def read(self, row, col, height, width):
-        return self.pixels[row:row + height, col:col + width]
+def resized(folder, pixels, height, width, smooth, nodata=None):
+    """One band brought to another size, as nested lists."""
+    with open_raster(save(pixels, folder / "band.tif", nodata)) as raster:
+        band = resize(raster, height, width, smooth)
+        assert band.dtype == pixels.dtype
+    return band[:, :, 0].tolist()
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
-def test_images_are_averaged_and_masks_are_not(dtype):
-    pixels = np.array([[0, 4, 100, 100], [8, 8, 100, 104]], dtype)[:, :, None]
-    assert resize(Held(pixels), 1, 2, smooth=True)[:, :, 0].tolist() == [[5, 101]]
-    assert resize(Held(pixels), 1, 2, smooth=True).dtype == dtype
-    assert resize(Held(pixels), 1, 2, smooth=False)[:, :, 0].tolist() == [[8, 104]]  # the pixel at each centre
-    assert resize(Held(pixels[:, :2]), 4, 4, smooth=False)[:, :, 0].tolist() == [[0, 0, 4, 4]] * 2 + [[8, 8, 8, 8]] * 2
+def test_images_are_averaged_and_masks_are_not(tmp_path, dtype):
+    pixels = np.array([[0, 4, 100, 100], [8, 8, 100, 104]], dtype)
+    assert resized(tmp_path, pixels, 1, 2, smooth=True) == [[5, 101]]
+    assert resized(tmp_path, pixels, 1, 2, smooth=False) == [[8, 104]]  # the pixel at each centre
+    assert resized(tmp_path, pixels[:, :2], 4, 4, smooth=False) == [[0, 0, 4, 4]] * 2 + [[8, 8, 8, 8]] * 2
 
 
-def test_missing_pixels_do_not_spread_when_images_are_averaged():
-    pixels = np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8)[:, :, None]
-    assert resize(Held(pixels, nodata=0.0), 1, 2, smooth=True)[:, :, 0].tolist() == [[0, 7]]
-    pixels = np.array([[3, 5], [np.nan, 7]], np.float32)[:, :, None]
-    assert resize(Held(pixels), 1, 1, smooth=True)[:, :, 0].tolist() == [[5]]  # the mean of the three that are known
+def test_missing_pixels_do_not_spread_when_images_are_averaged(tmp_path):
+    assert resized(tmp_path, np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8), 1, 2, True, nodata=0) == [[0, 7]]
+    pixels = np.array([[3, 5], [np.nan, 7]], np.float32)
+    assert resized(tmp_path, pixels, 1, 1, smooth=True) == [[5]]  # the mean of the three that are known
 
 
 def test_scaled_scenes_are_read_in_windows_of_their_new_size(tmp_path):
@@ -164,7 +157,8 @@ def write_csv(folder, text, name="classes.csv"):
 
 
 def test_classes_csv(tmp_path):
-    rows = read_classes(write_csv(tmp_path, "id, name, r, g, b\n40, field, 250, 220, 90\n0,ignore,,,\n-3.5,wood,0,120,0\n"))
+    text = "id, name, r, g, b\n40, field, 250, 220, 90\n0,ignore,,,\n-3.5,wood,0,120,0\n"
+    rows = read_classes(write_csv(tmp_path, text))
     assert [tuple(row) for row in rows] == [
         (0, 40, "field", 0xFADC5A), (255, 0, "ignore", None), (1, -3.5, "wood", 0x007800)]
     assert read_classes(write_csv(tmp_path, "name,r,g,b\nfield,0,0,0\n"))[0] == (0, None, "field", 0)
@@ -172,7 +166,8 @@ def test_classes_csv(tmp_path):
 
 @pytest.mark.parametrize("text, message", [
     ("id,title\n1,a\n", "no column 'name'"), ("", "no column 'name'"), ("id,name\n", "lists no class"),
-    ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"), ("id,name,r\n1,a,9\n", "line 2"),
+    ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"),
+    ("id,name,r\n1,a,9\n", "line 2"),
     ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats"), ("id,name\n,a\n", "neither id nor colour"),
     ("id,name\n1,ignore\n", "lists no class")])
 def test_bad_classes_are_named_by_line(tmp_path, text, message):
@@ -190,7 +185,8 @@ def test_points_in_pixels(tmp_path):
     image = save(np.zeros((4, 6, 3), np.uint8), tmp_path / "s.png")
     points = read_points(write_csv(tmp_path, "scene,row,col,class\ns,0,0,wood\ns,3,5,10\ns,3,4,wood\n", "p.csv"),
                          land_classes(IDS))
-    for scale, expected in ((1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]), (0.5, [(0, 0, 1), (1, 2, 1)]),  # the last one counts
+    for scale, expected in ((1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]),
+                            (0.5, [(0, 0, 1), (1, 2, 1)]),  # of two points in a pixel the last counts
                             (0.4, [(0, 0, 1), (1, 1, 1)])):  # 2 x 2 px: what is on the edge stays inside
         source = Source("x", land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
         with SceneReader(source.scenes[0], source) as reader:
@@ -200,8 +196,10 @@ def test_points_in_pixels(tmp_path):
 
 def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
     """Pixels of 2 m from (1000, 5000) down and right: x 1003, y 4999 lies in row 0, col 1."""
-    scenes = [Scene(name, save(np.zeros((3, 4), np.uint8), tmp_path / f"{name}.tif", georeference=Georeference(UTM)), None,
-                    "here") for name in ("summer", "autumn")]
+    scenes = []
+    for name in ("summer", "autumn"):
+        image = save(np.zeros((3, 4), np.uint8), tmp_path / f"{name}.tif", georeference=Georeference(UTM))
+        scenes.append(Scene(name, image, None, "here"))
     text = geojson(((1003, 4999), {"class": "wood"}), ((1007.9, 4994.1), {"class": 10, "scene": "autumn"}))
     points = read_points(write_csv(tmp_path, text, "p.geojson"), land_classes(IDS))
     found = []
@@ -213,7 +211,8 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
     assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
     sizes, facts = survey(source)
     assert sizes == [(3, 4)] * 2 and facts == {"bands": 1, "dtype": "uint8", "gsd_m": 2, "nodata": None}
-    source.points = read_points(write_csv(tmp_path, "x,y,class\n1001,4999,wood\n1009,4999,wood\n", "p.csv"), source.rows)
+    text = "x,y,class\n1001,4999,wood\n1009,4999,wood\n"
+    source.points = read_points(write_csv(tmp_path, text, "p.csv"), source.rows)
     with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
         survey(source)
     source.scenes = [Scene("flat", save(np.zeros((3, 4), np.uint8), tmp_path / "flat.png"), None, "flat")]
@@ -225,7 +224,8 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
     ("p.csv", "scene,row,col,class\ns,1,2,wood\ns,1,2,lake\n", "line 3: give scene, row, col, and a class"),
     ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
     ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
-    ("p.csv", "scene,row,col,class\n", "holds no points"), ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
+    ("p.csv", "scene,row,col,class\n", "holds no points"),
+    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
     ("p.json", geojson(((1, 2), {"kind": "wood"})), "feature 1: give x, y, and a class"),
     ("p.json", geojson(((1, 2), {"class": "wood"})).replace('"Point"', '"Polygon"'), "feature 1 is a Polygon")])
 def test_bad_points_are_named_by_place(tmp_path, name, text, message):
