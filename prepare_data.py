@@ -338,7 +338,7 @@ def write_tiles(folder, source, tiles, facts):
         csv.writer(file).writerows(rows)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean ** 2, 0))
-    return {"mean": mean.tolist(), "std": np.where(std > 0, std, 1).tolist()}
+    return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist()}  # rounding is no spread
 
 
 def contact_sheet(folder, facts):
