@@ -80,7 +80,8 @@ def _train(name, flags, out, threads):
     with open(out / "log.csv", newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     row = {"miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"], "labelled_pixels": scores["labelled_pixels"]}
-    row |= {f"iou_{entry['name']}": entry["iou"] for entry in scores["classes"]}
+    # One column for all classes: a table may hold several data sets.
+    row["class_iou"] = json.dumps({entry["name"]: round(entry["iou"], 4) for entry in scores["classes"] if entry["iou"] is not None})
     return row | {"train_s": sum(float(line["seconds"]) for line in log), "epochs": len(log), "threads": threads,
                   "processor": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": " ".join(command)}
 
