@@ -150,7 +150,7 @@ class DeepLabV3Plus(nn.Module):
     """DeepLabV3+: the encoder ends in dilated, not strided, convolutions; a pyramid of rates; one skip at stride 4.
 
     Args:
-        output_stride: of the encoder, px: 16, or 8, finer and about 2x costlier.
+        output_stride: of the encoder, px: 16, or 8, finer and about 3x costlier.
     Source: Chen 2018, "Encoder-decoder with atrous separable convolution", figure 2; rates of Chen 2017, "Rethinking
         atrous convolution", section 3.3. Differs from the paper in the image branch without batch norm: see
         `unet.FusionBlock`. ResNet-50, 3 bands, 2 classes: 26,677,586 parameters; segmentation_models.pytorch 0.6 has
