@@ -4,27 +4,21 @@
     python train.py --data data/dubai --points 20         your own set, made by prepare_data.py
     python train.py --out runs/demo-unet-1 --resume       go on where a run was stopped
 
-A run leaves args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png in its folder. Everything random
+A run leaves args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png in its folder (runs.py). Everything random
 is a function of (seed, epoch, step), so a run that was stopped and resumed ends as one that never was.
 """
 
 import argparse
-import contextlib
-import csv
-import dataclasses
-import json
+import copy
 import math
 import pathlib
-import resource
-import signal
 import sys
 import time
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
+from checkpoint import data_facts, load_model
 from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
                   sampling_weights)
 from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
@@ -33,10 +27,10 @@ from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
+from runs import Run, append_row, claimed_folder, noted_signals, peak_memory_mb, resume, save
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
-MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final")
 
 
 def parse_args(argv=None):
@@ -56,6 +50,8 @@ def parse_args(argv=None):
     flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd has momentum 0.9")
     flag("--weight-decay", type=float, default=1e-2, help="of convolution weights; norms and biases have none")
     flag("--clip", type=float, default=1.0, help="largest gradient norm; 0 does not clip")
+    flag("--ema", type=float, default=0.0, help="score and keep an exponential moving average of the weights with this decay "
+         "a step, such as 0.99; 0 is off")
     flag = parser.add_argument_group("augmentation").add_argument
     flag("--no-flips", dest="flips", action="store_false", help="no mirror images and quarter turns")
     flag("--rotate", type=float, default=0.0, help="free rotation up to this either way, degrees")
@@ -111,7 +107,7 @@ def check_args(args):
               "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
-              "encoder_lr": (0, 1)}
+              "encoder_lr": (0, 1), "ema": (0, 0.99999)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
@@ -135,42 +131,30 @@ def main(args):
     if train_tiles.labelled_pixels == 0:
         raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
     facts = data_facts(facts)
-    run = start_run(args, facts, train_tiles, device)
-    if run.epoch >= args.epochs:
-        print(f"{args.out} is finished: all its {args.epochs} epochs are done")
-        return None
-    describe(args, run, train_tiles, val_tiles, device)
-    if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
-        train_tiles.to(device)
-    with noted_signals() as stop_signals:
-        for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
-            speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
-            finish_epoch(run, val_tiles, facts, args, device, speed)
-    if run.epoch < args.epochs:
-        print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
-        return None
-    return report(run, args, facts, device)
+    run = build_run(args, facts, train_tiles, device)
+    with claimed_folder(args):
+        if args.resume:
+            resume(run, args, facts, device)
+        else:
+            save("last.pt", run, facts, args)
+        if run.epoch >= args.epochs and pathlib.Path(args.out, "metrics.json").exists():
+            print(f"{args.out} is finished: all its {args.epochs} epochs are done")
+            return None
+        describe(args, run, train_tiles, val_tiles, device)
+        if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
+            train_tiles.to(device)
+        with noted_signals() as stop_signals:
+            for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
+                speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
+                finish_epoch(run, val_tiles, facts, args, device, speed)
+        if run.epoch < args.epochs:
+            print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
+            return None
+        return report(run, args, facts, device)
 
 
-@dataclasses.dataclass
-class Run:
-    """What changes while training; all of it but `kwargs`, `weight` and `sampling` goes into last.pt."""
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
-    weight: torch.Tensor | None  # (K,) class weights
-    sampling: np.ndarray | None  # (N,) how often each tile is visited
-    record: torch.Tensor  # (2, steps) loss and gradient norm of each step of this epoch, on the device
-    labelled_pixels: int
-    epoch: int = 0  # finished epochs
-    step: int = 0  # finished steps of the one under way
-    best: float = -1.0  # highest validation mean IoU
-    plateau: dict = dataclasses.field(default_factory=lambda: {"lowest": math.inf, "epochs": 0, "factor": 1.0})
-
-
-def start_run(args, facts, tiles, device):
-    """Build everything a run needs, in a new folder, or as its last checkpoint left it."""
+def build_run(args, facts, tiles, device):
+    """Build all that a run trains with, as it is before the first step."""
     torch.manual_seed(args.seed)
     kwargs = {"bands": facts["bands"], "classes": len(facts["classes"]), "encoder": args.encoder, "width": args.width,
               "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout}
@@ -184,15 +168,11 @@ def start_run(args, facts, tiles, device):
     steps = max(1, len(tiles) // args.bs)  # a ragged last batch is dropped, unless it is the only one
     steps = min(steps, args.limit_batches or steps)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device, args.amp) == torch.float16)
-    run = Run(model, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device), sampling,
-              torch.zeros(2, steps, device=device), tiles.labelled_pixels)
-    if args.resume:
-        resume(run, args, facts, device)
-    else:
-        make_folder(args)
+    average = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
         model.compile()
-    return run
+    return Run(model, average, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device),
+               sampling, torch.zeros(2, steps, device=device), tiles.labelled_pixels)
 
 
 def build_optimizer(model, args):
@@ -223,6 +203,22 @@ def learning_rate(args, step, steps, plateau_factor):
     if step < warm_up:
         return args.lr * (step + 1) / warm_up
     return args.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+@torch.no_grad()
+def update_average(average, model, decay, updates):
+    """Move an exponential moving average of the weights one step on; early on it is the plain mean, which forgets the start.
+
+    Args:
+        average, model: of one kind; batch-norm statistics and counters are copied.
+        decay: share of the average that is kept, 0..1, at most 1 - 1 / (updates + 1).
+        updates: steps the model has made, 1 or more.
+    Source: Tarvainen and Valpola 2017, "Mean teachers", section 2; differs from the paper in copying batch-norm statistics.
+    """
+    keep = min(decay, 1 - 1 / (updates + 1))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+    for mine, theirs in zip(average.buffers(), model.buffers()):
+        mine.copy_(theirs)
 
 
 def train_one_epoch(run, tiles, facts, args, device, stop_signals):
@@ -259,6 +255,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.optimizer.zero_grad()
+        if run.average:
+            update_average(run.average, run.model, args.ema, run.epoch * steps + step + 1)
         run.step = step + 1
         if stop_signals or run.step % args.save_every == 0 or run.step == steps:
             check_losses(run, order, args)
@@ -282,18 +280,13 @@ def check_losses(run, order, args):
 
 def finish_epoch(run, val_tiles, facts, args, device, speed):
     """Validate, log, keep the best, count the epoch as done."""
-    matrix, loss = evaluate(run.model, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
+    matrix, loss = evaluate(run.average or run.model, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
                             amp_dtype(device, args.amp), args.limit_batches)
     train_loss, gradient_norm = run.record.mean(1).tolist()
     row = {"epoch": run.epoch + 1, "train_loss": train_loss, "val_loss": loss, "val_accuracy": matrix.pixel_accuracy(),
            "val_miou": matrix.miou(), "lr": run.optimizer.param_groups[0]["lr"], "gradient_norm": gradient_norm,
            **speed, "peak_memory_mb": peak_memory_mb(device)}
-    log = pathlib.Path(args.out, "log.csv")
-    with open(log, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
+    append_row(pathlib.Path(args.out, "log.csv"), row)
     print(f"epoch {run.epoch + 1:>3}/{args.epochs}  loss {train_loss:.3f}  validation: loss {loss:.3f}, accuracy "
           f"{row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  ({speed['seconds']:.1f} s, "
           f"{speed['images_per_s']:.1f} images/s)", flush=True)
@@ -310,52 +303,6 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
     save("last.pt", run, facts, args)
 
 
-def save(name, run, facts, args):
-    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
-    train = {"epoch": run.epoch, "step": run.step, "best": run.best, "labelled_pixels": run.labelled_pixels}
-    if name == "last.pt":
-        train.update(optimizer=run.optimizer.state_dict(), scaler=run.scaler.state_dict(), scheduler=run.plateau,
-                     record=run.record)
-    model = {"name": args.model, "kwargs": run.kwargs, "state": run.model.state_dict()}
-    save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
-
-
-def resume(run, args, facts, device):
-    """Put a run back to where its last.pt left it, and cut log.csv back to the epochs that were finished then."""
-    if not args.out:
-        raise ValueError("--resume: give the run's folder with --out")
-    content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
-    for key, value in vars(args).items():
-        if key not in MAY_CHANGE_ON_RESUME and content["args"].get(key) != value:
-            raise ValueError(f"--{key.replace('_', '-')} was {content['args'].get(key)} and is {value} now: resume with what "
-                             f"{args.out}/args.json says, or start a new run")
-    if content["data"] != facts:
-        raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
-    train = content["train"]
-    run.model.load_state_dict(content["model"]["state"])
-    run.optimizer.load_state_dict(train["optimizer"])
-    run.scaler.load_state_dict(train["scaler"])
-    run.plateau, run.record = train["scheduler"], train["record"]
-    run.epoch, run.step, run.best = train["epoch"], train["step"], train["best"]
-    log = pathlib.Path(args.out, "log.csv")
-    if log.exists():
-        log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1]), encoding="utf-8")
-
-
-def make_folder(args):
-    """Make the run's folder, the next free one where --out does not name it, and write args.json."""
-    if args.out is None:
-        stem = f"{pathlib.Path(args.data).resolve().name}-{args.model}-"
-        taken = [int(path.name[len(stem):]) for path in pathlib.Path("runs").glob(stem + "*")
-                 if path.name[len(stem):].isdecimal()]
-        args.out = f"runs/{stem}{max(taken, default=0) + 1}"
-    folder = pathlib.Path(args.out)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, or another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.joinpath("args.json").write_text(json.dumps(vars(args), indent=1) + "\n", encoding="utf-8")
-
-
 def describe(args, run, train_tiles, val_tiles, device):
     """Print what is about to be learned, from how many labels, where."""
     facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
@@ -366,26 +313,6 @@ def describe(args, run, train_tiles, val_tiles, device):
           f"tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
           f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
           f"{args.bs} tiles an epoch -> {args.out}", flush=True)
-
-
-@contextlib.contextmanager
-def noted_signals():
-    """Within it, SIGINT and SIGTERM only go into the list it yields: the loop saves after the step under way, then leaves."""
-    noted, before = [], {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda received, frame: noted.append(received))
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def peak_memory_mb(device):
-    """Most memory ever held, MB: the card's by torch's count, or this process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB
 
 
 def report(run, args, facts, device):
