@@ -26,7 +26,7 @@ MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "
 
 @dataclasses.dataclass
 class Run:
-    """What changes while training; all of it but `kwargs`, `weight` and `sampling` goes into last.pt."""
+    """What changes while training; all that cannot be had again from the command goes into last.pt."""
     model: torch.nn.Module
     average: torch.nn.Module | None  # of --ema; where there is one, it is what is scored and kept as best
     optimizer: torch.optim.Optimizer
@@ -40,6 +40,9 @@ class Run:
     step: int = 0  # finished steps of the one under way
     best: float = -1.0  # highest validation mean IoU
     plateau: dict = dataclasses.field(default_factory=lambda: {"lowest": math.inf, "epochs": 0, "factor": 1.0})
+    rank: int = 0  # of this process, and how many there are: not kept, a run may go on with another number of them
+    size: int = 1
+    board: object = None  # of --tensorboard
 
 
 @contextlib.contextmanager
@@ -79,7 +82,9 @@ def claimed_folder(args):
 
 
 def save(name, run, facts, args):
-    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
+    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here. Rank 0 does it."""
+    if run.rank:
+        return
     train = {"epoch": run.epoch, "step": run.step, "best": run.best, "labelled_pixels": run.labelled_pixels}
     scored = run.average or run.model
     state = run.model.state_dict() if name == "last.pt" else scored.state_dict()
@@ -124,6 +129,29 @@ def append_row(path, row):
         if file.tell() == 0:
             writer.writeheader()
         writer.writerow(row)
+
+
+def open_board(args, run):
+    """TensorBoard's writer on <out>/tb; what it shows of epochs that are about to be done again is dropped."""
+    from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
+    return SummaryWriter(pathlib.Path(args.out, "tb"), purge_step=run.epoch + 1)
+
+
+def show_epoch(board, row, iou, picture):
+    """Put an epoch on TensorBoard.
+
+    Args:
+        board: from `open_board`.
+        row: dict, the epoch's row of log.csv.
+        iou: dict of class name -> validation IoU.
+        picture: PIL.Image of some validation tiles.
+    """
+    for name, value in row.items():
+        board.add_scalar(name, value, row["epoch"])
+    for name, value in iou.items():
+        board.add_scalar(f"val_iou/{name}", value, row["epoch"])
+    board.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
+    board.flush()
 
 
 @contextlib.contextmanager
