@@ -39,7 +39,7 @@ def term_weights(progress, superpixels, teacher, crf):
             "teacher": risen(TEACHER_FROM, TEACHER_FULL) * bool(teacher), "crf": risen(CRF_FROM, CRF_FULL) * crf}
 
 
-def learn_beyond(model, average, images, layers, weights, threshold, random_key, class_weight=None, ignore=255):
+def learn_beyond(model, average, images, layers, places, weights, threshold, random_key, class_weight=None, ignore=255):
     """Run the model on a batch; returns its logits, and what the batch costs beyond its points.
 
     Args:
@@ -47,9 +47,10 @@ def learn_beyond(model, average, images, layers, weights, threshold, random_key,
         average: the teacher, in eval mode; looked at only where weights["teacher"] is above 0.
         images: (B, C, H, W), normalised and augmented.
         layers: (B, 3, H, W) uint8: the points, their superpixels, and what was seen: 255 there is no ground, not 0.
+        places: (B,) each image's place in the epoch's order.
         weights: as `term_weights` gives.
         threshold: confidence from which the teacher is believed, 0..1; see `teacher_targets`.
-        random_key: (seed, epoch, places), the last (B,) ints.
+        random_key: (seed, epoch), the run's.
         class_weight: (K,) of the points' loss, or None; superpixels weigh alike.
     Returns:
         logits (B, K, H, W), loss () float32 (0.0 where every term is off).
@@ -59,8 +60,8 @@ def learn_beyond(model, average, images, layers, weights, threshold, random_key,
     if weights["teacher"]:
         with torch.no_grad():
             targets = teacher_targets(average(images).float(), layers[:, 0], seen, threshold, ignore)
-        boxes = cut_boxes(*random_key, *images.shape[2:]).to(images.device)
-        views = torch.cat([images, cut_mix(strong_view(images, *random_key), boxes)])
+        boxes = cut_boxes(*random_key, places, *images.shape[2:]).to(images.device)
+        views = torch.cat([images, cut_mix(strong_view(images, *random_key, places), boxes)])
     # One pass for both views: batch norm then sees in training the mixture that its running statistics are of.
     logits = model(views.contiguous(memory_format=torch.channels_last))
     if weights["teacher"]:
@@ -171,7 +172,7 @@ def cut_mix(values, boxes):
     return torch.where(boxes[:, None] if values.ndim == 4 else boxes, values.roll(-1, 0), values)
 
 
-def gated_crf_loss(probabilities, images, seen, radius=5, reach=6.0, contrast=0.5):
+def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.25):
     """How much neighbours of like colour differ in class: 0 for any map of one class, and below 1.
 
     For each pixel i the mean, over the pixels j of its window, of 1 - p_i . p_j, weighed by

@@ -140,23 +140,23 @@ def batch():
     images = random_images(4, 3, 16).float()
     layers = torch.full((4, 3, 16, 16), 255, dtype=torch.uint8)
     layers[:, 0, 5, 5], layers[:, 1, 3:8, 3:8], layers[:, 2] = 1, 1, 0
-    return images, layers, (0, 0, range(4))
+    return images, layers, range(4)
 
 
 def test_without_any_term_the_model_runs_as_it_would_alone():
     model = torch.nn.Conv2d(3, 2, 3, padding=1)
-    images, layers, key = batch()
-    logits, loss = learn_beyond(model, None, images, layers, OFF, 0.9, key)
+    images, layers, places = batch()
+    logits, loss = learn_beyond(model, None, images, layers, places, OFF, 0.9, (0, 0))
     assert loss == 0 and torch.allclose(logits, model(images), atol=1e-6)
 
 
 @pytest.mark.parametrize("term", OFF)
 def test_each_term_pulls_on_the_weights_and_says_nothing_of_what_was_not_seen(term):
     model = torch.nn.Conv2d(3, 2, 3, padding=1)
-    images, layers, key = batch()
+    images, layers, places = batch()
     for seen in (True, False):
         model.zero_grad()
-        logits, loss = learn_beyond(model, copy.deepcopy(model), images, layers, OFF | {term: 1.0}, 0.5, key)
+        logits, loss = learn_beyond(model, copy.deepcopy(model), images, layers, places, OFF | {term: 1.0}, 0.5, (0, 0))
         assert logits.shape == (4, 2, 16, 16)
         loss.backward()
         assert loss.isfinite() and (float(model.weight.grad.abs().max()) > 0) == seen
@@ -165,11 +165,11 @@ def test_each_term_pulls_on_the_weights_and_says_nothing_of_what_was_not_seen(te
 
 def test_the_teacher_pays_for_all_that_was_seen():
     # A student equal to a teacher that is sure of every second pixel: half of the mean cross-entropy over all pixels.
-    images, layers, key = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0, 0, [0])
+    images, layers = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     layers[:, :2] = 255
     sure = torch.tensor([0.0, 4.0]).repeat(4).expand(1, 1, 8, 8)
     sure = torch.cat([sure, 0 * sure], 1)
     student = torch.zeros(1, 2, 8, 8)
     both = lambda views: student.repeat(len(views), 1, 1, 1)
-    _, loss = learn_beyond(both, lambda views: sure, images, layers, OFF | {"teacher": 1.0}, 0.9, key)
+    _, loss = learn_beyond(both, lambda views: sure, images, layers, [0], OFF | {"teacher": 1.0}, 0.9, (0, 0))
     assert float(loss) == pytest.approx(0.5 * np.log(2), abs=1e-6)
