@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from points import choose_points
+from points import choose_points, move_points, spread_points, superpixels
 
 SPLITS = ("train", "val", "test")
 SPARSE_SHARE = 0.01  # a set with less than this share of its pixels labelled was labelled by points already
@@ -72,8 +72,10 @@ class Tiles:
         points: labelled pixels kept of each tile (see points.py); 0 keeps every label.
         per: "image" or "class", what `points` counts.
         seed: the draw of the points.
+        jitter: how far points lie beside where they were meant, px, standard deviation; their labels stay.
     Attributes:
         facts: dataset.json.
+        patches: (N, H, W) uint8, labels that superpixels lend; None before `lend_points`.
         labelled_pixels: labelled pixels a run is given, over all tiles.
         class_counts: (K,) int64, the same by class.
         tile_counts: (N, K) int64, the same by tile and class; None with points=0.
@@ -81,7 +83,7 @@ class Tiles:
         ValueError, OSError: as `load_facts`, or no tile in this split.
     """
 
-    def __init__(self, folder, split, points=0, per="image", seed=0):
+    def __init__(self, folder, split, points=0, per="image", seed=0, jitter=0.0):
         self.facts = load_facts(folder)
         count, side, bands = self.facts["tiles"][split], self.facts["tile"], self.facts["bands"]
         if count == 0:
@@ -90,27 +92,27 @@ class Tiles:
         folder = pathlib.Path(folder)
         self.images = _open_array(folder / f"{split}_images.npy", (count, side, side, bands), self.facts["dtype"])
         self.labels = _open_array(folder / f"{split}_labels.npy", (count, side, side), "uint8")
-        self.positions = self.classes = self.tile_counts = None
+        self.positions = self.classes = self.tile_counts = self.patches = None
         self.class_counts = np.array(self.facts["pixels"][split], dtype=np.int64)
         if points:
-            self._keep_points(points, per, seed)
+            self._keep_points(points, per, seed, jitter)
         self.labelled_pixels = int(self.class_counts.sum())
 
     def __len__(self):
         return len(self.images)
 
-    def _keep_points(self, points, per, seed):
+    def _keep_points(self, points, per, seed, jitter):
         """Draw each tile's points once, and keep where they are in place of the dense maps."""
         chosen = [choose_points(tile, points, seed, index, per, self.ignore) for index, tile in enumerate(self.labels.numpy())]
-        most = max(map(len, chosen))
         off = self.facts["tile"] ** 2  # one past the tile's last pixel: where tiles with fewer points put the rest
-        positions = np.full((len(chosen), most), off, dtype=np.int64)
-        classes = np.full((len(chosen), most), self.ignore, dtype=np.uint8)
+        positions = np.full((len(chosen), max(map(len, chosen))), off, dtype=np.int64)
+        classes = np.full(positions.shape, self.ignore, dtype=np.uint8)
         counts = np.zeros((len(chosen), 256), dtype=np.int64)
         for index, where in enumerate(chosen):
-            positions[index, :len(where)] = where
-            classes[index, :len(where)] = self.labels[index].numpy().reshape(-1)[where]
-            counts[index] = np.bincount(classes[index, :len(where)], minlength=256)
+            kept, moved = move_points(where, self.labels.shape[1:], jitter, seed, index)
+            positions[index, :len(kept)] = moved
+            classes[index, :len(kept)] = self.labels[index].numpy().reshape(-1)[where[kept]]
+            counts[index] = np.bincount(classes[index, :len(kept)], minlength=256)
         known = len(self.facts["classes"])
         if counts[:, known:].any():
             raise ValueError(f"{self.facts['name']}: tile {int(counts[:, known:].any(1).argmax())} holds a label that is "
@@ -119,9 +121,19 @@ class Tiles:
         self.tile_counts = counts[:, :known]
         self.class_counts = self.tile_counts.sum(0)
 
+    def lend_points(self, size):
+        """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
+        self.patches = torch.empty_like(self.labels)
+        for index in range(len(self)):
+            images, labels = self.take([index])
+            values = normalise(images, self.facts["mean"], self.facts["std"], self.facts.get("nodata"))[0]  # (C, H, W)
+            segments = superpixels(values.permute(1, 2, 0).numpy(), size)
+            self.patches[index] = torch.from_numpy(spread_points(labels[0], segments, self.ignore))
+
     def to(self, device):
         """Keep this split in the device's memory, where gathering a batch costs next to nothing; returns self."""
         self.images = self.images.to(device)
+        self.patches = None if self.patches is None else self.patches.to(device)
         if self.positions is None:
             self.labels = self.labels.to(device)
         else:
@@ -145,6 +157,12 @@ class Tiles:
         labels.scatter_(1, self.positions[indices], self.classes[indices])
         return images, labels[:, :-1].reshape(-1, side, side)  # (B, H, W)
 
+    def take_layers(self, indices):
+        """As `take`, but labels (B, 3, H, W): the points, their superpixels, and 0 where there is ground, 255 where no data."""
+        images, labels = self.take(indices)
+        ground = torch.zeros_like(labels).masked_fill_(_no_data(images, self.facts.get("nodata")), self.ignore)
+        return images, torch.stack([labels, labels if self.patches is None else self.patches[indices], ground], 1)
+
 
 def normalise(images, mean, std, nodata=None):
     """Stored values -> what the networks take: zero mean, unit deviation, bands first.
@@ -152,9 +170,8 @@ def normalise(images, mean, std, nodata=None):
     Values that are not finite, and pixels whose every band is `nodata`, become 0, which is the band's mean.
 
     Args:
-        images: (B, H, W, C), any dtype.
+        images: (B, H, W, C), any dtype; nodata: the value of missing pixels, or None.
         mean, std: (C,) in the images' units.
-        nodata: the value of missing pixels, or None.
     Returns:
         (B, C, H, W) float32; a view of bands-last memory, so channels-last already.
     """
@@ -164,7 +181,7 @@ def normalise(images, mean, std, nodata=None):
     if images.is_floating_point():
         values = torch.where(values.isfinite(), values, 0.0)
     if nodata is not None:
-        values = values.masked_fill((images.float() == nodata).all(-1, keepdim=True), 0.0)
+        values = values.masked_fill(_no_data(images, nodata)[..., None], 0.0)
     return values.permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
@@ -209,12 +226,12 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
 
     Args:
         images: (B, C, S, S) float32, normalised.
-        labels: (B, S, S) uint8.
+        labels: (B, S, S) or (B, L, S, S) uint8.
         how: an Augmentation.
         seed, epoch: the run's.
         places: (B,) each image's place in the epoch's order; with seed and epoch it decides all that is random.
     Returns:
-        images (B, C, S', S') channels-last, labels (B, S', S'); S' is how.crop or S.
+        images (B, C, S', S') channels-last, labels (B, S', S') or (B, L, S', S'); S' is how.crop or S.
     """
     side = labels.shape[-1]
     target = how.crop or side
@@ -223,8 +240,9 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
     grid = F.affine_grid(frames, (len(images), 1, target, target), align_corners=False)  # (B, S', S', 2)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     images = images * gains[:, :, None, None] + offsets[:, :, None, None]
-    moved = F.grid_sample(labels[:, None].float() + 1, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    moved = torch.where(moved == 0, ignore, moved - 1)[:, 0].to(torch.uint8)  # (B, S', S')
+    layers = labels.reshape(len(labels), -1, side, side) + 1.0  # (B, L, S, S) float32
+    moved = F.grid_sample(layers, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    moved = torch.where(moved == 0, ignore, moved - 1).to(torch.uint8).reshape(labels.shape[:-2] + (target, target))
     return images.contiguous(memory_format=torch.channels_last), moved
 
 
@@ -312,6 +330,11 @@ def prefetch(make, items):
                 yield made.result()
         if ahead is not None:
             yield ahead.result()
+
+
+def _no_data(images, nodata):
+    """(B, H, W) bool, True where every band of (B, H, W, C) stored values is `nodata` (or None) or not finite."""
+    return ((images.float() == (math.nan if nodata is None else nodata)) | ~images.float().isfinite()).all(-1)
 
 
 def _gather(array, indices):

@@ -268,3 +268,43 @@ def test_a_device_that_is_not_there():
         assert pick_device("auto").type == "cpu"
         with pytest.raises(ValueError, match="--device cuda"):
             pick_device("cuda")
+
+
+def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
+    facts = write_set(tmp_path)
+    images = np.load(tmp_path / "train_images.npy")
+    images[:, :, :4], images[:, :, 4:] = 20, 180  # two fields, so that the superpixels are known
+    images[2, :2] = 0
+    np.save(tmp_path / "train_images.npy", images)
+    (tmp_path / "dataset.json").write_text(json.dumps(facts | {"nodata": 0}))
+    tiles = Tiles(tmp_path, "train", points=1)
+    tiles.lend_points(4)
+    stored, layers = tiles.take_layers([2, 0])
+    points, patches, ground = layers.unbind(1)
+    assert np.array_equal(stored, images[[2, 0]]) and torch.equal(points, tiles.take([2, 0])[1])
+    for tile in range(2):
+        known = points[tile] != 255
+        assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
+        assert torch.equal(patches[tile][known], points[tile][known])
+    assert (ground[0, :2] == 255).all() and (ground[0, 2:] == 0).all() and (ground[1] == 0).all()
+
+
+def test_layers_move_together():
+    images, labels = torch.rand(8, 2, 16, 16), torch.randint(0, 200, (8, 16, 16), dtype=torch.uint8)
+    how = Augmentation(rotate=30, zoom=1.5, shift=0.2, crop=12)
+    layers = augment(images, torch.stack([labels, labels // 2, 0 * labels], 1), how, 1, 0, range(8))[1]
+    moved = augment(images, labels, how, 1, 0, range(8))[1]
+    assert layers.shape == (8, 3, 12, 12) and torch.equal(layers[:, 0], moved)
+    assert torch.equal(layers[:, 1][moved != 255], moved[moved != 255] // 2)
+    assert torch.equal(layers[:, 2] == 255, moved == 255) and (moved == 255).any()
+
+
+def test_jittered_points_keep_their_labels_and_are_lost_on_each_other(tmp_path):
+    write_set(tmp_path, side=16)
+    true, moved = (Tiles(tmp_path, "train", points=30, jitter=jitter) for jitter in (0.0, 2.0))
+    maps = moved.take(range(6))[1]
+    assert (maps != 255).sum() == moved.labelled_pixels < true.labelled_pixels == 180
+    assert (maps != true.take(range(6))[1]).any()
+    assert np.array_equal(np.bincount(maps[maps != 255], minlength=3), moved.class_counts)
+    first, true_first = ((tiles.classes[:, 0], tiles.positions[:, 0]) for tiles in (moved, true))
+    assert torch.equal(first[0], true_first[0]) and not torch.equal(first[1], true_first[1])

@@ -1,9 +1,9 @@
-"""Points are a pure function of (seed, tile index), nested in their number, uniform, and never more than asked for."""
+"""Points are a pure function of (seed, tile index), nested, uniform, never more than asked for; superpixels and their lent labels."""
 
 import numpy as np
 import pytest
 
-from points import choose_points, point_labels
+from points import choose_points, move_points, point_labels, spread_points, superpixels
 
 
 def dense(side=16, classes=4):
@@ -61,3 +61,72 @@ def test_what_makes_no_sense_is_refused():
         choose_points(dense(), -1, 0, 0)
     with pytest.raises(ValueError, match="choose image or class"):
         choose_points(dense(), 1, 0, 0, "tile")
+
+
+def test_unmoved_points_stay_and_moved_ones_are_off_by_the_jitter():
+    positions = choose_points(np.zeros((200, 200), np.uint8), 400, 0, 0)
+    kept, moved = move_points(positions, (200, 200), 0.0, 0, 0)
+    assert np.array_equal(kept, np.arange(400)) and np.array_equal(moved, positions)
+    inside = 200 * 100 + 100 + np.zeros(2000, np.int64)  # all at the centre: there are no edges to stop them
+    errors = np.concatenate([np.stack(np.unravel_index(move_points(inside[:1], (200, 200), 4.0, 0, index)[1], (200, 200)))
+                             for index in range(500)], 1) - 100
+    assert abs(errors.mean()) < 0.5 and 3.7 < errors.std() < 4.3
+
+
+def test_moved_points_are_frozen_nested_and_inside_and_never_share_a_pixel():
+    few, many = (choose_points(dense(), k, 1, 0) for k in (5, 60))
+    kept_few, moved_few = move_points(few, (16, 16), 3.0, 1, 0)
+    kept, moved = move_points(many, (16, 16), 3.0, 1, 0)
+    assert np.array_equal(moved[:len(moved_few)], moved_few) and np.array_equal(kept[:len(kept_few)], kept_few)
+    assert len(np.unique(moved)) == len(moved) < 60 and moved.min() >= 0 and moved.max() < 256
+    assert np.array_equal(moved, move_points(many, (16, 16), 3.0, 1, 0)[1])
+
+
+def two_fields(side=40, border=18):
+    """Dark left of the border, light right of it, with noise of a tenth of the step; (side, side, 2)."""
+    image = np.random.default_rng(0).normal(0, 0.1, (side, side, 2))
+    image[:, border:] += 1
+    return image
+
+
+def test_superpixels_follow_an_edge_that_the_grid_does_not():
+    segments = superpixels(two_fields(), 8)
+    assert segments.shape == (40, 40) and len(np.unique(segments)) >= 20
+    assert not set(np.unique(segments[:, :18])) & set(np.unique(segments[:, 18:]))
+
+
+def test_superpixels_of_a_plain_image_are_the_grid():
+    cells = np.arange(5).repeat(8)[:36]
+    assert np.array_equal(superpixels(np.zeros((36, 30, 3)), 8), (4 * cells[:, None] + cells)[:36, :30])
+
+
+def test_superpixels_stay_near_their_seed_and_are_the_same_each_time():
+    image = np.random.default_rng(1).normal(size=(50, 60, 4))
+    segments = superpixels(image, 10)
+    rows, cols = np.indices(segments.shape)
+    assert np.abs(rows // 10 - segments // 6).max() <= 1 and np.abs(cols // 10 - segments % 6).max() <= 1
+    assert np.array_equal(segments, superpixels(image, 10))
+    with pytest.raises(ValueError, match="2 px or more"):
+        superpixels(image, 1)
+
+
+def test_superpixels_are_the_nearest_of_nine_centres():
+    # The last assignment written out pixel by pixel: after it, no pixel is nearer to another patch's mean than to its own
+    # by more than what the last move of the means explains. With many rounds that is nothing.
+    image = np.random.default_rng(2).normal(size=(12, 12, 1)).astype(np.float32)
+    segments = superpixels(image, 4, compactness=1.0, rounds=50)
+    points = np.concatenate([image, np.stack(np.indices((12, 12)), -1) / 4], -1).astype(np.float64)
+    means = {s: points[segments == s].mean(0) for s in np.unique(segments)}
+    for row, col in np.ndindex(12, 12):
+        near = [s for s in means if abs(s // 3 - row // 4) <= 1 and abs(s % 3 - col // 4) <= 1]
+        distances = {s: ((points[row, col] - means[s]) ** 2).sum() for s in near}
+        assert distances[segments[row, col]] <= min(distances.values()) + 1e-5
+
+
+def test_points_are_spread_where_they_agree():
+    segments = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]])
+    labels = np.array([[7, 255, 4, 255], [255, 7, 5, 255], [255, 255, 255, 0]], np.uint8)
+    spread = spread_points(labels, segments)
+    assert spread.dtype == np.uint8
+    assert np.array_equal(spread, [[7, 7, 255, 255], [7, 7, 255, 255], [255, 255, 0, 0]])
+    assert (spread_points(np.full((3, 4), 255, np.uint8), segments) == 255).all()

@@ -1,0 +1,215 @@
+"""What is learned beyond the points: from their superpixels, from a teacher that averages the student, from a gated CRF.
+
+Each is off unless asked for, costs nothing then, and is one term added to the loss on the points:
+
+    superpixels   the class of a point, lent to the patch of like colour around it; fades out, for patches are partly wrong
+    teacher       what the average of the weights is sure of, asked of the student under other light and cut together
+    CRF           neighbours of like colour should be of one class; late, for a map of one class pleases it most
+
+All that is random is a function of (seed, epoch, place in the epoch).
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from losses import partial_cross_entropy
+
+SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0
+TEACHER_FROM, TEACHER_FULL = 0.2, 0.4  # shares of training between which the weight rises from 0 to 1
+CRF_FROM, CRF_FULL = 0.4, 0.6
+STRONG_JITTER = 0.5  # brightness and contrast of the student's view, standard deviations
+
+
+def term_weights(progress, superpixels, teacher, crf):
+    """How much each term weighs at one moment of training.
+
+    Args:
+        progress: share of all steps that are done, 0..1.
+        superpixels, teacher: whether they are on.
+        crf: the weight it rises to; 0 is off.
+    Returns:
+        dict of superpixels, teacher and crf, each 0 where off.
+    """
+    def risen(start, end):
+        return min(1.0, max(0.0, (progress - start) / (end - start)))
+    return {"superpixels": SUPERPIXEL_WEIGHT * (1 - risen(0, SUPERPIXELS_GONE)) * bool(superpixels),
+            "teacher": risen(TEACHER_FROM, TEACHER_FULL) * bool(teacher), "crf": risen(CRF_FROM, CRF_FULL) * crf}
+
+
+def learn_beyond(model, average, images, layers, places, weights, threshold, random_key, class_weight=None, ignore=255):
+    """Run the model on a batch; returns its logits, and what the batch costs beyond its points.
+
+    Args:
+        model: (B, C, H, W) -> (B, K, H, W) logits, the student.
+        average: the teacher, in eval mode; looked at only where weights["teacher"] is above 0.
+        images: (B, C, H, W), normalised and augmented.
+        layers: (B, 3, H, W) uint8: the points, their superpixels, and what was seen: 255 there is no ground, not 0.
+        places: (B,) each image's place in the epoch's order.
+        weights: as `term_weights` gives.
+        threshold: confidence from which the teacher is believed, 0..1; see `teacher_targets`.
+        random_key: (seed, epoch), the run's.
+        class_weight: (K,) of the points' loss, or None; superpixels weigh alike.
+    Returns:
+        logits (B, K, H, W), loss () float32 (0.0 where every term is off).
+    """
+    count, views, loss = len(images), images, 0.0
+    seen = layers[:, 2] != ignore  # (B, H, W)
+    if weights["teacher"]:
+        with torch.no_grad():
+            targets = teacher_targets(average(images).float(), layers[:, 0], seen, threshold, ignore)
+        boxes = cut_boxes(*random_key, places, *images.shape[2:]).to(images.device)
+        views = torch.cat([images, cut_mix(strong_view(images, *random_key, places), boxes)])
+    # One pass for both views: batch norm then sees in training the mixture that its running statistics are of.
+    logits = model(views.contiguous(memory_format=torch.channels_last))
+    if weights["teacher"]:
+        # Divided by all pixels that were seen: the fewer the teacher is sure of, the less it says.
+        loss += weights["teacher"] * partial_cross_entropy(logits[count:].float(), cut_mix(targets, boxes), ignore,
+                                                           total=seen.sum().float())
+    if weights["superpixels"]:
+        loss += weights["superpixels"] * partial_cross_entropy(logits[:count].float(), layers[:, 1], ignore, class_weight)
+    if weights["crf"]:
+        # Half resolution: four times cheaper, and the window reaches twice as far.
+        halves = (F.avg_pool2d(values.float(), 2) for values in (logits[:count].float().softmax(1), images, seen))
+        loss += weights["crf"] * gated_crf_loss(*halves)
+    return logits[:count], loss
+
+
+@torch.no_grad()
+def update_average(average, model, decay, updates):
+    """Move an exponential moving average of the weights one step on; early on it is the plain mean, which forgets the start.
+
+    Args:
+        average, model: of one kind; batch-norm statistics and counters are copied.
+        decay: share of the average that is kept, 0..1, at most 1 - 1 / (updates + 1).
+        updates: steps the model has made, 1 or more.
+    Source: Tarvainen and Valpola 2017, "Mean teachers", section 2; differs from the paper in copying batch-norm statistics.
+    """
+    keep = min(decay, 1 - 1 / (updates + 1))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
+    for mine, theirs in zip(average.buffers(), model.buffers()):
+        mine.copy_(theirs)
+
+
+def teacher_targets(logits, labels, seen, threshold, ignore=255):
+    """What the student is asked to say: the label where there is one, else the teacher's class where it is sure of it.
+
+    Every class has its own bar: the threshold times (mean confidence in this class / highest mean of any class), both over
+    the batch. Classes the teacher finds hard are not silenced by those it finds easy.
+
+    Args:
+        logits: (B, K, H, W) float, the teacher's.
+        labels: (B, H, W) uint8, `ignore` where nothing is known.
+        seen: (B, H, W) bool, False where there is no ground: beyond a tile, or no data.
+        threshold: the bar of the class it is surest of, 0..1.
+    Returns:
+        (B, H, W) uint8, `ignore` where nothing is asked.
+    Source: Wang et al. 2023, "FreeMatch", equation 7; differs from the paper in a fixed overall threshold, and in taking
+        the mean confidence where a class is predicted, of this batch alone: nothing to carry from step to step.
+    """
+    confidence, guess = logits.softmax(1).max(1)  # (B, H, W) each
+    places = [(guess == k) & seen for k in range(logits.shape[1])]
+    usual = torch.stack([(confidence * place).sum() / place.sum().clamp(min=1) for place in places])  # (K,)
+    bars = threshold * usual / usual.max().clamp(min=1e-6)
+    guess = torch.where(seen & (confidence >= bars[guess]), guess, ignore)
+    return torch.where(labels != ignore, labels, guess).to(torch.uint8)
+
+
+def strong_view(images, seed, epoch, places):
+    """The same ground under other light: gain and offset of the image and of each band, and for half of them a blur.
+
+    Photometric alone, so that the teacher's map of the plain view fits this one pixel by pixel.
+
+    Args:
+        images: (B, C, H, W), normalised.
+        seed, epoch: the run's.
+        places: (B,) each image's place in the epoch's order.
+    Returns:
+        (B, C, H, W).
+    """
+    bands, draws = images.shape[1], []
+    for place in places:
+        random = np.random.default_rng([seed, epoch, int(place), 1])  # 1: augment draws from the key without it
+        light = random.normal(0, STRONG_JITTER, (2, 1)) + random.normal(0, STRONG_JITTER / 2, (2, bands))
+        draws.append(np.concatenate([np.exp(light[0]), light[1], [random.random() < 0.5]]))
+    draws = torch.from_numpy(np.stack(draws)).float().to(images.device)[:, :, None, None]  # (B, 2C + 1, 1, 1)
+    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    images = torch.where(draws[:, -1:] > 0, blurred, images)
+    return images * draws[:, :bands] + draws[:, bands:-1]
+
+
+def cut_boxes(seed, epoch, places, height, width):
+    """A box for each image, a quarter to a half of its area, where its neighbour in the batch is to be pasted.
+
+    Args:
+        seed, epoch, places: as in `strong_view`.
+        height, width: of the images, px.
+    Returns:
+        (B, H, W) bool, True inside.
+    """
+    boxes = torch.zeros(len(places), height, width, dtype=torch.bool)
+    for box, place in zip(boxes, places):
+        random = np.random.default_rng([seed, epoch, int(place), 2])
+        area, shape = random.uniform(0.25, 0.5), math.exp(random.uniform(-0.5, 0.5))  # shape: sides as 0.6 to 1.6
+        down, across = round(height * math.sqrt(area * shape)), round(width * math.sqrt(area / shape))
+        top, left = random.integers(height - down + 1), random.integers(width - across + 1)
+        box[top:top + down, left:left + across] = True
+    return boxes
+
+
+def cut_mix(values, boxes):
+    """Paste into each image's box what the next image of the batch (the first, for the last) shows there.
+
+    Args:
+        values: (B, C, H, W) images or (B, H, W) targets.
+        boxes: (B, H, W) bool.
+    Returns:
+        as `values`.
+    Source: French et al. 2020, "Semi-supervised semantic segmentation needs strong, varied perturbations", section 3.3.
+    """
+    return torch.where(boxes[:, None] if values.ndim == 4 else boxes, values.roll(-1, 0), values)
+
+
+def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.25):
+    """How much neighbours of like colour differ in class: 0 for any map of one class, and below 1.
+
+    For each pixel i the mean, over the pixels j of its window, of 1 - p_i . p_j, weighed by
+    K_ij = exp(-|x_i - x_j|^2 / 2 reach^2 - |f_i - f_j|^2 / (2 C contrast^2)); then the mean over the pixels.
+
+    Args:
+        probabilities: (B, K, H, W).
+        images: (B, C, H, W), normalised; the sum over bands is divided by C, so that `contrast` means the same for any C.
+        seen: (B, H, W), 1 where there is ground; no other pixel is in any window.
+        radius: of the square window, px.
+        reach: standard deviation in space, px.
+        contrast: standard deviation in colour, in deviations of a band.
+    Returns:
+        () loss; 0 where nothing was seen.
+    Source: Obukhov et al. 2019, "Gated CRF Loss", equations 2 to 4; differs from the paper in dividing by each pixel's sum
+        of K, so that pixels in busy places count as others do.
+    """
+    height, width = images.shape[2:]
+    seen, kernels = (seen == 1).to(images.dtype), []
+    with torch.no_grad():
+        sums = torch.zeros_like(seen)  # (B, H, W) of K over each pixel's window
+        for down, across in ((y, x) for y in range(radius + 1) for x in range(-radius, radius + 1) if (y, x) > (0, 0)):
+            # The pixels that have a partner this far down and across, and those partners.
+            here = (..., slice(0, height - down), slice(max(0, -across), width - max(0, across)))
+            there = (..., slice(down, height), slice(max(0, across), width - max(0, -across)))
+            unlike = (images[here] - images[there]).square().mean(1)  # (B, H - down, W - |across|)
+            kernel = torch.exp(-(down ** 2 + across ** 2) / (2 * reach ** 2) - unlike / (2 * contrast ** 2))
+            kernels.append((here, there, kernel * seen[here] * seen[there]))
+            sums[here] += kernels[-1][2]
+            sums[there] += kernels[-1][2]
+        heard = sums > 1e-6  # a pixel unlike all around it has no say
+        inverse = torch.where(heard, 1 / sums, 0)
+        around = torch.zeros_like(probabilities)  # what is normal around each pixel: A p, where the mean of p_i . p_j is p' A p
+        for here, there, kernel in kernels:
+            kernel = (kernel * (inverse[here] + inverse[there]) / 2)[:, None]  # A is symmetric
+            around[here] += kernel * probabilities[there]
+            around[there] += kernel * probabilities[here]
+    # p' A p, with its gradient 2 A p: taken here, or autograd would keep every step of the loops above.
+    agreement = ((2 * probabilities - probabilities.detach()) * around).sum()
+    return (heard.sum() - agreement) / heard.sum().clamp(min=1)
