@@ -33,6 +33,7 @@ from models import build_model, freeze_encoder
 from prepare_data import make_demo
 from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
 from runs import Run, append_row, claimed_folder, noted_signals, open_board, peak_memory_mb, resume, save, show_epoch
+from weak import learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
@@ -57,6 +58,12 @@ def parse_args(argv=None):
     flag("--clip", type=float, default=1.0, help="largest gradient norm; 0 does not clip")
     flag("--ema", type=float, default=0.0, help="score and keep an exponential moving average of the weights with this decay "
          "a step, such as 0.99; 0 is off")
+    flag = parser.add_argument_group("beyond the points (see weak.py)").add_argument
+    flag("--superpixels", type=int, default=0, help="side of superpixels that take the class of their points, px, such as 16; "
+         "0 is off")
+    flag("--teacher", type=float, default=0.0, help="confidence, 0 to 1, from which the averaged weights of --ema teach the "
+         "network on pixels without a label, such as 0.9; 0 is off")
+    flag("--crf", type=float, default=0.0, help="weight of the gated CRF, such as 0.03; 0 is off")
     flag = parser.add_argument_group("augmentation").add_argument
     flag("--no-flips", dest="flips", action="store_false", help="no mirror images and quarter turns")
     flag("--rotate", type=float, default=0.0, help="free rotation up to this either way, degrees")
@@ -88,6 +95,8 @@ def add_model_flags(parser):
     flag("--points", type=int, help="labelled pixels kept of each training tile; 0 keeps every label; not given: 20, or 0 "
          "where under 1 %% of the pixels are labelled to begin with")
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
+    flag("--point-jitter", type=float, default=0.0, help="how far off the points are put, px, standard deviation, while their "
+         "labels stay: what wrong clicks cost")
     flag("--oversample", nargs="+", default=[], metavar="CLASS", help="rare classes whose tiles are visited more often")
     flag("--oversample-above", type=float, default=0.05, help="share of a tile's labelled pixels that must be of them, 0 to 1")
     flag("--oversample-factor", type=float, default=3.0, help="how much more often")
@@ -115,12 +124,15 @@ def check_args(args):
               "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
-              "encoder_lr": (0, 1), "ema": (0, 0.99999)}
+              "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
+              "crf": (0, 10), "point_jitter": (0, 1000)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
             allowed = f"a number of {low} or more" if high is None else f"a number from {low} to {high}"
             raise ValueError(f"--{name.replace('_', '-')} {value}: give {allowed}")
+    if args.teacher and not args.ema:
+        raise ValueError("--teacher is the average of the weights: give its decay too, such as --ema 0.99")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("--tensorboard: the package is missing; pip install tensorboard")
     build_loss(args.loss, hardest=args.hardest)
@@ -151,10 +163,13 @@ def main(args):
     if args.points is None:
         labelled = sum(facts["pixels"]["train"]) / max(1, facts["tiles"]["train"] * facts["tile"] ** 2)
         args.points = 0 if labelled < SPARSE_SHARE else 20
-    train_tiles, val_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed), Tiles(args.data, "val")
+    train_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
+    val_tiles = Tiles(args.data, "val")
     if train_tiles.labelled_pixels == 0:
         raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
     facts = data_facts(facts)
+    if args.superpixels:
+        train_tiles.lend_points(args.superpixels)
     check_ranks(args, train_tiles, device, size)
     run = build_run(args, facts, train_tiles, device)
     run.rank, run.size = rank, size
@@ -235,22 +250,6 @@ def learning_rate(args, step, steps, plateau_factor):
     return args.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-@torch.no_grad()
-def update_average(average, model, decay, updates):
-    """Move an exponential moving average of the weights one step on; early on it is the plain mean, which forgets the start.
-
-    Args:
-        average, model: of one kind; batch-norm statistics and counters are copied.
-        decay: share of the average that is kept, 0..1, at most 1 - 1 / (updates + 1).
-        updates: steps the model has made, 1 or more.
-    Source: Tarvainen and Valpola 2017, "Mean teachers", section 2; differs from the paper in copying batch-norm statistics.
-    """
-    keep = min(decay, 1 - 1 / (updates + 1))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-    for mine, theirs in zip(average.buffers(), model.buffers()):
-        mine.copy_(theirs)
-
-
 def train_one_epoch(run, tiles, facts, args, device, stop_signals):
     """One pass over the training tiles, from run.step on; returns its seconds, images/s and share of waiting for input."""
     how = Augmentation(args.flips, args.rotate, args.shift, args.zoom, args.crop, args.jitter)
@@ -258,7 +257,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
     amp, steps, first_step, count = amp_dtype(device, args.amp), run.record.shape[1], run.step, min(args.bs, len(tiles))
     order = epoch_order(len(tiles), args.seed, run.epoch, run.sampling)
     mine = range(run.rank, count, run.size)  # of each batch, the places that are this process's
-    batches = prefetch(lambda step: tiles.take([order[step * args.bs + place] for place in mine]), range(run.step, steps))
+    take = tiles.take_layers if args.superpixels or args.teacher or args.crf else tiles.take
+    batches = prefetch(lambda step: take([order[step * args.bs + place] for place in mine]), range(run.step, steps))
     run.model.train()
     started, waited = time.perf_counter(), 0.0
     for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=None, leave=False, unit="step"):
@@ -270,12 +270,16 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         places = [step * args.bs + place for place in mine]
         images, labels = augment(images, labels, how, args.seed, run.epoch, places, tiles.ignore)
         torch.manual_seed(args.seed + run.epoch * steps + step)  # dropout, too, is a function of the step
-        total = sum_over_ranks(labelled_weight(labels, run.weight, tiles.ignore))
-        parts = len(images.chunk(args.accumulate))
-        for part_images, part_labels in zip(images.chunk(args.accumulate), labels.chunk(args.accumulate)):
+        layers = labels if labels.ndim == 4 else labels[:, None]  # (B, L, S', S'): the points first
+        total = sum_over_ranks(labelled_weight(layers[:, 0], run.weight, tiles.ignore))
+        chunks = [part.chunk(args.accumulate) for part in (images, layers, torch.tensor(places))]
+        beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
+        for part_images, part_layers, part_places in zip(*chunks):
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                logits = run.model(part_images)
-            loss = loss_function(logits.float(), part_labels, total, parts * run.size)
+                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond, args.teacher,
+                                             (args.seed, run.epoch), run.weight, tiles.ignore)
+            parts = len(chunks[0]) * run.size
+            loss = loss_function(logits.float(), part_layers[:, 0], total, parts) + extra / parts
             run.scaler.scale(loss).backward()
             run.record[0, step] += loss.detach()
         sum_gradients(run.model, run.size)

@@ -14,6 +14,7 @@ import torch
 
 import runs
 import train
+import weak
 from checkpoint import load_checkpoint, load_model
 from test_data import write_set
 from test_train import TINY, run, same_run, weights
@@ -21,7 +22,8 @@ from test_train import TINY, run, same_run, weights
 ROOT = pathlib.Path(train.__file__).parent
 # Everything random in play at once.
 RICH = ["--epochs", "3", "--bs", "1", "--dropout", "0.2", "--rotate", "10", "--zoom", "1.2", "--jitter", "0.1", "--ema", "0.9",
-        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--save-every", "2"]
+        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--save-every", "2", "--superpixels", "4", "--teacher", "0.5",
+        "--crf", "0.1", "--point-jitter", "1"]
 # A process that kills itself at the n-th call of one of train.py's functions: in a step, before a checkpoint takes its
 # name, or between an epoch's row and its checkpoint.
 KILLED = """
@@ -141,14 +143,14 @@ def test_the_average_by_hand():
     torch.nn.init.constant_(average.weight, 0.0)
     for updates, value, expected in ((1, 4.0, 2.0), (2, 5.0, 3.0), (9, 13.0, 5.0)):  # keeps 1/2, 2/3, then 0.8
         torch.nn.init.constant_(model.weight, value)
-        train.update_average(average, model, 0.8, updates)
+        weak.update_average(average, model, 0.8, updates)
         assert average.weight.item() == pytest.approx(expected)
 
 
 def test_the_average_takes_batch_norm_statistics_as_they_are():
     average, model = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
     model(torch.full((1, 1, 2, 2), 8.0))
-    train.update_average(average, model, 0.9, 100)
+    weak.update_average(average, model, 0.9, 100)
     assert float(average.running_mean) == pytest.approx(0.8) and int(average.num_batches_tracked) == 1
 
 
