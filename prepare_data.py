@@ -382,5 +382,5 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (ValueError, OSError) as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
+        print(f"prepare_data.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
