@@ -30,8 +30,7 @@ def save_checkpoint(path, model, data, train, args):
 
     Args:
         path: where to; the folder exists.
-        model: {"name", "kwargs", "state"}.
-        data: see `data_facts`.
+        model: {"name", "kwargs", "state"}; data: see `data_facts`.
         train: progress, optimiser, schedule; args: the command's; dicts of plain types and tensors.
     Raises:
         OSError: the disk is full or not writable; the file that was there before is untouched.
@@ -47,7 +46,7 @@ def save_checkpoint(path, model, data, train, args):
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         pathlib.Path(temporary).unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({_first_line(error)}): free some space; the file before it is kept") from None
+        raise OSError(f"{path} could not be written ({error!r:.80}): free some space; the file before it is kept") from None
 
 
 def load_checkpoint(path, device="cpu"):
@@ -63,7 +62,7 @@ def load_checkpoint(path, device="cpu"):
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of a dozen kinds, by where in the archive or the pickle the damage is
-        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({_first_line(error)[:80]}): "
+        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({error!r:.80}): "
                          "give the best.pt or last.pt of a run") from None
     if not isinstance(content, dict) or content.get("format") != 1 or not all(
             isinstance(content.get(part), dict) for part in ("model", "data", "train", "args")):
@@ -90,7 +89,7 @@ def load_model(path, device="cpu"):
         model.load_state_dict(content["model"]["state"], assign=True)
         _check_data(**content["data"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} does not fit this version's networks ({_first_line(error)[:80]}): train again") from None
+        raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train again") from None
     return model.to(device, torch.float32, memory_format=torch.channels_last).eval(), content["data"]
 
 
@@ -119,8 +118,3 @@ def _digest(content):
 
     walk(content, "")
     return digest.hexdigest()
-
-
-def _first_line(error):
-    """An exception's text up to its first line break."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
