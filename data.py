@@ -44,23 +44,41 @@ def load_facts(folder):
         raise FileNotFoundError(f"{folder} is not a prepared data set (it has no dataset.json): make one with prepare_data.py")
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
     if not isinstance(facts, dict) or facts.get("format") != 1:
         raise ValueError(f"{path} is not of format 1, the one this version reads: prepare the data set again")
     for key, kind in FACT_TYPES.items():
         if not isinstance(facts.get(key), kind):
             raise ValueError(f"{path}: '{key}' is missing or not a {kind.__name__}: prepare the data set again")
-    side, bands = facts["tile"], facts["bands"]
-    if len(facts["mean"]) != bands or len(facts["std"]) != bands or not facts["classes"]:
-        raise ValueError(f"{path}: mean, std or classes do not fit {bands} bands: prepare the data set again")
+    _check_facts(path, facts)
     for split in SPLITS:
-        count = facts["tiles"].get(split)
-        if count is None or len(facts["pixels"].get(split, [])) != len(facts["classes"]):
-            raise ValueError(f"{path}: tiles or pixels of '{split}' are missing: prepare the data set again")
+        count, side, bands = facts["tiles"][split], facts["tile"], facts["bands"]
         _open_array(path.parent / f"{split}_images.npy", (count, side, side, bands), facts["dtype"])
         _open_array(path.parent / f"{split}_labels.npy", (count, side, side), "uint8")
     return facts
+
+
+def _check_facts(path, facts):
+    """Refuse a dataset.json whose entries are of the right types, but make no sense."""
+    bands, classes, tiles, pixels = facts["bands"], facts["classes"], facts["tiles"], facts["pixels"]
+    try:
+        mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
+        fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
+                "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
+                "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
+                "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
+                "nodata": math.isfinite(facts.get("nodata") or 0),
+                "classes": 0 < len(classes) <= 255 and all(
+                    entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
+                "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
+                              and sum(pixels[split]) <= tiles[split] * facts["tile"] ** 2 for split in SPLITS),
+                "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        fine = {f"bands, mean, std, classes, rgb, tiles or pixels: {error}": False}
+    wrong = [key for key, holds in fine.items() if not holds]
+    if wrong:
+        raise ValueError(f"{path}: its entries make no sense ({wrong[0]}): prepare the data set again")
 
 
 class Tiles:
@@ -351,9 +369,10 @@ def _open_array(path, shape, dtype):
         array = np.load(path, mmap_mode="c" if shape[0] else None, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: prepare the data set again") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:
         raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
-    if array.shape != tuple(shape) or array.dtype != dtype:
-        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}, but dataset.json says {dtype} of shape "
+    if not isinstance(array, np.ndarray) or array.shape != tuple(shape) or array.dtype != dtype:
+        held = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+        raise ValueError(f"{path} holds {held}, but dataset.json says {dtype} of shape "
                          f"{tuple(shape)}: prepare the data set again")
     return torch.from_numpy(array)

@@ -199,5 +199,5 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
+        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -273,5 +273,5 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (ValueError, OSError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
+        print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -89,9 +89,9 @@ def check_args(args):
             raise ValueError(f"{args.kind} needs --{name}" + (" or --points-file" if name == "masks" else ""))
     if args.val_places and (args.split_by or args.split_list):
         raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
-    fine = {"scale": 0 < args.scale <= 16, "tile": args.tile > 0, "overlap": 0 <= args.overlap < args.tile,
-            "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or args.gsd > 0, "seed": args.seed >= 0,
-            "fractions": min(args.fractions) >= 0 and sum(args.fractions) > 0}
+    fine = {"scale": 0 < args.scale <= 16, "tile": 0 < args.tile <= 2**14, "overlap": 0 <= args.overlap < args.tile,
+            "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or 0 < args.gsd < 1e9, "seed": args.seed >= 0,
+            "fractions": min(args.fractions) >= 0 and 0 < sum(args.fractions) < 1e9}
     for name in fine:
         if not fine[name]:
             raise ValueError(f"--{name} {getattr(args, name)} makes no sense: see --help")
@@ -382,5 +382,5 @@ if __name__ == "__main__":
     try:
         main(parse_args())
     except (ValueError, OSError) as error:
-        print(f"prepare_data.py: {error}", file=sys.stderr)
+        print(f"prepare_data.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

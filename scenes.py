@@ -63,9 +63,11 @@ def read_classes(path):
     for number, line in read_csv(path, ["name"]):
         try:
             value = float(line["id"]) if line.get("id") else None
+            if not np.isfinite(value or 0) or not line["name"].strip() or not line["name"].isprintable():
+                raise ValueError
             colour = int.from_bytes(bytes(int(line[band]) for band in "rgb"), "big") if line.get("r") else None
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}: give a number as id, and r, g, b from 0 to 255") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{path}, line {number}: give a name, a number as id, and r, g, b from 0 to 255") from None
         if value is None and colour is None:
             raise ValueError(f"{path}, line {number}: '{line['name']}' has neither id nor colour; give one of them")
         for kind, entry in enumerate((value, line["name"], colour)):
@@ -256,6 +258,8 @@ def read_points(path, rows):
             index = known[name] if name in known else known[float(name)]
             scene = line.get("scene") or "" if on_map else line["scene"]
             found.append((place, str(scene), float(line[first]), float(line[second]), index))
+            if not all(abs(number) < 1e15 for number in found[-1][2:4]):  # px or map units, and NaN is not below it
+                raise ValueError
         except (KeyError, ValueError, TypeError):
             needed = f"{first}, {second}" if on_map else f"scene, {first}, {second}"
             raise ValueError(f"{place}: give {needed}, and a class by its name or id") from None
@@ -273,7 +277,7 @@ def read_geojson(path):
                     raise ValueError(f"feature {number} is a {feature['geometry']['type']}")
                 x, y = feature["geometry"]["coordinates"][:2]
                 lines.append((f"{path}, feature {number}", {**feature["properties"], "x": x, "y": y}))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not GeoJSON of points ({error}): export it as a collection of points") from None
     return lines
 

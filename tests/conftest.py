@@ -1,15 +1,18 @@
-"""Every test finds the scripts, and tests marked slow run with --slow only."""
+"""Every test finds the scripts, on one thread, and tests marked slow run with --slow only."""
 
+import os
 import pathlib
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: nets this small gain nothing from a second thread
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run what takes longer than five seconds")
+    parser.addoption("--fuzz", type=int, default=30, metavar="N", help="spoilt inputs that test_fuzz.py tries; 30")
 
 
 def pytest_configure(config):

@@ -102,6 +102,18 @@ def edit(folder, key, value):
     (lambda folder: (folder / "val_labels.npy").write_bytes(b""), "val_labels.npy is damaged"),
     (lambda folder: (folder / "test_images.npy").write_bytes((folder / "test_images.npy").read_bytes()[:300]), "damaged"),
     (lambda folder: np.save(folder / "val_labels.npy", np.zeros((6, 8, 8), np.int64)), "int64"),
+    (lambda folder: np.savez(open(folder / "val_labels.npy", "wb"), np.zeros(3)), "several arrays"),
+    (lambda folder: (folder / "dataset.json").write_text("[" * 100_000), "damaged"),
+    (lambda folder: edit(folder, "std", [1.0, 0.0, 1.0]), "std"),
+    (lambda folder: edit(folder, "mean", [1.0, float("nan"), 1.0]), "mean"),
+    (lambda folder: edit(folder, "rgb", [0, 1, 3]), "rgb"),
+    (lambda folder: edit(folder, "classes", [{"name": "a", "colour": [0, 0, 300]}]), "classes"),
+    (lambda folder: edit(folder, "classes", [{"name": "line\nbreak", "colour": [0, 0, 0]}] * 3), "classes"),
+    (lambda folder: edit(folder, "dtype", "object"), "dtype"),
+    (lambda folder: edit(folder, "ignore", 0), "ignore"),
+    (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [-1, 0, 0])), "pixels"),
+    (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [10**6, 0, 0])), "pixels"),
+    (lambda folder: edit(folder, "arguments", {"scale": "half"}), "arguments|scale|'<'"),
 ])
 def test_a_damaged_set_is_one_line(tmp_path, damage, message):
     write_set(tmp_path)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -29,12 +30,16 @@ def succeeds(folder, *words):
     return done.stdout
 
 
-def fails(folder, message, *words):
-    """The command ends in one line that holds `message`, with exit code 2."""
-    done = command(folder, *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    line, = done.stderr.strip().splitlines()
-    assert message in line and line.startswith(words[0])
+def in_this_process(capsys, *words):
+    """Run a script, its `__main__` block included, without waiting for a new process; returns (exit code, output, errors)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(words))
+        try:
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    return code, *capsys.readouterr()
 
 
 def write_scenes(folder, count=6, side=64):
@@ -81,31 +86,42 @@ def test_from_scenes_to_a_map(place):
         assert (np.asarray(classes) == truth).mean() > 0.9
 
 
-def test_a_checkpoint_predicts_from_the_file_alone(place, tmp_path):
+def test_a_checkpoint_predicts_from_the_file_alone(place, tmp_path, monkeypatch, capsys):
     (tmp_path / "model.pt").write_bytes((place / "runs/first/best.pt").read_bytes())
     (tmp_path / "scene.png").write_bytes((place / "images/place 1.png").read_bytes())
-    succeeds(tmp_path, "predict.py", "--checkpoint", "model.pt", "scene.png")
+    monkeypatch.chdir(tmp_path)
+    assert in_this_process(capsys, "predict.py", "--checkpoint", "model.pt", "scene.png")[0] == 0
     assert (tmp_path / "scene_classes.tif").exists()
 
 
 @pytest.mark.parametrize("script", ["prepare_data.py", "train.py", "evaluate.py", "predict.py"])
-def test_help_is_there(script, tmp_path):
-    printed = succeeds(tmp_path, script, "--help")
-    assert "usage" in printed and ("default" in printed or "not given" in printed)
+def test_help_is_there(script, capsys):
+    code, printed, _ = in_this_process(capsys, script, "--help")
+    assert code == 0 and "usage" in printed and ("default" in printed or "not given" in printed)
 
 
-def test_what_goes_wrong_is_one_line_and_exit_code_2(place, tmp_path):
+@pytest.mark.parametrize("message, words", [
+    ("--lr -1.0", "train.py --data data/places --lr -1"),
+    ("unet", "train.py --data data/places --model alexnet"),
+    ("not a prepared data set", "train.py --data images"),
+    ("empty.pt", "evaluate.py --checkpoint empty.pt --data data/places"),
+    ("grey.png", "predict.py --checkpoint runs/first/best.pt grey.png"),
+    ("classes.csv", "predict.py --checkpoint runs/first/best.pt classes.csv"),
+    ("nowhere", "prepare_data.py folder --images nowhere --masks masks --classes classes.csv --out data/other"),
+])
+def test_what_goes_wrong_is_one_line_and_exit_code_2(place, message, words, monkeypatch, capsys):
+    monkeypatch.chdir(place)
     (place / "empty.pt").write_bytes(b"")
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(place / "grey.png")
-    fails(place, "--lr -1.0", "train.py", "--data", "data/places", "--lr", "-1")
-    fails(place, "unet", "train.py", "--data", "data/places", "--model", "alexnet")
-    fails(place, "not a prepared data set", "train.py", "--data", "images")
-    fails(place, "empty.pt", "evaluate.py", "--checkpoint", "empty.pt", "--data", "data/places")
-    fails(place, "grey.png", "predict.py", "--checkpoint", "runs/first/best.pt", "grey.png")
-    fails(place, "classes.csv", "predict.py", "--checkpoint", "runs/first/best.pt", "classes.csv")
-    fails(place, "nowhere", "prepare_data.py", "folder", "--images", "nowhere", "--masks", "masks", "--classes", "classes.csv",
-          "--out", "data/other")
+    code, _, errors = in_this_process(capsys, *words.split())
+    line, = errors.strip().splitlines()
+    assert code == 2 and message in line and line.startswith(words.split()[0])
     assert not (place / "data/other").exists()
+
+
+def test_a_process_ends_so_too(tmp_path):
+    done = command(tmp_path, "train.py", "--data", "nowhere")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("train.py: nowhere")
 
 
 @pytest.mark.slow

@@ -1,0 +1,358 @@
+"""Hostile files and arguments, by the hundred: each ends in success or in one clear line and exit code 2.
+
+Every case is a function of its number: it copies a small project (scenes, masks, points, a prepared set, a run), spoils one
+thing in it, runs the command that reads it, its `__main__` block included, and looks at what is left.
+
+    python -m pytest tests/test_fuzz.py --fuzz 1000
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import resource
+import runpy
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import traceback
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+import prepare_data
+import train
+from checkpoint import load_checkpoint, save_checkpoint
+from data import load_facts
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SECONDS, MEGABYTES = 60, 1024  # that a command on these tiny files may take, beyond what Python and torch hold already
+FOLDER = "folder --images images --masks masks --classes classes.csv --tile 16 --fractions 0.5 0.25 0.25 --out out".split()
+POINTED = [word for word in FOLDER if "masks" not in word] + ["--points-file"]
+TRAIN = "--data data --width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu --out out".split()
+EVALUATE = "--checkpoint run/best.pt --data data --out out".split()
+PREDICT = "--checkpoint run/best.pt --window 16 --margin 0 --out out".split()
+NUMBERS = ["-1", "0", "0.5", "nan", "inf", "-inf", "1e308", "1e-300", "99999999999999999999", "1000000", "3", "", "x"]
+VALUES = [None, True, -1, 0, 1, 7, 255, 300, 2**40, 2**70, 1e308, float("nan"), float("inf"), "", "x", "a\nb", "../x", [], {},
+          [1], [[]], {"a": 1}, ["a", "a"], [float("nan")] * 3, [0.0, 0.0, 0.0]]
+
+
+class TookTooLong(BaseException):
+    """Raised by the alarm; no script catches it."""
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        metafunc.parametrize("case", range(metafunc.config.getoption("--fuzz")))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A small project with nothing wrong: images and masks, classes, points, a prepared set `data` and a `run` on it."""
+    folder, random = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
+    before = os.getcwd()
+    os.chdir(folder)
+    for name in ("images", "masks"):
+        pathlib.Path(name).mkdir()
+    for number in range(4):
+        tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 1000.0 + 20 * number, 2000.0, 0.0), True)]
+        write_tiff(f"images/s{number}.tif", random.integers(0, 255, (20, 24, 3), np.uint8), extratags=tags)
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (20, 24))).save(f"masks/s{number}.png")
+    pathlib.Path("classes.csv").write_text("id,name,r,g,b\n10,water,0,0,255\n30,wood,0,120,0\n")
+    pathlib.Path("points.csv").write_text("scene,row,col,class\n" + "".join(
+        f"s{number},{3 * row},{row},{name}\n" for number in range(4) for row, name in enumerate(["water", "wood", "30"])))
+    pathlib.Path("points.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [
+        {"type": "Feature", "properties": {"class": "water"}, "geometry": {"type": "Point", "coordinates": [1003 + 20 * n, 1998]}}
+        for n in range(4)]}))
+    pathlib.Path("splits.csv").write_text("scene,split\ns0,train\ns1,train\ns2,val\ns3,test\n")
+    with contextlib.redirect_stdout(io.StringIO()):
+        prepare_data.main(prepare_data.parse_args([*FOLDER[:-1], "data"]))
+        train.main(train.parse_args([*TRAIN[:-1], "run", "--epochs", "2", "--stop-after", "1"]))
+    os.chdir(before)
+    return folder
+
+
+def write_tiff(path, pixels, **options):
+    """A plain TIFF; more than two bands are colours only where there are three of them."""
+    options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[2] == 3 else "minisblack")
+    tifffile.imwrite(path, pixels, planarconfig="contig" if pixels.ndim == 3 else None, metadata=None, **options)
+
+
+def spoil_bytes(path, random):
+    """Cut a file short, empty it, flip some of its bytes, double or replace it."""
+    content = bytearray(path.read_bytes())
+    how = random.integers(6)
+    if how == 0:
+        content = content[:random.integers(len(content))]
+    elif how == 1:
+        content = b""
+    elif how == 2:
+        content = content + content[random.integers(len(content)):]
+    elif how == 3:
+        content = random.bytes(random.integers(1, 200))
+    else:
+        reach = len(content) if how == 4 else min(len(content), 300)  # anywhere, or in the header
+        for place in random.integers(reach, size=random.integers(1, 9)):
+            content[place] = random.choice([0, 1, 255, random.integers(256), content[place] ^ 1 << random.integers(8)])
+    path.write_bytes(content)
+
+
+def spoil_picture(path, random):
+    """Another image in the place of one: of another size, type, number of bands, format, georeference or name."""
+    height, width = random.choice([1, 7, 20, 24, 100], 2)
+    how, shape = random.integers(8), (20, 24)
+    path.unlink()
+    if how == 0:  # a header that promises more than there is, or nothing
+        size = struct.pack(">II", *random.choice([0, 1, 24, 40_000, 2**31 - 1], 2))
+        header = b"IHDR" + size + bytes([8, random.choice([0, 2, 3]), 0, 0, 0])
+        data = b"IDAT" + zlib.compress(bytes(100))
+        path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, data, b"IEND")))
+    elif how == 1:  # the same for a TIFF
+        write_tiff(path.with_suffix(".tif"), np.zeros((20, 24), np.uint8), compression=random.choice([None, "zlib"]))
+        with tifffile.TiffFile(path.with_suffix(".tif"), mode="r+b") as file:
+            for name in random.choice(["ImageWidth", "ImageLength", "RowsPerStrip", "SamplesPerPixel"], 2):
+                with contextlib.suppress(Exception):
+                    file.pages[0].tags[name].overwrite(int(random.choice([0, 1, 60_000])), dtype=random.choice([3, 4]))
+    elif how == 2:
+        kind = random.choice(["bool", "int8", "uint16", "int16", "uint32", "int64", "float16", "float32", "float64", "complex64"])
+        write_tiff(path.with_suffix(".tif"), random.integers(0, 2, (*shape, random.choice([1, 3]))).squeeze().astype(kind) * 10)
+    elif how == 3:
+        pixels = random.choice(np.array([10, 30, np.nan, np.inf, -np.inf, 3e38], np.float32), (*shape, random.choice([1, 3])))
+        write_tiff(path.with_suffix(".tif"), pixels.squeeze())
+    elif how == 4:
+        write_tiff(path.with_suffix(".tif"), random.choice([10, 30], (height, width, random.choice([1, 2, 3, 4, 9]))).astype(
+            random.choice(["uint8", "uint16"])).squeeze(2) if random.random() < 0.1 else
+            random.choice([10, 30], (height, width, random.choice([2, 3, 4, 9]))).astype("uint8"))
+    elif how == 5:
+        numbers = [0.0, 0.5, -1.0, 1e308, 1e-308, float("nan"), float("inf")]
+        tags = [(33550, 12, 3, tuple(random.choice(numbers, 3)), True), (33922, 12, 6, tuple(random.choice(numbers, 6)), True),
+                (34735, 3, 8, tuple(random.choice([0, 1, 2, 1024, 3076, 9001, 65535], 8)), True),
+                (42113, 2, 0, random.choice(["nan", "10", "-9999", "1e400", "x", ""]), True)]
+        write_tiff(path.with_suffix(".tif"), random.integers(0, 255, (*shape, 3), np.uint8),
+                   extratags=[tag for tag in tags if random.random() < 0.8])
+    elif how == 6:
+        mode = random.choice(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), shape)).convert(mode).save(path.with_suffix(".png"))
+    else:
+        name = random.choice(["two words", "line\nbreak", "..", "...", "-x", "ü", "x" * 200, "a,b", '"', "*", "s1"])
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (*shape, 3))).save(path.with_name(name + ".png"))
+
+
+def spoil_text(path, random):
+    """Change a cell or a line of a CSV file."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    row, how = rows[random.integers(len(rows))], random.integers(5)
+    words = ["", " ", "nan", "inf", "-1", "256", "1e400", "99999999999999999999", "water", "ignore", "s0", "..", "a b", '"a\nb"',
+             '"', "\0", "x" * 200_000, "\ufeff", "0x10", "1_0", "½"]
+    if how < 3:
+        row[random.integers(len(row))] = random.choice(words)
+    elif how == 3:
+        rows.append(row + ["more"] * random.integers(2))
+    else:
+        rows.remove(row)
+        row.pop()
+    path.write_text("\n".join(map(",".join, rows)), encoding="utf-8")
+
+
+def spoil_value(value, random):
+    """Replace something somewhere in nested dicts and lists, or take it away."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    if not len(keys):
+        return
+    key = keys[random.integers(len(keys))]
+    if isinstance(value[key], (dict, list)) and random.random() < 0.7:
+        spoil_value(value[key], random)
+    elif isinstance(value, dict) and random.random() < 0.2:
+        del value[key]
+    else:
+        value[key] = VALUES[random.integers(len(VALUES))]
+
+
+def spoil_json(path, random):
+    """Change a value in a JSON file."""
+    content = json.loads(path.read_text())
+    spoil_value(content, random)
+    path.write_text(json.dumps(content) if random.random() < 0.95 else "[" * 100_000)
+
+
+def spoil_array(path, random):
+    """An array of another shape or type, an archive or a pickle in the place of a .npy file; or labels that are no class."""
+    array, how = np.load(path), random.integers(6)
+    if how == 0:
+        array = array.astype(random.choice([">u2", "float64", "int8", "bool", "complex64", "U3"]))
+    elif how == 1:
+        array = np.full_like(array, random.integers(256))
+    elif how == 2:
+        array = array.repeat(2, random.integers(array.ndim))
+    elif how == 3:
+        array = array[random.choice([0, 1]):0]
+    if how == 4:
+        with open(path, "wb") as file:
+            np.savez(file, array)
+    elif how == 5:
+        header = f"{{'descr': '|u1', 'fortran_order': {random.choice([True, False])}, 'shape': ({random.choice([0, 2**40])}, 16, 16)}}"
+        path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(256))
+    else:
+        np.save(path, array)
+
+
+def spoil_checkpoint(path, random):
+    """Another value somewhere in a checkpoint, whose checksum fits again."""
+    content = torch.load(path, weights_only=True)
+    part = random.choice(["model", "data", "train", "args"])
+    if random.random() < 0.3:
+        tensor = list(content["model"]["state"].values())[0]
+        tensor[(0,) * tensor.ndim] = random.choice([np.nan, np.inf, 1e38])
+    elif random.random() < 0.1:
+        content[part] = VALUES[random.integers(len(VALUES))]
+    else:
+        spoil_value(content[part], random)
+    save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))
+
+
+def spoil_scenes(random):
+    """A spoilt image, mask, classes.csv, list of points or of splits; returns the command that reads it."""
+    which = random.choice(["images", "masks", "classes.csv", "points.csv", "points.geojson", "splits.csv"], p=[.25, .25, .2, .1, .1, .1])
+    path = pathlib.Path(which)
+    if path.is_dir():
+        path = sorted(path.iterdir())[random.integers(4)]
+        random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
+    else:
+        random.choice([spoil_bytes, spoil_json if which.endswith("json") else spoil_text])(path, random)
+    more = ["--split-list", which] if which == "splits.csv" else []
+    return ["prepare_data.py", *POINTED, which] if "points" in which else ["prepare_data.py", *FOLDER, *more]
+
+
+def spoil_set(random):
+    """A prepared set with something wrong; returns the command that reads it."""
+    path = random.choice(sorted(pathlib.Path("data").glob("*.*")))
+    spoil = {".json": spoil_json, ".npy": spoil_array, ".csv": spoil_text}.get(path.suffix, spoil_bytes)
+    random.choice([spoil, spoil, spoil_bytes])(path, random)
+    return [["train.py", *TRAIN], ["evaluate.py", *EVALUATE, "--split", random.choice(["train", "val", "test"])]][random.integers(2)]
+
+
+def spoil_run(random):
+    """A checkpoint with something wrong; returns the command that reads it."""
+    name = random.choice(["best.pt", "last.pt", "log.csv"])
+    path = pathlib.Path("run", name)
+    random.choice([spoil_text if name == "log.csv" else spoil_checkpoint, spoil_bytes], p=[.7, .3])(path, random)
+    if random.random() < 0.1:
+        shutil.copy("run/best.pt", "run/last.pt")
+        path = pathlib.Path("run/last.pt")
+    if path.name == "best.pt":
+        return [["evaluate.py", *EVALUATE], ["predict.py", *PREDICT, "images/s0.tif"]][random.integers(2)]
+    return ["train.py", *TRAIN[:-1], "run", "--epochs", "2", "--resume"]
+
+
+def spoil_predicted(random):
+    """A spoilt scene to predict; returns the command."""
+    path = pathlib.Path("images/s0.tif")
+    random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
+    path, = set(pathlib.Path("images").iterdir()) - {pathlib.Path(f"images/s{number}.tif") for number in (1, 2, 3)} or {path}
+    return ["predict.py", *PREDICT, str(path), "--scale", random.choice(["1", "0.5", "2"])]
+
+
+def spoil_arguments(random):
+    """A command with one flag that makes no sense, perhaps."""
+    words = {"prepare_data.py": FOLDER, "train.py": TRAIN, "evaluate.py": EVALUATE, "predict.py": [*PREDICT, "images/s0.tif"]}
+    flags = {"prepare_data.py": "tile overlap scale gsd rgb threshold tolerance min-labelled seed split-by fractions split-list "
+                                "test-places val-places masks images classes out",
+             "train.py": "lr bs width depth points seed crop zoom rotate shift jitter dropout clip weight-decay hardest accumulate "
+                         "limit-batches save-every stop-after oversample-factor loss model encoder fusion stem data weights out",
+             "evaluate.py": "bs split data checkpoint out device", "predict.py": "window margin scale max-pixels checkpoint out"}
+    script = random.choice(list(words))
+    flag = random.choice(flags[script].split())
+    value = random.choice(["a b", "new\nline", "sub/../out", "classes.csv", "images", "data", "run/best.pt", ".", ".."]
+                          if flag in "masks images classes out data checkpoint weights split-list" else NUMBERS)
+    values = random.choice(NUMBERS, 3).tolist() if flag in ("fractions", "rgb") else [value]
+    return [script, *words[script], f"--{flag}={values[0]}", *values[1:]] if flag not in ("fractions", "rgb") else [
+        script, *words[script], f"--{flag}", *values]
+
+
+SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments]
+
+
+def run_here(words):
+    """Run a script as `python script ...` would, here; returns (exit code, errors). Fails where an exception gets out."""
+    errors, soft = io.StringIO(), resource.getrlimit(resource.RLIMIT_AS)
+    held = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+    def too_long(*_):
+        raise TookTooLong
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("error", RuntimeWarning)  # which would be a second line, and no clear one
+        patch.setattr(sys, "argv", list(words))
+        patch.setattr(sys, "stderr", errors)
+        signal.signal(signal.SIGALRM, too_long)
+        signal.alarm(SECONDS)
+        resource.setrlimit(resource.RLIMIT_AS, (held + MEGABYTES * 2**20, soft[1]))
+        try:
+            runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except (Exception, TookTooLong):
+            code = traceback.format_exc()
+        finally:
+            signal.alarm(0)
+            resource.setrlimit(resource.RLIMIT_AS, soft)
+    return code, errors.getvalue()
+
+
+def files():
+    """What lies in the working folder: {path: (size, time of the last change)}."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in pathlib.Path().rglob("*") if path.is_file()}
+
+
+def see_that_what_is_there_is_whole(out, script, code):
+    """What a command left is complete, whether it succeeded or not."""
+    assert not [path for path in pathlib.Path().rglob("*") if path.suffix in (".tmp", ".part") or ".partial" in path.name]
+    if script == "prepare_data.py":
+        assert (out / "dataset.json").exists() == (code == 0)
+        if code == 0:
+            facts = load_facts(out)
+            json.loads((out / "dataset.json").read_text(), parse_constant=pytest.fail)
+            for split in ("train", "val", "test"):
+                counts = np.bincount(np.load(out / f"{split}_labels.npy").reshape(-1), minlength=256)
+                assert counts[:255].sum() == sum(facts["pixels"][split])
+                assert counts[:len(facts["classes"])].tolist() == facts["pixels"][split]
+    for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" else []:
+        if code == 0:
+            assert all(tensor.isfinite().all() for tensor in load_checkpoint(path)["model"]["state"].values())
+    for path in out.rglob("*.json") if out.is_dir() and code == 0 else []:
+        json.loads(path.read_text(), parse_constant=pytest.fail)
+    for path in out.rglob("*_classes.tif") if out.is_dir() else []:
+        assert set(np.unique(tifffile.imread(path))) <= {0, 1, 255}
+
+
+def test_spoilt_input_ends_well(whole, case, tmp_path, monkeypatch):
+    random = np.random.default_rng(case)
+    monkeypatch.chdir(shutil.copytree(whole, tmp_path / "copy"))
+    words = [str(word) for word in SPOILERS[case % len(SPOILERS)](random)]
+    before = files()
+    code, errors = run_here(words)
+    assert code in (0, 2), f"{words}\n{code}"
+    lines = errors.strip().splitlines()
+    if code == 2 and not errors.startswith("usage:"):
+        assert len(lines) == 1 and lines[0].startswith(f"{words[0]}: "), f"{words}\n{errors}"
+    assert code == 2 or all(line.startswith("warning: ") for line in lines), errors
+    outs = [words[i + 1] for i, word in enumerate(words[:-1]) if word == "--out"]
+    outs += [word[6:] for word in words if word.startswith("--out=")]
+    out = pathlib.Path(os.path.normpath(outs[-1] or "."))
+    after = files()
+    strangers = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
+                 and out not in pathlib.Path(path).parents]
+    assert not strangers, f"{words}\n{strangers}"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    see_that_what_is_there_is_whole(out, words[0], code)
