@@ -27,12 +27,13 @@ from tqdm import tqdm
 from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
 from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
                   sampling_weights)
-from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
+from evaluate import amp_dtype, evaluate, write_scores
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
+from reports import learning_curves, preview
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
