@@ -140,7 +140,7 @@ def write_comparison(out, names, paths, tallies, labelled_pixels, classes):
     else:
         print(f"low and high bound 95 % intervals, by paired bootstrap: {RESAMPLES:,} draws of {blocks} contiguous "
               "blocks")
-    print(text_table([{"run": row["run"], **{f"IoU {name}": row[f"iou_{name}"] for name in classes}} for row in rows]))
+    print(text_table([{"IoU of": name, **{row["run"]: row[f"iou_{name}"] for row in rows}} for name in classes]))
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "comparison.csv", rows)
     logs = {name: path.parent / "log.csv" for name, path in zip(names, paths)}
