@@ -1,71 +1,131 @@
-"""Score a checkpoint on a split of a prepared data set.
+"""Score a checkpoint on a split of a prepared data set, or compare runs on it.
 
     python evaluate.py --checkpoint runs/demo-unet-1/best.pt --data data/demo --split test
+    python evaluate.py --compare runs/demo-unet-1 runs/demo-unet-2
 
-prints a table and writes metrics_<split>.json beside the checkpoint. The network, its classes and its normalisation come
-from the checkpoint; nothing of it is given again.
+The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png, panels.png
+and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network, its classes
+and its normalisation come from the checkpoint; nothing of it is given again.
 """
 
 import argparse
-import csv
 import json
 import os
 import pathlib
 import sys
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from checkpoint import load_checkpoint, load_model
-from data import Tiles, display_limits, normalise, pick_device, prefetch
-from figures import colour_map, curves, draw_points, panel_grid, stack_images, to_rgb
+from compare import common_data, run_checkpoint, write_comparison
+from data import Tiles, normalise, pick_device, prefetch
+from figures import confusion_figure, save_png
 from losses import build_loss, labelled_weight
-from metrics import ConfusionMatrix, class_map, score_table
+from metrics import ConfusionMatrix, class_map, plain, score_table
 from ranks import join, rank_and_size, sum_over_ranks
+from reports import boundary_scores, reliability_figure, report_text, scene_rows, tile_panels, write_rows
+from tally import Tally, area_rows, contiguous_blocks, read_areas, tile_places
 
 
 def parse_args(argv=None):
     """The command line; `python evaluate.py --help` shows it."""
-    parser = argparse.ArgumentParser(description="Score a checkpoint on a split of a prepared data set.",
-                                     epilog="example: python evaluate.py --checkpoint runs/demo-unet-1/best.pt "
-                                            "--data data/demo --split test",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="best.pt or last.pt of a run")
-    parser.add_argument("--data", help="prepared data set; not given: the one the checkpoint was trained on")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
-    parser.add_argument("--out", help="folder for metrics_<split>.json; not given: the checkpoint's")
-    parser.add_argument("--bs", type=int, default=16, help="tiles at a time")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
+    parser = argparse.ArgumentParser(
+        description="Score a checkpoint on a split of a prepared data set, or compare runs on it.",
+        epilog="example: python evaluate.py --checkpoint runs/demo-unet-1/best.pt --split val",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    group = parser.add_argument_group("what to score, one of the two")
+    flag = group.add_mutually_exclusive_group(required=True).add_argument
+    flag("--checkpoint", metavar="FILE", help="best.pt or last.pt of a run")
+    flag("--compare", nargs="+", metavar="RUN", help="folders of two or more runs, each scored with the weights that "
+         "its metrics.json is of, else best.pt; or checkpoints. Differences are to the first")
+    flag = parser.add_argument_group("on what").add_argument
+    flag("--data", metavar="FOLDER", help="prepared data set; not given: the one the checkpoint was trained on")
+    flag("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
+    flag("--areas", nargs="+", metavar="CSV", help="tables of areas that predict.py wrote for a map, to be adjusted "
+         "for its errors; not given: the map of this split's tiles, their unlabelled pixels too")
+    flag = parser.add_argument_group("how").add_argument
+    flag("--out", metavar="FOLDER", help="where files go; not given: the checkpoint's folder, or with --compare "
+         "the working folder")
+    flag("--bs", type=int, default=16, help="tiles at a time, 1 or more")
+    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
 
 
+class Scored(NamedTuple):
+    """A checkpoint, and what one pass over a split found."""
+    path: str
+    model: torch.nn.Module
+    facts: dict  # data facts of the checkpoint
+    labelled_pixels: int  # that the network learned from
+    data: str
+    tiles: Tiles
+    places: list  # (scene, row, col) of each tile
+    matrix: ConfusionMatrix
+    loss: float
+    tally: Tally
+
+
 def main(args):
-    """Score and write; returns the scores as written."""
+    """Score and write; returns the scores as written, with --compare a list of them."""
     if args.bs < 1:
         raise ValueError(f"--bs {args.bs}: give 1 tile or more at a time")
-    device = pick_device(args.device)
-    rank, _ = join(device)
-    content = load_checkpoint(args.checkpoint)
-    model, facts = load_model(args.checkpoint, device)
+    rank, _ = join(pick_device(args.device))
+    if not args.compare:
+        scored = score(args.checkpoint, args)
+        return None if rank else report(scored, args)
+    if len(args.compare) < 2 or args.areas:
+        raise ValueError("--compare: give two or more runs, and no --areas")
+    paths = [run_checkpoint(run) for run in args.compare]
+    args.data = args.data or common_data(paths)
+    runs = [score(path, args) for path in paths]
+    return None if rank else write_comparison(pathlib.Path(args.out or "."), args.compare, paths, [run.tally for run in runs],
+                            [run.labelled_pixels for run in runs], runs[0].facts["classes"])
+
+
+def score(path, args):
+    """Score a checkpoint in one pass over the split: Scored."""
+    device, content = pick_device(args.device), load_checkpoint(path)
+    model, facts = load_model(path, device)
     data = args.data or content["args"]["data"]
     tiles = Tiles(data, args.split)
-    check_same_classes(facts, tiles.facts, args.checkpoint, data)
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, build_loss(content["args"]["loss"]),
-                            amp_dtype(device))
-    print(f"{args.checkpoint} on {data}, split {args.split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
-          f"loss {loss:.4f}")
-    print(score_table(matrix, facts["classes"]))
-    if rank:
-        return None
-    out = pathlib.Path(args.out) if args.out else pathlib.Path(args.checkpoint).parent
+    check_same_classes(facts, tiles.facts, path, data)
+    places = tile_places(data, args.split, len(tiles))
+    tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"]), tiles.ignore)
+    loss_function = build_loss(content["args"]["loss"])
+    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally)
+    return Scored(path, model, facts, content["train"]["labelled_pixels"], data, tiles, places, matrix, loss, tally)
+
+
+def report(scored, args):
+    """Print the tables of one checkpoint; write its scores and pictures; returns what metrics_<split>.json holds."""
+    facts, tiles, matrix, tally, split = scored.facts, scored.tiles, scored.matrix, scored.tally, args.split
+    names, gsd_m, device = facts["classes"], tiles.facts["gsd_m"], pick_device(args.device)
+    mapped, total_ha = tally.mapped.tolist(), gsd_m and int(tally.mapped.sum()) * gsd_m ** 2 / 1e4
+    if args.areas:
+        mapped, total_ha = read_areas(args.areas, names)
+    extra = {"boundary": boundary_scores(tally, names), "calibration_error": plain(tally.calibration_error()),
+             "areas": area_rows(matrix.counts, mapped, names, total_ha)}
+    scenes = scene_rows(tally, scored.places, names)
+    print(f"{scored.path} on {scored.data}, split {split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
+          f"loss {scored.loss:.4f}\n{score_table(matrix, names)}\n\n{report_text(scenes=scenes, **extra)}")
+    out = pathlib.Path(args.out or pathlib.Path(scored.path).parent)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"metrics_{args.split}.json"
-    scores = write_scores(path, matrix, facts, content["train"]["labelled_pixels"], args.split, args.checkpoint)
-    print(path)
+    path = out / f"metrics_{split}.json"
+    scores = write_scores(path, matrix, facts, scored.labelled_pixels, split, scored.path, extra)
+    write_rows(out / f"scenes_{split}.csv", scenes)
+    write_rows(out / f"areas_{split}.csv", extra["areas"])
+    pictures = {"confusion.png": confusion_figure(matrix.counts, names, f"{split} split, % of each true class"),
+                "panels.png": tile_panels(scored.model, tiles, tally, scored.places, facts, device, split),
+                "reliability.png": reliability_figure(tally, f"{split} split")}
+    for name, picture in pictures.items():
+        save_png(picture, out / name)
+    print(path, *(out / name for name in (f"scenes_{split}.csv", f"areas_{split}.csv", *pictures)), sep="\n")
     return scores
 
 
-def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0):
+def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None):
     """Run a model over a split, every tile once, and count; under torchrun each process runs its share of the batches.
 
     Args:
@@ -77,6 +137,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         loss_function: as losses.build_loss makes it, or None.
         amp: torch.bfloat16 or torch.float16 to compute the network in, or None for float32.
         limit: batches to stop after; 0 is all.
+        tally: tally.Tally that counts along, or None.
     Returns:
         (ConfusionMatrix, mean loss over the labelled pixels; NaN without a loss function or without labels).
     """
@@ -87,65 +148,22 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
     starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
     batches = prefetch(lambda start: tiles.take(range(start, min(start + batch_size, len(tiles)))), starts)
     with torch.inference_mode():
-        for images, labels in tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch"):
+        for start, (images, labels) in zip(starts, tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch")):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
                 logits = model(normalise(images, facts["mean"], facts["std"], facts.get("nodata")))
-            matrix.update(class_map(logits), labels)
+            prediction = class_map(logits)
+            matrix.update(prediction, labels)
+            if tally is not None:
+                tally.update(start, logits.float(), prediction, labels)
             if loss_function is not None:
                 weights.append(labelled_weight(labels, ignore=tiles.ignore))
                 losses.append(loss_function(logits.float(), labels) * weights[-1])
     sums = torch.tensor([float(sum(losses)), float(sum(weights))], dtype=torch.float64)
     if size > 1:
-        matrix.counts, sums = (sum_over_ranks(tensor.to(device)).cpu() for tensor in (matrix.counts, sums))
+        for counted in [matrix.counts, sums] + (tally.sums() if tally else []):
+            counted.copy_(sum_over_ranks(counted.to(device)))
     return matrix, float(sums[0] / sums[1])  # 0 / 0 is NaN
-
-
-def preview(model, tiles, pointed, facts, device, rows=5):
-    """A picture of some tiles of a split: image, points, prediction, truth.
-
-    Args:
-        model: in eval mode.
-        tiles: the split with all its labels.
-        pointed: the same split with only the points that a training tile would have.
-        facts: data facts of the checkpoint.
-        device: torch.device.
-        rows: tiles to show, spread evenly over the split.
-    Returns:
-        PIL.Image.
-    """
-    shown = sorted({round(i * (len(tiles) - 1) / max(1, rows - 1)) for i in range(rows)})
-    images, truth = tiles.take(shown)
-    points = pointed.take(shown)[1]
-    with torch.inference_mode():
-        inputs = normalise(images.to(device), facts["mean"], facts["std"], facts["nodata"])
-        prediction = class_map(model(inputs)).cpu()
-    limits = display_limits(facts)
-    panels = []
-    for row in range(len(shown)):
-        rgb = to_rgb(images[row].numpy(), facts["rgb"], limits)
-        panels.append([rgb, draw_points(rgb, points[row].numpy(), facts["colours"]),
-                       colour_map(prediction[row].numpy(), facts["colours"]), colour_map(truth[row].numpy(), facts["colours"])])
-    given = "points" if pointed.positions is not None else "labels"
-    return panel_grid(panels, ["image", given, "prediction", "truth"], list(zip(facts["classes"], facts["colours"])))
-
-
-def learning_curves(log):
-    """A picture of a run's log.csv: losses above, validation scores below, by epoch.
-
-    Args:
-        log: path of log.csv.
-    Returns:
-        PIL.Image.
-    """
-    with open(log, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    figures = []
-    for label, limits, lines in (("loss", None, {"training": "train_loss", "validation": "val_loss"}),
-                                 ("validation score", (0, 1), {"pixel accuracy": "val_accuracy", "mean IoU": "val_miou"})):
-        series = {name: [(int(row["epoch"]), float(row[column])) for row in rows] for name, column in lines.items()}
-        figures.append(curves(series, "epoch", label, y_limits=limits))
-    return stack_images(figures)
 
 
 def amp_dtype(device, how="auto"):
@@ -175,7 +193,7 @@ def check_same_classes(model_facts, data_facts, checkpoint, data):
                              "give a data set of the same sensor")
 
 
-def write_scores(path, matrix, facts, labelled_pixels, split, checkpoint):
+def write_scores(path, matrix, facts, labelled_pixels, split, checkpoint, extra=None):
     """Write metrics.json: every score, and what it is the score of.
 
     Args:
@@ -184,11 +202,12 @@ def write_scores(path, matrix, facts, labelled_pixels, split, checkpoint):
         facts: data facts of the checkpoint; classes are names.
         labelled_pixels: labelled training pixels that the run was given.
         split, checkpoint: what was scored.
+        extra: dict of more to write, plain types.
     Returns:
         the dict that was written.
     """
     scores = {**matrix.scores(facts["classes"]), "labelled_pixels": int(labelled_pixels), "split": split,
-              "checkpoint": str(checkpoint)}
+              "checkpoint": str(checkpoint), **(extra or {})}
     temporary = f"{path}.tmp"
     pathlib.Path(temporary).write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)

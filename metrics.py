@@ -15,19 +15,20 @@ class ConfusionMatrix:
     Args:
         classes: number of classes K, 1 to 255.
         ignore: the label of pixels that are not scored, K to 255.
+        counts: to begin with, as the attribute; None is 0.
     Attributes:
         counts: (K, K) int64 on the CPU; a row is a true class, a column a predicted one.
     Raises:
         ValueError: `classes` or `ignore` out of range.
     """
 
-    def __init__(self, classes, ignore=255):
+    def __init__(self, classes, ignore=255, counts=None):
         if not 1 <= classes <= 255:
             raise ValueError(f"{classes} classes: give 1 to 255, for class maps are 8 bit")
         if not classes <= ignore <= 255:
             raise ValueError(f"the ignored label {ignore} must lie above the classes 0 to {classes - 1} and below 256")
         self.classes, self.ignore = classes, ignore
-        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64) if counts is None else counts
 
     def update(self, prediction, truth):
         """Count one batch.
@@ -121,12 +122,10 @@ class ConfusionMatrix:
             "dice", "precision", "recall", "pixels"}], "confusion"}; NaN is None, for JSON has no NaN.
         """
         columns = {"iou": self.iou(), "dice": self.dice(), "precision": self.precision(), "recall": self.recall()}
-        pixels = self.counts.sum(1)
-        rows = [{"name": name, **{key: _plain(column[k]) for key, column in columns.items()}, "pixels": int(pixels[k])}
-                for k, name in enumerate(names)]
-        return {"miou": _plain(self.miou()), "pixel_accuracy": _plain(self.pixel_accuracy()),
-                "mean_accuracy": _plain(self.mean_accuracy()), "mean_dice": _plain(self.mean_dice()),
-                "kappa": _plain(self.kappa()), "scored_classes": self.scored_classes(),
+        rows = [{"name": name, **{key: plain(column[k]) for key, column in columns.items()},
+                 "pixels": int(self.counts[k].sum())} for k, name in enumerate(names)]
+        return {"miou": plain(self.miou()), "pixel_accuracy": plain(self.pixel_accuracy()), "mean_accuracy": plain(self.mean_accuracy()),
+                "mean_dice": plain(self.mean_dice()), "kappa": plain(self.kappa()), "scored_classes": self.scored_classes(),
                 "classes": rows, "confusion": self.counts.tolist()}
 
     def _sums(self):
@@ -146,12 +145,13 @@ def score_table(matrix, names):
     """
     width = max(len("class"), *map(len, names))
     lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]
-    columns = zip(names, matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall(), matrix.counts.sum(1))
-    for name, iou, dice, precision, recall, pixels in columns:
-        lines.append(f"{name:{width}}  {_cell(iou):>6}  {_cell(dice):>6}  {_cell(precision):>9}  {_cell(recall):>6}"
-                     f"  {int(pixels):>10,}")
+    columns = matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()
+    for name, pixels, *scores in zip(names, matrix.counts.sum(1), *columns):
+        iou, dice, precision, recall = map(_cell, scores)
+        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  {int(pixels):>10,}")
     lines.append(f"mean IoU {_cell(matrix.miou())} over {matrix.scored_classes()} of {matrix.classes} classes, mean Dice "
-                 f"{_cell(matrix.mean_dice())}, pixel accuracy {_cell(matrix.pixel_accuracy())}, kappa {_cell(matrix.kappa())}")
+                 f"{_cell(matrix.mean_dice())}; overall accuracy {_cell(matrix.pixel_accuracy())}, kappa "
+                 f"{_cell(matrix.kappa())}; precision is user's, recall producer's accuracy")
     return "\n".join(lines)
 
 
@@ -168,7 +168,7 @@ def class_map(logits):
     return logits.max(dim=1).indices.to(torch.uint8)
 
 
-def _plain(value):
+def plain(value):
     """A score as a float, None where it is NaN."""
     value = float(value)
     return None if math.isnan(value) else value

@@ -25,13 +25,14 @@ from tqdm import tqdm
 from checkpoint import data_facts, load_model
 from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
                   sampling_weights)
-from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
+from evaluate import amp_dtype, evaluate, write_scores
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
 from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
+from reports import learning_curves, preview
 from runs import Run, append_row, claimed_folder, noted_signals, open_board, peak_memory_mb, resume, save, show_epoch
 from weak import learn_beyond, term_weights, update_average
 

@@ -1,5 +1,6 @@
 """Scores of a split count every labelled pixel once, however the batches fall, and data of another kind is refused."""
 
+import csv
 import json
 import math
 
@@ -12,6 +13,7 @@ from checkpoint import data_facts, save_checkpoint
 from data import Tiles
 from losses import build_loss
 from models import build_model
+from tally import Tally
 from test_data import edit, write_set
 
 
@@ -60,15 +62,33 @@ def test_no_label_at_all_is_nan(tmp_path):
     assert math.isnan(loss) and math.isnan(matrix.miou())
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    facts = write_set(tmp_path / "data", side=16)
+def test_a_tally_counts_along_in_the_same_pass(tmp_path):
+    tiles = readable_set(tmp_path)
+    tally = Tally(3, [0, 0, 1, 1, 1])
+    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.facts, torch.device("cpu"), 2, tally=tally)
+    assert torch.equal(tally.counts.sum(0), matrix.counts) and tally.tiles[:, 0].tolist() == [64] * 4 + [32]
+    assert (tally.tiles[:, 1] / tally.tiles[:, 0] == 0.75).all() and tally.bins[0].sum() == matrix.counts.sum()
+
+
+def write_run(folder, data, seed=0):
+    """A network of random weights as the best.pt of a run on a set of 16 px tiles; two scenes, far apart."""
+    facts = write_set(data, side=16)
+    with open(data / "tiles.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("split", "index", "scene", "row", "col")] +
+                                   [(split, n, f"place {n // 3}", 0, 64 * n) for split in ("val", "test") for n in range(6)])
+    torch.manual_seed(seed)
     kwargs = {"bands": 3, "classes": 3, "width": 4, "depth": 1}
     model = build_model("unet", **kwargs)
-    path = tmp_path / "best.pt"
+    path = folder / "best.pt"
+    folder.mkdir(exist_ok=True)
     save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, data_facts(facts),
-                    {"epoch": 3, "labelled_pixels": 77}, {"data": str(tmp_path / "data"), "loss": "ce"})
+                    {"epoch": 3, "labelled_pixels": 77}, {"data": str(data), "loss": "ce"})
     return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_run(tmp_path, tmp_path / "data")
 
 
 def test_the_script_writes_its_metrics_beside_the_checkpoint(checkpoint, capsys):
@@ -77,7 +97,50 @@ def test_the_script_writes_its_metrics_beside_the_checkpoint(checkpoint, capsys)
     assert written == scores and written["labelled_pixels"] == 77 and written["split"] == "test"
     assert {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "classes", "confusion", "checkpoint"} <= set(written)
     assert sum(map(sum, written["confusion"])) == 6 * 16 * 16
-    assert "mean IoU" in capsys.readouterr().out
+    assert {"boundary", "calibration_error", "areas"} <= set(written)
+    printed = capsys.readouterr().out
+    assert "mean IoU" in printed and "overall accuracy" in printed and "user's" in printed
+    for name in ("scenes_test.csv", "areas_test.csv", "confusion.png", "panels.png", "reliability.png"):
+        assert (checkpoint.parent / name).is_file() and name in printed
+    assert not list(checkpoint.parent.glob("*.tmp")) and not list(checkpoint.parent.glob("*.part"))
+
+
+def test_areas_of_a_map_are_adjusted_by_what_the_split_shows(checkpoint, tmp_path):
+    words = ["--checkpoint", str(checkpoint)]
+    predicted = np.sum(evaluate.main(evaluate.parse_args(words))["confusion"], 0)
+    mapped = [10 * (k + 1) * int(predicted[k] > 1) for k in range(3)]  # ha; what was never predicted cannot be adjusted
+    (tmp_path / "map.csv").write_text("class,pixels,area_ha\n" + "".join(f"c{k},1,{mapped[k]}\n" for k in range(3)))
+    evaluate.main(evaluate.parse_args([*words, "--areas", str(tmp_path / "map.csv")]))
+    with open(tmp_path / "areas_test.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["mapped_ha"]) for row in rows] == mapped and sum(mapped) > 0
+    assert sum(float(row["adjusted_ha"]) for row in rows) == pytest.approx(sum(mapped), rel=1e-5)
+
+
+def test_runs_are_compared_on_one_set(checkpoint, tmp_path, capsys):
+    other = write_run(tmp_path / "other", tmp_path / "data", seed=1)
+    args = ["--compare", str(checkpoint.parent), str(other), "--out", str(tmp_path / "out")]
+    first, second = evaluate.main(evaluate.parse_args(args))
+    alone = evaluate.main(evaluate.parse_args(["--checkpoint", str(other)]))
+    assert second["miou"] == alone["miou"] and second["difference"] == alone["miou"] - first["miou"]
+    assert "No intervals: the tiles lie in 6 contiguous blocks" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.csv", "comparison.png"]
+
+
+@pytest.mark.parametrize("words, message", [(["--compare", "one"], "two or more runs"),
+                                            (["--compare", "a", "b", "--areas", "x.csv"], "no --areas"),
+                                            (["--compare", "a", "b"], "there is no checkpoint a"),
+                                            (["--compare", "a", "b", "--bs", "0"], "--bs 0")])
+def test_what_cannot_be_compared_is_refused(words, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate.main(evaluate.parse_args(words))
+
+
+def test_one_of_checkpoint_and_compare_is_needed(capsys):
+    for words in ([], ["--checkpoint", "a.pt", "--compare", "b"]):
+        with pytest.raises(SystemExit):
+            evaluate.parse_args(words)
+    assert "--checkpoint" in capsys.readouterr().err
 
 
 def test_another_split_and_folder(checkpoint, tmp_path):
@@ -96,10 +159,3 @@ def test_data_of_another_kind_is_refused(checkpoint, tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint), "--data", str(tmp_path / "other")]))
     assert "\n" not in str(error.value) and not (tmp_path / "metrics_test.json").exists()
-
-
-def test_preview_shows_tiles_of_the_split(tmp_path):
-    tiles = readable_set(tmp_path)
-    facts = data_facts(tiles.facts)
-    picture = evaluate.preview(Reader(), tiles, Tiles(tmp_path, "test", points=3), facts, torch.device("cpu"), rows=3)
-    assert picture.width > 4 * 200 and picture.height > 3 * 200
