@@ -155,9 +155,9 @@ def _printable(name):
 
 
 def _write_xml(root, path):
-    """An element as an indented file; markup in names is escaped."""
+    """An element as an indented file, markup in names escaped; GDAL reads nothing that begins with a declaration."""
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=False)
 
 
 def write_areas(path, names, counts, gsd_m):
