@@ -43,8 +43,9 @@ def names(folder):
 
 def test_a_legend_is_gdals_and_qgis_form(tmp_path):
     write_legend(tmp_path / "a.tif", FACTS["classes"] + ["a\x07b"], FACTS["colours"] + [[1, 2, 3]])
+    assert (tmp_path / "a.tif.aux.xml").read_bytes().startswith(b"<PAMDataset>")  # else GDAL reads none of it
     root = ElementTree.parse(tmp_path / "a.tif.aux.xml").getroot()
-    assert root.tag == "PAMDataset" and root.find("PAMRasterBand").get("band") == "1"
+    assert root.find("PAMRasterBand").get("band") == "1"
     assert [category.text for category in root.find("PAMRasterBand/CategoryNames")] == FACTS["classes"] + ["ab"]
     root = ElementTree.parse(tmp_path / "a.qml").getroot()
     assert root.tag == "qgis" and root.find("pipe/rasterrenderer").get("type") == "paletted"
@@ -52,6 +53,14 @@ def test_a_legend_is_gdals_and_qgis_form(tmp_path):
     assert [entry["value"] for entry in entries] == ["0", "1", "2", "3"]
     assert entries[1] == {"value": "1", "label": 'wood & "field" <1>', "color": "#007809", "alpha": "255"}
     assert "&amp; &quot;field&quot; &lt;1&gt;" in (tmp_path / "a.qml").read_text(encoding="utf-8")
+
+
+def test_rasterio_reads_the_bands_names(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    write_geotiff(tmp_path / "a.tif", [np.zeros((2, 2, 3), np.uint8)], 2, 2, 3, "uint8")
+    maps.write_band_names(tmp_path / "a.tif", FACTS["classes"])
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert list(file.descriptions) == FACTS["classes"]
 
 
 def test_areas_by_hand(tmp_path):
