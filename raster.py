@@ -360,15 +360,23 @@ def _vote(piece, down, across, weights, classes, ignore):
     """(h, w) winners of the blocks of down x across px in piece; classes lists the values met so far and grows."""
     blocks = piece.reshape(len(piece) // down, down, -1, across)  # (h, down, w, across)
     height, _, width, _ = blocks.shape
-    if (piece == piece[0, 0]).all():
-        return np.full((height, width), piece[0, 0])
+    middle = blocks[:, down // 2, :, across // 2].copy()
+    if (middle == blocks[:, 0, :, 0]).mean() > 0.5:  # most blocks are of one class: settle those at once
+        pixels = middle.repeat(across, axis=1).repeat(down, axis=0)
+        count = _count(piece == pixels, down, across)
+        settled = count == down * across
+        if len(weights) == 1:  # that of `ignore`: all others weigh 1, so that more than half of the pixels win
+            settled |= (count > down * across // 2) & (middle != ignore)
+        if settled.mean() > 0.5:
+            if not settled.all():
+                others = blocks.swapaxes(1, 2)[~settled].swapaxes(0, 1).reshape(down, -1)  # side by side
+                middle[~settled] = _vote(others, down, across, weights, classes, ignore)[0]
+            return middle
     counts = np.zeros((len(classes), height, width), np.float32)
     for value, count in zip(classes, counts):
         hits = piece == value
         if hits.any():
-            rows = hits.view(np.uint8).reshape(height, down, -1).sum(axis=1, dtype=np.min_scalar_type(down))
-            rows = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
-            count[:] = rows.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(height, width)
+            count[:] = _count(hits, down, across)
     if counts.sum(dtype=np.float64) < piece.size:
         classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
         return _vote(piece, down, across, weights, classes, ignore)
@@ -382,3 +390,10 @@ def _vote(piece, down, across, weights, classes, ignore):
     winners[y, x] = values[np.where(leads[:, y, x], since, -1).argmax(axis=0)]
     winners[best == 0] = 0 if ignore is None else ignore
     return winners
+
+
+def _count(hits, down, across):
+    """(h, w) how many pixels of each block of down x across px are hit; hits (h * down, w * across) bool."""
+    rows = hits.view(np.uint8).reshape(-1, down, hits.shape[1]).sum(axis=1, dtype=np.min_scalar_type(down))
+    cells = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
+    return cells.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(len(rows), -1)

@@ -9,7 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down: a file imports files that stand below it.
 ORDER = ["sweep", "train", "predict", "maps", "windows", "evaluate", "prepare_data", "datasets", "scenes", "checkpoint",
-         "models", "unet", "segformer", "resnet", "data", "suggest", "points", "weak", "losses", "metrics", "raster", "figures"]
+         "models", "unet", "segformer", "resnet", "data", "suggest", "points", "weak", "losses", "metrics", "raster", "georeference", "figures"]
 READING_PATH = ["train", "predict", "evaluate", "prepare_data", "unet", "data", "losses", "metrics"]
 REQUIRED = {"torch", "numpy", "PIL", "tifffile", "tqdm"}
 OPTIONAL = {"tensorboard"}

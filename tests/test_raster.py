@@ -1,4 +1,4 @@
-"""raster.py reading: every encoding equals the array that was written, and damaged files are one line."""
+"""raster.py: every encoding is read as it was written, damaged files are one line, strips are written whole or not."""
 
 import pathlib
 import struct
@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageFile
 
 import raster
-from raster import open_raster
+from raster import open_raster, write_geotiff
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -320,6 +320,68 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error, rea
         monkeypatch.setattr(scene.source, "copy", fail)
         with pytest.raises(ValueError, match=f"a.tif: cannot be read .{reason}.; copy it again"):
             scene.read(0, 0, 1, 1)
+
+
+# Writing
+
+@pytest.fixture
+def two_writers(monkeypatch):
+    """tifffile compresses in two threads, as on a larger machine, and so collects tiles before it writes them."""
+    monkeypatch.setattr(tifffile.TiffWriter, "_maxworkers", staticmethod(lambda *sizes: 2), raising=False)
+
+
+@pytest.mark.parametrize("dtype, bands", [
+    ("uint8", 1), ("uint16", 1), ("int16", 2), ("uint8", 3), ("uint16", 10), ("float32", 4)])
+def test_strips_of_any_height_are_written_as_one(tmp_path, two_writers, dtype, bands):
+    pixels = picture(600, 530, bands, dtype)
+    cuts = [pixels[:1], pixels[1:300], pixels[300:300], pixels[300:512], pixels[512:]]
+    strips = (cut[..., 0] if bands == 1 else cut for cut in cuts)
+    write_geotiff(tmp_path / "a.tif", strips, 600, 530, bands, dtype, nodata=3, level=1)
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert np.array_equal(scene.read(0, 0, 600, 530), pixels) and scene.dtype == dtype and scene.nodata == 3
+        assert scene.segment == (512, 512)
+
+
+@pytest.mark.parametrize("shapes, dtype, words", [
+    ([(9, 600)], "uint8", "only 9 of 10 rows"), ([(9, 600), (9, 600)], "uint8", "18 by now"),
+    ([(10, 600), (1, 600)], "uint8", "11 by now"), ([(10, 599)], "uint8", "599, 1"),
+    ([(10, 600, 2)], "uint8", "600, 2"), ([(10, 600)], "int64", "int64")])
+def test_rows_that_do_not_fit_leave_nothing_behind(tmp_path, shapes, dtype, words):
+    (tmp_path / "a.tif").write_text("the map of yesterday")
+    with pytest.raises(ValueError, match=f"a.tif: .*{words}"):
+        write_geotiff(tmp_path / "a.tif", (np.zeros(shape, dtype) for shape in shapes), 10, 600, 1, "uint8")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+    assert (tmp_path / "a.tif").read_text() == "the map of yesterday"
+
+
+def test_the_source_of_the_strips_is_run_to_its_end(tmp_path):
+    def strips():
+        yield np.zeros((10, 600), np.uint8)
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_geotiff(tmp_path / "a.tif", strips(), 10, 600, 1, "uint8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bigtiff_is_chosen_by_size(tmp_path, monkeypatch):
+    chosen = []
+
+    def writer(path, bigtiff):
+        chosen.append(bigtiff)
+        raise InterruptedError
+    monkeypatch.setattr(tifffile, "TiffWriter", writer)
+    for height in (20000, 30000):
+        with pytest.raises(InterruptedError):
+            write_geotiff(tmp_path / "a.tif", [], height, 30000, 3, "uint8")
+    assert chosen == [False, True]
+
+
+def test_writing_holds_a_few_rows_of_tiles(tmp_path, two_writers):
+    strips = (np.full((64, 2048, 4), row % 251, np.uint8) for row in range(0, 8192, 64))
+    tracemalloc.start()
+    write_geotiff(tmp_path / "a.tif", strips, 8192, 2048, 4, "uint8", level=1)
+    assert tracemalloc.get_traced_memory()[1] < 32 * 2**20  # of 64 MiB; a row of tiles is 4 MiB, tifffile's queue 16
+    tracemalloc.stop()
 
 
 # Beside rasterio, where it is installed

@@ -67,6 +67,18 @@ def test_votes_on_noise_equal_the_slow_rule_also_in_ties_and_ragged_blocks(tmp_p
             assert np.array_equal(found, brought_down(tmp_path / "a.tif", mask, factor, "mode", ignore=ignore))
 
 
+@pytest.mark.parametrize("factor", [2, 3, 10])
+def test_votes_on_a_clean_mask_equal_the_slow_rule(tmp_path, monkeypatch, factor):
+    monkeypatch.setattr(raster, "PIECE", 512 * 60)
+    random = np.random.default_rng(0)
+    mask = random.integers(0, 6, (8, 9)).astype(np.uint8).repeat(19, 0).repeat(17, 1)  # fields, of no whole blocks
+    flipped = random.random(mask.shape) < 0.05
+    mask[flipped] = random.integers(0, 6, flipped.sum())
+    for weights, ignore in [({}, None), ({}, 5), ({1: 5, 3: 0.5}, None), ({1: 5, 5: 9}, 5)]:
+        found = brought_down(tmp_path / "a.tif", mask, factor, "weighted", weights=weights, ignore=ignore)
+        assert np.array_equal(found, slow_vote(mask, factor, weights, ignore)), (weights, ignore)
+
+
 def test_blocks_of_more_than_255_pixels_a_side_do_not_overflow(tmp_path):
     mask = np.ones((300, 600), np.uint8)
     mask[:, :290], mask[0, 590:] = 2, 3
