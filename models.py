@@ -6,6 +6,7 @@ import sys
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from resnet import RESNETS, ResNet, conv_norm_relu, inflate_bands, initialise, pad_to_stride, upsample
 from segformer import TRANSFORMERS, MixTransformer, SegFormer
@@ -351,3 +352,23 @@ def freeze_encoder(model):
     model.encoder.requires_grad_(False)
     model.encoder.frozen = True
     model.encoder.eval()
+
+
+def fold_batch_norm(model):
+    """Fold every batch norm into the convolution before it: the same logits, from one step less at each layer.
+
+    In eval mode a batch norm is a factor and an offset for each channel, which the convolution takes over.
+
+    Args:
+        model: from `build_model`, in eval mode; changed in place, to predict only. Each of its norms comes right behind
+            its convolution, in the order of the layers' names too.
+    Returns:
+        the model.
+    """
+    for layer in model.modules():
+        inner = list(layer.named_children())
+        for (name, conv), (next_name, norm) in zip(inner, inner[1:]):
+            if isinstance(norm, nn.BatchNorm2d):
+                setattr(layer, name, fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d)))
+                setattr(layer, next_name, nn.Identity())
+    return model

@@ -3,6 +3,7 @@
 import io
 import logging
 import os
+import struct
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,13 +14,13 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from georeference import GEO_TAGS, Georeference
+
 CACHE_BYTES = 2**26  # decoded strips and tiles kept per raster
 SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
 TILE = 512  # px, side of the tiles written
 PIECE = 2**19  # px of a class mask counted at once: as many as fit the processor's cache, four times as fast as more
-GEO_TAGS = {33550: "d", 33922: "d", 34264: "d", 34735: "H", 34736: "d", 34737: "s"}  # code: type in the file
 NODATA_TAG = 42113  # GDAL's, not GeoTIFF's
-METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG code of a linear unit: metre, foot, US survey foot
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)  # what it logs is harmless, or raised below as an error
 
@@ -72,7 +73,7 @@ class Raster:
     nodata: float | None = None  # the value that stands for no data
     alpha: int | None = None  # the band that is 0 where there is no data
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
-    georeference: "Georeference | None" = None
+    georeference: Georeference | None = None
     turned: bool = False  # an EXIF orientation was applied
 
     def read(self, row, col, height, width):
@@ -118,16 +119,18 @@ class _Tiff:
     def __init__(self, path):
         with tifffile.TiffFile(path) as file:
             page, self.tags = file.pages[0], {tag.code: tag.value for tag in file.pages[0].tags}
+            self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
+            self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
+            (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
+            self.row_bytes, whole = cols * depth * self.dtype.itemsize, page.bitspersample == 8 * self.dtype.itemsize
+            self.mapped = page.is_final and whole  # uncompressed, in one run
+            self.lzw = page.compression == 5 and page.fillorder == 1 and whole and rows * self.row_bytes <= CACHE_BYTES
+            page.compression = 1 if self.lzw else page.compression  # what `_undo_lzw` leaves for tifffile to do
             self.unpack, self.tables = page.decode, page.jpegtables
         end, size = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0), path.stat().st_size
         if end > size:
             raise ValueError(f"it is cut short, {size} of {end} bytes are there")
         self.path, self.page = path, page
-        self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
-        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        self.mapped = page.is_final and page.bitspersample == 8 * self.dtype.itemsize  # uncompressed, in one run
-        (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
-        self.row_bytes = cols * depth * self.dtype.itemsize
         if self.mapped:  # it can be cut anywhere: small enough that what maps touch stays within the cache
             rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)
         elif rows * self.row_bytes > SEGMENT_BYTES:
@@ -172,7 +175,30 @@ class _Tiff:
             return np.memmap(self.path, self.dtype.newbyteorder(page.parent.byteorder), "r", offset, shape)
         with open(self.path, "rb") as file:
             file.seek(page.dataoffsets[index])
-            return self.unpack(file.read(page.databytecounts[index]), index, jpegtables=self.tables)[0][0]
+            data = file.read(page.databytecounts[index])
+        if self.lzw:  # a strip, but not a tile, is shorter at the end of the image
+            top = index % -(-page.imagelength // rows) * rows
+            data = _undo_lzw(data, self.row_bytes, rows if page.is_tiled else min(rows, page.imagelength - top))
+        return self.unpack(data, index, jpegtables=self.tables)[0][0]
+
+
+def _undo_lzw(data, width, height):
+    """Bytes of a segment without its LZW, as the libtiff in Pillow undoes it: in 0.6 of imagecodecs' time.
+
+    For that the segment becomes a grey TIFF of one strip, whatever its pixels are.
+
+    Args:
+        data: the segment as it lies in the file.
+        width, height: bytes in a row, rows.
+    Returns:
+        bytearray of height * width.
+    """
+    tags = (256, width), (257, height), (258, 8), (259, 5), (262, 1), (273, 8 + 2 + 7 * 12 + 4), (279, len(data))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    for code, value in tags:
+        head += struct.pack("<HHII", code, 4, 1, value)
+    with Image.open(io.BytesIO(head + bytes(4) + data), formats=["TIFF"]) as strip:
+        return bytearray(strip.tobytes())
 
 
 def _open_tiff(path):
@@ -231,67 +257,6 @@ def _open_picture(path, encoded, max_pixels):
     return Raster(path, _Picture(image, spread), height, width, len(image.getbands()),
                   np.dtype(np.uint16 if depth == 16 else np.uint8), segment=(height, width),
                   alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette, turned=2 <= orientation <= 8)
-
-
-class Georeference:
-    """Where a raster lies on the map, kept as GeoTIFF tags {code: value} (see GEO_TAGS) to be written back exactly.
-
-    Pixel coordinates are (row, col) floats; (0, 0) is the outer corner of the top left pixel, also where the file
-    itself counts from pixel centres (PixelIsPoint).
-    """
-
-    def __init__(self, tags):
-        self.tags = tags
-        entries = np.reshape(tags.get(34735, ()), (-1, 4))[1:].tolist()  # (key, tag that holds it, count, value)
-        self.keys = {key: value for key, holder, _, value in entries if holder == 0}
-        self.centre = 0.5 if self.keys.get(1025) == 2 else 0.0  # PixelIsPoint: the file's (0, 0) is a pixel's centre
-        if 33550 in tags:
-            (a, e, *_), (i, j, _, x, y, *_) = tags[33550], tags[33922]
-            self.affine = (a, 0.0, x - (i + self.centre) * a, 0.0, -e, y + (j + self.centre) * e)
-        else:
-            a, b, _, c, d, e, _, f = tags[34264][:8]
-            self.affine = (a, b, c - self.centre * (a + b), d, e, f - self.centre * (d + e))
-
-    def window(self, row, col, factor=1):
-        """Georeference of a window whose pixels each cover factor x factor pixels of this raster.
-
-        Args:
-            row, col: top left pixel of the window, px of this raster; factor: how much coarser the window is.
-        Returns:
-            Georeference.
-        """
-        tags, centre = dict(self.tags), self.centre
-        if 33550 in tags:
-            # The tie points move in pixels, which is exact, not on the map, where it would be rounded.
-            ties = np.reshape(tags[33922], (-1, 6)).astype(float)  # (n, 6): i, j, k, x, y, z
-            ties[:, :2] = (ties[:, :2] + centre - (col, row)) / factor - centre
-            across, down, *up = tags[33550]
-            tags.update({33922: tuple(ties.ravel().tolist()), 33550: (across * factor, down * factor, *up)})
-        else:
-            (x, y), (a, b, g, _, d, e, h, _, *rest) = self.to_map(row, col), tags[34264]
-            x, y = x + centre * factor * (a + b), y + centre * factor * (d + e)
-            tags[34264] = (a * factor, b * factor, g, x, d * factor, e * factor, h, y, *rest)
-        return Georeference(tags)
-
-    def to_map(self, row, col):
-        """(x, y) on the map of the pixel coordinates row, col: floats or arrays."""
-        a, b, c, d, e, f = self.affine
-        return a * col + b * row + c, d * col + e * row + f
-
-    def to_pixel(self, x, y):
-        """(row, col) of the map coordinates x, y: floats or arrays; the inverse of to_map."""
-        a, b, c, d, e, f = self.affine
-        x, y, area = x - c, y - f, a * e - b * d
-        return (a * y - d * x) / area, (e * x - b * y) / area
-
-    @property
-    def gsd_m(self):
-        """Side of a pixel on the ground, m; None where a map unit is no known length (degrees, Web Mercator)."""
-        unit = METRES.get(self.keys.get(3076))
-        if self.keys.get(1024) != 1 or unit is None or self.keys.get(3072) in (3857, 3785, 900913):
-            return None
-        a, b, _, d, e, _ = self.affine
-        return abs(a * e - b * d) ** 0.5 * unit
 
 
 def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodata=None, georeference=None, level=6):
@@ -395,15 +360,23 @@ def _vote(piece, down, across, weights, classes, ignore):
     """(h, w) winners of the blocks of down x across px in piece; classes lists the values met so far and grows."""
     blocks = piece.reshape(len(piece) // down, down, -1, across)  # (h, down, w, across)
     height, _, width, _ = blocks.shape
-    if (piece == piece[0, 0]).all():
-        return np.full((height, width), piece[0, 0])
+    middle = blocks[:, down // 2, :, across // 2].copy()
+    if (middle == blocks[:, 0, :, 0]).mean() > 0.5:  # most blocks are of one class: settle those at once
+        pixels = middle.repeat(across, axis=1).repeat(down, axis=0)
+        count = _count(piece == pixels, down, across)
+        settled = count == down * across
+        if len(weights) == 1:  # that of `ignore`: all others weigh 1, so that more than half of the pixels win
+            settled |= (count > down * across // 2) & (middle != ignore)
+        if settled.mean() > 0.5:
+            if not settled.all():
+                others = blocks.swapaxes(1, 2)[~settled].swapaxes(0, 1).reshape(down, -1)  # side by side
+                middle[~settled] = _vote(others, down, across, weights, classes, ignore)[0]
+            return middle
     counts = np.zeros((len(classes), height, width), np.float32)
     for value, count in zip(classes, counts):
         hits = piece == value
         if hits.any():
-            rows = hits.view(np.uint8).reshape(height, down, -1).sum(axis=1, dtype=np.min_scalar_type(down))
-            rows = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
-            count[:] = rows.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(height, width)
+            count[:] = _count(hits, down, across)
     if counts.sum(dtype=np.float64) < piece.size:
         classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
         return _vote(piece, down, across, weights, classes, ignore)
@@ -417,3 +390,10 @@ def _vote(piece, down, across, weights, classes, ignore):
     winners[y, x] = values[np.where(leads[:, y, x], since, -1).argmax(axis=0)]
     winners[best == 0] = 0 if ignore is None else ignore
     return winners
+
+
+def _count(hits, down, across):
+    """(h, w) how many pixels of each block of down x across px are hit; hits (h * down, w * across) bool."""
+    rows = hits.view(np.uint8).reshape(-1, down, hits.shape[1]).sum(axis=1, dtype=np.min_scalar_type(down))
+    cells = rows.reshape(-1, across).T.copy()  # (across, h * w), copied as that adds faster
+    return cells.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(len(rows), -1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import models
 from checkpoint import load_model, save_checkpoint
-from models import NETWORKS, build_model, freeze_encoder
+from models import NETWORKS, build_model, fold_batch_norm, freeze_encoder
 from resnet import inflate_bands
 from test_resnet import randomise, reference, without_cancelling
 
@@ -269,6 +269,30 @@ def test_frozen_encoder_stays_as_it_is(name):
     changed = {key.split(".")[0] for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert "encoder" not in changed and "classifier" in changed
     assert model.training
+
+
+@pytest.mark.parametrize("name, options", [(name, {}) for name in NETWORKS] + [
+    ("unet", {"depth": 2, "fusion": "concat", "fusion_at": "skips"}), ("unet", {"depth": 2, "upsampling": "bilinear", "stem": 2}),
+    ("deeplabv3plus", {"output_stride": 8}), pytest.param("resunet", {"encoder": "resnet50"}, marks=pytest.mark.slow)])
+def test_folded_norms_change_nothing(name, options):
+    model = randomise(make(name, 4, 5, **options)).float().to(memory_format=torch.channels_last)
+    x = torch.randn(1, 4, 40, 64)
+    with torch.no_grad():
+        logits = model(x)
+        folded = fold_batch_norm(model)(x)
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    assert (folded - logits).abs().max() < 1e-4 * max(1, logits.abs().max()) and logits.std() > 1e-2
+
+
+def test_norms_fold_into_strided_transposed_and_grouped_convolutions():
+    nn = torch.nn
+    layers = [nn.Conv2d(4, 8, 3, 2, padding=1), nn.ConvTranspose2d(4, 8, 3, 2, bias=False), nn.Conv2d(4, 8, 3, groups=4)]
+    for conv in layers:
+        model = randomise(nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU()))
+        x = torch.randn(2, 4, 9, 11, dtype=torch.float64)
+        expected = model(x)
+        assert torch.allclose(fold_batch_norm(model)(x), expected, atol=1e-12)
+        assert type(model[1]) is nn.Identity and isinstance(model[0], type(conv))
 
 
 def test_an_encoder_can_have_its_own_rate():

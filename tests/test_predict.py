@@ -1,6 +1,12 @@
 """A scene predicted in windows is the scene predicted whole, and what is written beside the map tells the truth."""
 
 import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ from checkpoint import data_facts, save_checkpoint
 from data import normalise
 from models import build_model
 from raster import open_raster, write_geotiff
+from windows import average_symmetries
 
 FACTS = {"name": "made", "classes": [{"name": name, "colour": [40 * k, 0, 255 - 40 * k]} for k, name in enumerate("abc")],
          "ignore": 255, "mean": [100.0] * 3, "std": [60.0] * 3, "bands": 3, "dtype": "uint8", "gsd_m": None, "rgb": [0, 1, 2]}
@@ -52,30 +59,6 @@ def run(checkpoint, out, *scenes, flags=()):
                                             *map(str, scenes)]))
 
 
-@pytest.mark.parametrize("length, window, margin, stride, origins", [
-    (64, 64, 16, 4, [0]),
-    (32, 64, 16, 4, [0]),
-    (96, 64, 16, 4, [0, 32]),
-    (100, 64, 16, 4, [0, 32, 36]),
-    (128, 32, 0, 32, [0, 32, 64, 96]),
-])
-def test_window_origins_by_hand(length, window, margin, stride, origins):
-    assert predict.window_origins(length, window, margin, stride) == origins
-
-
-@pytest.mark.parametrize("length", [1, 7, 8, 31, 63, 64, 65, 100, 257, 1000])
-@pytest.mark.parametrize("window, margin, stride", [(64, 16, 8), (64, 0, 8), (16, 4, 4), (32, 8, 8)])
-def test_centres_tile_the_axis(length, window, margin, stride):
-    windows = predict.axis_windows(length, window, margin, stride)
-    padded = max(-(-length // stride) * stride, 2 * stride)
-    assert windows[0].keep_from == 0 and windows[-1].keep_to == length
-    assert all(a.keep_to == b.keep_from for a, b in zip(windows, windows[1:]))
-    for w in windows:
-        assert w.origin % stride == 0 and w.origin + min(window, padded) <= padded and w.origin + w.size <= length
-        assert w.keep_from == 0 or w.keep_from - w.origin >= margin
-        assert w.keep_to == length or w.origin + window - w.keep_to >= margin
-
-
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("height, width", [(150, 203), (64, 300), (5, 9), (1, 1)])
 def test_windows_give_the_whole_scene(tmp_path, depth, height, width):
@@ -106,7 +89,8 @@ def test_map_areas_and_overlay_of_a_georeferenced_scene(tmp_path):
             (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32631), True)]
     tifffile.imwrite(tmp_path / "scene.tif", image, photometric="rgb", extratags=tags)
     path, = run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.tif")
-    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["scene_areas.csv", "scene_classes.tif", "scene_overlay.png"]
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
+        "scene_areas.csv", "scene_classes.qml", "scene_classes.tif", "scene_classes.tif.aux.xml", "scene_overlay.png"]
     classes = whole(model, image).argmax(0).numpy()
     with open_raster(path) as raster:
         assert np.array_equal(raster.read(0, 0, 70, 90)[..., 0], classes) and raster.nodata == 255
@@ -130,6 +114,86 @@ def test_pixels_without_data_stay_without_class(tmp_path):
     path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif")
     missing = tifffile.imread(path) == 255
     assert missing[:10].all() and missing[20, 30] and missing.sum() == 10 * 50 + 1
+
+
+def test_probabilities_and_confidence_are_those_behind_the_map(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", depth=2)
+    image = scene(60, 130)
+    image[7, 90] = 0  # no data in all bands
+    write_geotiff(tmp_path / "scene.tif", [image], 60, 130, 3, "uint8", nodata=0)
+    plain, = run(tmp_path / "best.pt", tmp_path / "plain", tmp_path / "scene.tif", flags=["--window", "96"])
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif", flags=["--window", "96", "--probabilities"])
+    assert np.array_equal(tifffile.imread(path), tifffile.imread(plain)) and tifffile.imread(path)[7, 90] == 255
+    with torch.inference_mode():
+        wanted = model(normalise(torch.from_numpy(image)[None], FACTS["mean"], FACTS["std"], 0))[0].softmax(0).numpy()
+    with open_raster(tmp_path / "scene_probabilities.tif") as raster:
+        found = raster.read(0, 0, 60, 130)  # (H, W, K)
+    missing = (np.arange(60) == 7)[:, None] & (np.arange(130) == 90)
+    assert np.abs(found - 255 * wanted.transpose(1, 2, 0))[~missing].max() < 0.51 and not found[missing].any()
+    assert np.array_equal(tifffile.imread(tmp_path / "scene_confidence.tif"), found.max(2))
+    assert found.max(2)[~missing].min() > 0
+
+
+@pytest.mark.parametrize("height, width", [(60, 131), (9, 200)])
+def test_averaged_over_symmetries_windows_give_the_whole_scene(tmp_path, height, width):
+    model = write_checkpoint(tmp_path / "best.pt", depth=2)
+    image = scene(height, width)
+    Image.fromarray(image).save(tmp_path / "scene.png")
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--tta", "--window", "64", "--probabilities"])
+    with torch.inference_mode():
+        wanted = average_symmetries(model, normalise(torch.from_numpy(image)[None], FACTS["mean"], FACTS["std"]))[0]
+    best = wanted.topk(2, dim=0).values
+    differs = torch.from_numpy(tifffile.imread(path)) != wanted.argmax(0)
+    assert ((best[0] - best[1])[differs] < 1e-5).all()
+    with open_raster(tmp_path / "scene_probabilities.tif") as raster:
+        assert np.abs(raster.read(0, 0, height, width) - 255 * wanted.numpy().transpose(1, 2, 0)).max() < 0.51
+    assert (whole(model, image).argmax(0) != wanted.argmax(0)).any()
+
+
+def test_suggested_points_lie_on_data_apart_and_where_the_network_doubts(tmp_path):
+    write_checkpoint(tmp_path / "best.pt", bands=2, dtype="float32")
+    image = scene(100, 150, bands=2, dtype=np.float32)
+    image[:60] = np.nan
+    write_geotiff(tmp_path / "scene.tif", [image], 100, 150, 2, "float32")
+    run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif", flags=["--suggest", "6", "--window", "64"])
+    with open(tmp_path / "scene_points.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    rows, cols = (np.array([int(line[axis]) for line in lines]) for axis in ("row", "col"))
+    assert len(lines) == 6 and list(lines[0]) == ["scene", "row", "col", "predicted", "class"]
+    assert rows.min() >= 60 and (np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(6)).min() >= 16
+    classes = tifffile.imread(tmp_path / "scene_classes.tif")[rows, cols]
+    assert [line["predicted"] for line in lines] == ["abc"[k] for k in classes] and len(set(classes.tolist())) > 1
+    assert (tmp_path / "scene_points.png").exists()
+
+
+def test_torchrun_shares_the_scenes_out(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "best.pt")
+    scenes = [tmp_path / f"scene{number}.png" for number in range(3)]
+    for path in scenes:
+        Image.fromarray(scene(20, 20)).save(path)
+    for rank, wanted in [(0, {"scene0_classes.tif", "scene2_classes.tif"}), (1, {"scene1_classes.tif"})]:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert {path.name for path in run(tmp_path / "best.pt", tmp_path / "maps", *scenes)} == wanted
+    assert len(list((tmp_path / "maps").glob("*_classes.tif"))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_on_the_way_nothing_is_left(tmp_path, number):
+    write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(3000, 3000)).save(tmp_path / "scene.png")
+    command = [sys.executable, pathlib.Path(predict.__file__), "--checkpoint", "best.pt", "--out", "maps", "--window", "32",
+               "--device", "cpu", "--probabilities", "scene.png"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+                               env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list(tmp_path.glob("maps/.scene-*/*.part")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
+    assert list((tmp_path / "maps").iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, -9999])
@@ -173,18 +237,21 @@ def test_what_does_not_fit_is_one_line(tmp_path):
     Image.fromarray(scene(20, 20)).save(tmp_path / "rgb.png")
     Image.fromarray(scene(20, 20)[..., 0]).save(tmp_path / "grey.png")
     write_geotiff(tmp_path / "deep.tif", [scene(20, 20, dtype=np.uint16)], 20, 20, 3, "uint16")
+    Image.fromarray(scene(20, 20)).quantize(16).save(tmp_path / "palette.png")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "other").mkdir()
     Image.fromarray(scene(20, 20)).save(tmp_path / "other" / "rgb.jpg")
     for scenes, flags, message in [
             (["grey.png"], [], "grey.png has 1 bands, but .*best.pt was trained on 3"),
             (["deep.tif"], [], "deep.tif holds uint16, but .*best.pt was trained on uint8"),
+            (["palette.png"], [], "palette.png has a palette, so its values are no intensities: convert it to RGB"),
             (["empty.png"], [], "empty.png"),
             (["nowhere.tif"], [], "nowhere.tif"),
             (["rgb.png", "other/rgb.jpg"], [], "two scenes are called rgb"),
             (["rgb.png"], ["--window", "8", "--margin", "4"], "--window 8 leaves nothing"),
             (["rgb.png"], ["--margin", "-1"], "--margin -1"),
             (["rgb.png"], ["--scale", "0"], "--scale 0"),
+            (["rgb.png"], ["--suggest", "-1"], "--suggest -1"),
             (["rgb.png"], ["--max-pixels", "100"], "max-pixels")]:
         with pytest.raises((ValueError, OSError), match=message) as error:
             run(checkpoint, out, *[tmp_path / name for name in scenes], flags=flags)

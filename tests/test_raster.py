@@ -1,4 +1,4 @@
-"""raster.py: every encoding equals the array that was written, damaged files are one line, class masks as GDAL's."""
+"""raster.py: every encoding is read as it was written, damaged files are one line, strips are written whole or not."""
 
 import pathlib
 import struct
@@ -11,12 +11,9 @@ import tifffile
 from PIL import Image, ImageFile
 
 import raster
-from raster import Georeference, downscale_classes, open_raster, write_geotiff
+from raster import open_raster, write_geotiff
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
-POINT, PROJECTED, GEOGRAPHIC, METRE, FOOT = (1025, 0, 1, 2), (1024, 0, 1, 1), (1024, 0, 1, 2), 9001, 9002
-NORTH_UP = {33550: (10.0, 10.0, 0.0), 33922: (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0)}
-ROTATED = {34264: (8.0, 6.0, 0.0, 300.0, 6.0, -8.0, 0.0, 900.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)}
 
 
 def picture(height=70, width=90, bands=3, dtype=np.uint8):
@@ -325,58 +322,6 @@ def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error, rea
             scene.read(0, 0, 1, 1)
 
 
-# Georeference
-
-def reference(tags, *keys, unit=METRE):
-    """Georeference of tags with GeoKeys."""
-    directory = (1, 1, 0, len(keys) + 1, *sum(keys, ()), 3076, 0, 1, unit)
-    return Georeference({**tags, 34735: directory})
-
-
-def test_map_coordinates_are_of_pixel_corners(tmp_path):
-    area, point = reference(NORTH_UP, PROJECTED), reference(NORTH_UP, PROJECTED, POINT)
-    assert area.to_map(0, 0) == (500000, 4600000) and area.to_map(2, 3) == (500030, 4599980)
-    assert point.to_map(0, 0) == (499995, 4600005) and point.to_map(0.5, 0.5) == (500000, 4600000)
-    rotated = reference(ROTATED, PROJECTED)
-    assert rotated.to_map(0, 0) == (300, 900) and rotated.to_map(10, 100) == (1160, 1420)
-    for place in (area, point, rotated):
-        assert np.allclose(place.to_pixel(*place.to_map(12.25, 7.5)), (12.25, 7.5))
-    x, y = area.to_map(np.array([0, 2]), np.array([0, 3]))
-    assert x.tolist() == [500000, 500030] and y.tolist() == [4600000, 4599980]
-
-
-@pytest.mark.parametrize("tags", [NORTH_UP, ROTATED])
-@pytest.mark.parametrize("keys", [(PROJECTED,), (PROJECTED, POINT)])
-def test_a_window_lies_where_its_pixels_lay(tags, keys):
-    whole = reference(tags, *keys)
-    for factor in (1, 10):
-        part = whole.window(30, 40, factor)
-        for row, col in [(0, 0), (0.5, 0.5), (7, 3)]:
-            assert np.allclose(part.to_map(row, col), whole.to_map(30 + factor * row, 40 + factor * col), rtol=1e-14)
-    assert whole.tags[34735] == part.tags[34735] and whole.affine == reference(tags, *keys).affine
-
-
-@pytest.mark.parametrize("keys, unit, metres", [
-    ((PROJECTED,), METRE, 10), ((PROJECTED,), FOOT, 3.048), ((PROJECTED,), 9999, None), ((GEOGRAPHIC,), METRE, None),
-    ((PROJECTED, (3072, 0, 1, 3857)), METRE, None), ((PROJECTED, (3072, 0, 1, 32631)), METRE, 10)])
-def test_ground_sample_distance_is_none_unless_a_map_unit_is_a_length(keys, unit, metres):
-    for tags in (NORTH_UP, ROTATED):
-        assert reference(tags, *keys, unit=unit).gsd_m == (None if metres is None else pytest.approx(metres))
-    assert Georeference(NORTH_UP).gsd_m is None
-
-
-def test_georeference_palette_and_nodata_survive_writing(tmp_path):
-    palette = np.arange(768).reshape(256, 3).astype(np.uint8)
-    tags = {**NORTH_UP, 34735: (1, 1, 0, 2, *PROJECTED, 1026, 34737, 7, 0), 34736: (1.5, 0.1), 34737: "Région|"}
-    write_geotiff(tmp_path / "a.tif", [picture(bands=1)], 70, 90, 1, "uint8", palette=palette, nodata=255,
-                  georeference=Georeference(tags))
-    with open_raster(tmp_path / "a.tif") as scene:
-        assert scene.georeference.tags == tags and scene.nodata == 255 and np.array_equal(scene.palette, palette)
-    write_geotiff(tmp_path / "b.tif", [picture(bands=1)], 70, 90, 1, "uint8")
-    scene = open_raster(tmp_path / "b.tif")
-    assert scene.georeference is None and scene.nodata is None and scene.palette is None
-
-
 # Writing
 
 @pytest.fixture
@@ -439,101 +384,7 @@ def test_writing_holds_a_few_rows_of_tiles(tmp_path, two_writers):
     tracemalloc.stop()
 
 
-# Class masks brought down
-
-def brought_down(path, mask, factor, how, **options):
-    """Write mask (H, W) as a tiled TIFF and bring it down."""
-    write_geotiff(path, [mask], *mask.shape, 1, mask.dtype)
-    with open_raster(path) as source:
-        return np.concatenate(list(downscale_classes(source, factor, how, **options)))
-
-
-def slow_vote(mask, factor, weights, ignore):
-    """The rule in plain words: pixel by pixel, a class leads from the moment its score exceeds the best so far."""
-    out = np.zeros((-(-mask.shape[0] // factor), -(-mask.shape[1] // factor)), mask.dtype)
-    for y, x in np.ndindex(*out.shape):
-        scores, best, out[y, x] = {}, 0, 0 if ignore is None else ignore
-        for value in mask[y * factor:(y + 1) * factor, x * factor:(x + 1) * factor].ravel().tolist():
-            if value != ignore:
-                scores[value] = scores.get(value, 0) + weights.get(value, 1)
-                if scores[value] > best:
-                    best, out[y, x] = scores[value], value
-    return out
-
-
-MASK = np.array([[1, 1, 2, 3, 9],
-                 [1, 2, 3, 2, 9],
-                 [5, 9, 9, 9, 9],
-                 [9, 5, 9, 9, 4]], np.uint8)
-
-
-def test_a_mask_that_can_be_checked_by_eye(tmp_path):
-    path = tmp_path / "a.tif"
-    assert brought_down(path, MASK, 2, "nearest").tolist() == [[2, 2, 9], [5, 9, 4]]
-    assert brought_down(path, MASK, 2, "mode").tolist() == [[1, 3, 9], [9, 9, 9]]  # 2 3 / 3 2: 3 is complete first
-    assert brought_down(path, MASK, 2, "mode", ignore=9).tolist() == [[1, 3, 9], [5, 9, 4]]
-    assert brought_down(path, MASK, 2, "weighted", weights={2: 4, 4: 3}).tolist() == [[2, 2, 9], [9, 9, 4]]
-    assert brought_down(path, MASK, 2, "weighted", weights=[1, 1, 4, 1, 3]).tolist() == [[2, 2, 9], [9, 9, 4]]
-    assert brought_down(path, MASK, 2, "mode", weights={2: 4}).tolist() == [[1, 3, 9], [9, 9, 9]]
-    assert brought_down(path, MASK, 1, "mode").tolist() == MASK.tolist()
-    assert brought_down(path, MASK, 9, "mode").tolist() == [[9]]
-
-
-def test_nearest_takes_gdals_pixel(tmp_path):
-    mask = np.random.default_rng(0).integers(0, 250, (100, 70)).astype(np.uint8)
-    for factor in (2, 5, 10):
-        found = brought_down(tmp_path / "a.tif", mask, factor, "nearest")
-        assert np.array_equal(found, mask[factor // 2::factor, factor // 2::factor])
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "int16"])
-@pytest.mark.parametrize("factor", [3, 10])
-def test_votes_on_noise_equal_the_slow_rule_also_in_ties_and_ragged_blocks(tmp_path, monkeypatch, dtype, factor):
-    monkeypatch.setattr(raster, "TILE", 64)  # so that pieces meet
-    monkeypatch.setattr(raster, "PIECE", 64 * 40)
-    mask = np.random.default_rng(0).integers(0, 6, (147, 163)).astype(dtype)
-    mask[:, 120:] = 5  # uniform pieces too
-    for weights, ignore in [({}, None), ({}, 5), ({1: 2, 3: 2}, 0)]:
-        found = brought_down(tmp_path / "a.tif", mask, factor, "weighted", weights=weights, ignore=ignore)
-        assert found.dtype == dtype and np.array_equal(found, slow_vote(mask, factor, weights, ignore))
-        if not weights:
-            assert np.array_equal(found, brought_down(tmp_path / "a.tif", mask, factor, "mode", ignore=ignore))
-
-
-def test_blocks_of_more_than_255_pixels_a_side_do_not_overflow(tmp_path):
-    mask = np.ones((300, 600), np.uint8)
-    mask[:, :290], mask[0, 590:] = 2, 3
-    assert brought_down(tmp_path / "a.tif", mask, 300, "mode").tolist() == [[2, 1]]
-
-
-def test_where_all_256_values_are_equal_the_first_pixel_wins(tmp_path):
-    mask = np.random.default_rng(0).permutation(256).reshape(16, 16).astype(np.uint8)
-    assert brought_down(tmp_path / "a.tif", mask, 16, "mode").tolist() == [[mask[0, 0]]]
-
-
-def test_strips_follow_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(raster, "CACHE_BYTES", 20 * 8 * 900)  # 20 strips of the file
-    mask = np.random.default_rng(0).integers(0, 3, (4000, 900)).astype(np.uint8)
-    write_tiff(tmp_path / "a.tif", mask[..., None], compression="zlib", rowsperstrip=8)
-    with open_raster(tmp_path / "a.tif") as source:
-        decoded, decode = [], source.source.decode
-        source.source.decode = lambda index: decoded.append(index) or decode(index)
-        strips = list(downscale_classes(source, 10))
-    assert decoded == list(range(500)) and len(strips) > 1  # each strip of the file once
-    assert np.array_equal(np.concatenate(strips), mask[5::10, 5::10])
-
-
-@pytest.mark.parametrize("factor, how, weights", [
-    (0, "mode", None), (2, "median", None), (2, "weighted", [1, 0]), (2, "weighted", {3: -1})])
-def test_arguments_out_of_range(tmp_path, factor, how, weights):
-    with pytest.raises(ValueError, match="cannot scale"):
-        brought_down(tmp_path / "a.tif", MASK, factor, how, weights=weights)
-    write_tiff(tmp_path / "b.tif", picture(dtype=np.float32))
-    with pytest.raises(ValueError, match="b.tif: is no class mask"):
-        next(downscale_classes(open_raster(tmp_path / "b.tif"), 2))
-
-
-# Beside rasterio and GDAL, where they are installed
+# Beside rasterio, where it is installed
 
 FILES = sorted(SHARED.glob("geotiffs/*.tif")) + sorted(SHARED.glob("sentinel2_spain/*.tif")) + \
     sorted(SHARED.glob("zurich/*/*.tif")) + sorted(SHARED.glob("rachel_carson/*B03.tif*"))
@@ -570,37 +421,3 @@ def test_real_files_equal_rasterio(path):
                 assert np.abs(found.astype(int) - wanted).mean() < 1
             else:
                 assert np.array_equal(found, wanted, equal_nan=scene.dtype.kind == "f")
-
-
-@pytest.mark.parametrize("kind", ["Area", "Point"])
-@pytest.mark.parametrize("crs, transform", [
-    ("EPSG:32631", (10, 0, 300000, 0, -10, 4600000)), ("EPSG:32631", (8, 6, 300000, 6, -8, 4600000)),
-    ("EPSG:4326", (0.00008, 0, 1.23456789, 0, -0.00008, 41.987654321)),
-    ("+proj=laea +lat_0=41.5 +lon_0=1.7 +x_0=100 +y_0=200 +datum=WGS84 +units=m", (7, 0, -3000, 0, -7, 5000))])
-def test_rasterio_reads_the_same_place(tmp_path, kind, crs, transform):
-    rasterio = pytest.importorskip("rasterio")
-    profile = {"driver": "GTiff", "height": 70, "width": 90, "count": 1, "dtype": "uint8", "nodata": 7, "crs": crs,
-               "transform": rasterio.Affine(*transform)}
-    with rasterio.open(tmp_path / "a.tif", "w", **profile) as file:
-        file.write(picture(bands=1)[..., 0], 1)
-        file.update_tags(AREA_OR_POINT=kind)
-    palette = np.arange(768).reshape(256, 3) % 256
-    for row, col, factor in [(0, 0, 1), (31, 17, 1), (30, 20, 10)]:
-        pixels = picture(bands=1)[row::factor, col::factor]
-        write_geotiff(tmp_path / "b.tif", [pixels], *pixels.shape[:2], 1, "uint8", palette, 7,
-                      open_raster(tmp_path / "a.tif").georeference.window(row, col, factor))
-        with rasterio.open(tmp_path / "a.tif") as scene, rasterio.open(tmp_path / "b.tif") as part:
-            wanted = scene.transform @ rasterio.Affine.translation(col, row) @ rasterio.Affine.scale(factor)
-            assert np.allclose(part.transform, wanted, rtol=1e-14, atol=0)
-            assert part.crs == scene.crs and part.tags()["AREA_OR_POINT"] == kind and part.nodata == 7
-            assert part.colormap(1)[5] == (15, 16, 17, 255) and np.array_equal(part.read(1), pixels[..., 0])
-
-
-def test_mode_and_nearest_equal_gdal_on_every_block(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
-    mask = np.random.default_rng(0).integers(0, 9, (1000, 1300)).astype(np.uint8)
-    ours = {how: brought_down(tmp_path / "a.tif", mask, 10, how) for how in ("mode", "nearest")}
-    with rasterio.open(tmp_path / "a.tif") as file:
-        for how, found in ours.items():
-            gdal = file.read(1, out_shape=found.shape, resampling=getattr(rasterio.enums.Resampling, how))
-            assert np.array_equal(found, gdal)

@@ -41,7 +41,7 @@ def scored_set(folder, wrong=(0, 3, 1, 5, 2, 4)):
     tally = Tally(3, [tile // 2 for tile in range(len(wrong))])
     inputs, truth = torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.from_numpy(labels)
     logits = Reader()(inputs)
-    tally.update(logits, logits.argmax(1).to(torch.uint8), truth)
+    tally.update(0, logits, logits.argmax(1).to(torch.uint8), truth)
     places = [(f"scene {tile // 2}", 0, 8 * (tile % 2)) for tile in range(len(wrong))]
     return tiles, tally, places
 
@@ -92,7 +92,7 @@ def test_tiles_with_few_labels_are_not_shown(tmp_path):
 def test_no_labels_at_all_is_a_picture_of_nothing(tmp_path):
     tiles, tally, places = scored_set(tmp_path)
     empty = Tally(3, tally.blocks)
-    empty.update(torch.zeros(6, 3, 8, 8), torch.zeros(6, 8, 8, dtype=torch.uint8), torch.full((6, 8, 8), 255, dtype=torch.uint8))
+    empty.update(0, torch.zeros(6, 3, 8, 8), torch.zeros(6, 8, 8, dtype=torch.uint8), torch.full((6, 8, 8), 255, dtype=torch.uint8))
     figure = tile_panels(Reader(), tiles, empty, places, data_facts(tiles.facts), torch.device("cpu"), "test")
     assert figure.width > 100 and reliability_figure(empty, "test split").height > 1000
 

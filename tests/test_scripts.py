@@ -78,7 +78,7 @@ def test_from_scenes_to_a_map(place):
     assert again["confusion"] == metrics["confusion"]
     printed = succeeds(place, "predict.py", "--checkpoint", "runs/first/best.pt", "images/place 0.png", "--out", "maps")
     assert sorted(path.name for path in (place / "maps").iterdir()) == [
-        "place 0_areas.csv", "place 0_classes.tif", "place 0_overlay.png"]
+        "place 0_areas.csv", "place 0_classes.qml", "place 0_classes.tif", "place 0_classes.tif.aux.xml", "place 0_overlay.png"]
     assert all(name in printed for name in ("place 0_areas.csv", "place 0_classes.tif", "place 0_overlay.png"))
     with Image.open(place / "images/place 0.png") as image, Image.open(place / "maps/place 0_classes.tif") as classes:
         assert image.size == classes.size
