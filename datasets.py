@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from labels import NO_LABEL, land_classes, read_classes
 from raster import Georeference, write_geotiff
-from scenes import NO_LABEL, Region, land_classes, read_classes, scaled
+from scenes import Region, scaled
 
 LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
