@@ -4,6 +4,7 @@
     python prepare_data.py folder --images DIR --masks DIR --classes classes.csv --out data/NAME
     python prepare_data.py folder --images DIR --points-file points.csv --classes classes.csv --out data/NAME
     python prepare_data.py dubai --src DIR --scale 0.5
+    python prepare_data.py sentinel2 --images spring.tif autumn.tif --masks landcover_1m.tif --split-by block
 
 classes.csv has the columns id,name,r,g,b. The id is the value in the mask, any number; masks may as well be written in
 the colours; rows named "ignore" stand for no label. In what is written a class is its row, 0 to K-1, and 255 no label.
@@ -27,6 +28,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 import datasets
+import sentinel2
 from data import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
 from labels import NO_LABEL, read_points
@@ -39,24 +41,28 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Raw scenes and masks -> a prepared data set.",
                                      epilog="example: python prepare_data.py dubai --src dubai --scale 0.5",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("kind", choices=["demo", "folder", *datasets.PUBLIC], help="what to prepare")
+    parser.add_argument("kind", choices=["demo", "folder", "sentinel2", *datasets.PUBLIC], help="what to prepare")
     flag = parser.add_argument_group("scenes").add_argument
     flag("--src", help="the unpacked public data set")
-    flag("--images", help="folder: a folder of images, one image, or a quoted pattern such as 'DIR/*_sat.jpg'")
-    flag("--masks", help="folder: likewise; they pair with images by file name, or by what the star stands for")
-    flag("--classes", help="folder: the classes.csv")
+    flag("--images", nargs="+", metavar="IMAGES", help="folder: a folder of images, one image, a list of its files "
+         "NAME.txt, or a quoted pattern such as 'DIR/*_sat.jpg'; sentinel2: one of these for each season")
+    flag("--masks", help="likewise; they pair with images by file name, or by what the star stands for")
+    flag("--classes", help="the classes.csv; sentinel2: not given: the land-cover map of Catalonia in twelve classes")
     flag("--points-file", help="labelled points in place of masks: CSV of scene,row,col,class (px, from 0), or of "
          "x,y,class (map units), or GeoJSON points in the scenes' CRS")
     flag("--threshold", type=float, help="read mask values above it as 255, all others as 0; not given: as they are")
     flag("--tolerance", type=int, default=0, help="how far off in r, g and b a mask's colour may be, 0 to 255")
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
-    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: 1 2 3")
+    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: 1 2 3, "
+         "or what is known of them")
+    flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
     flag("--scale", type=float, default=1.0, help="resize scenes first: images by area, masks by nearest pixel")
     flag("--tile", type=int, help="side of the tiles, px after --scale; not given: 256, demo 128")
     flag("--overlap", type=int, default=0, help="px that neighbouring tiles share")
     flag("--min-labelled", type=int, default=1, help="drop tiles with fewer labelled px; 0 drops none")
+    flag("--drop-only", nargs="+", default=[], metavar="CLASS", help="drop tiles that show no other classes than these")
     flag("--drop-single-class", action="store_true", help="drop training tiles that show one class alone")
     group = parser.add_argument_group("splits")
     flag = group.add_argument
@@ -64,12 +70,14 @@ def parse_args(argv=None):
     flag("--val-places", nargs="+", default=[], metavar="NAME", help="scenes to validate on, as for --test-places")
     flag("--seed", type=int, default=0, help="decides what is drawn: splits, and the demo's scenes")
     flag = group.add_mutually_exclusive_group().add_argument
-    flag("--split-by", choices=("scene", "block", "tile"), help="whole scenes, blocks of each scene, or single tiles, "
-         "whose neighbours leak; not given: the data set's own split, else scene")
+    flag("--split-by", choices=("scene", "block", "tile", "polygon"), help="whole scenes, blocks of each scene, "
+         "single tiles, whose neighbours leak, or polygons of sparse labels; not given: the data set's own split, else "
+         "scene")
     flag("--test-places", nargs="+", default=[], metavar="NAME", help="scenes to test on (dubai: 1+3, 2, 4+7+8, 5, 6); "
          "what is named for neither trains")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or train.txt val.txt "
          f"test.txt of SCENE_N, where N counts the scene's {datasets.LISTED_TILE} px tiles row by row from 0")
+    sentinel2.add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -81,20 +89,27 @@ def check_args(args):
     """
     args.out = args.out or f"data/{args.kind}"
     args.tile = args.tile if args.tile is not None else 128 if args.kind == "demo" else 256
-    needs = {"demo": [], "folder": ["images", "classes", "masks"]}.get(args.kind, ["src"])
+    needs = {"demo": [], "folder": ["images", "classes", "masks"], "sentinel2": ["images", "masks"]}.get(args.kind, ["src"])
     for name in ("src", "images", "classes", "masks"):
-        if getattr(args, name) and name not in needs:
+        if getattr(args, name) and name not in needs and (args.kind, name) != ("sentinel2", "classes"):
             raise ValueError(f"--{name} is not for {args.kind}: leave it out")
         if not getattr(args, name) and name in needs and not (name == "masks" and args.points_file):
             raise ValueError(f"{args.kind} needs --{name}" + (" or --points-file" if name == "masks" else ""))
+    if args.kind != "sentinel2":
+        if args.images and len(args.images) > 1:
+            raise ValueError("--images takes several for sentinel2 alone: quote a pattern such as 'DIR/*.tif'")
+        for name, default in sentinel2.DEFAULTS.items():
+            if getattr(args, name) != default:
+                raise ValueError(f"--{name.replace('_', '-')} is for sentinel2: leave it out")
     if args.val_places and (args.split_by or args.split_list):
         raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
     fine = {"scale": 0 < args.scale <= 16, "tile": args.tile > 0, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or args.gsd > 0, "seed": args.seed >= 0,
+            "max_cloud": 0 <= args.max_cloud <= 1, "reflectance": args.reflectance is None or args.reflectance > 0,
             "fractions": min(args.fractions) >= 0 and sum(args.fractions) > 0}
     for name in fine:
         if not fine[name]:
-            raise ValueError(f"--{name} {getattr(args, name)} makes no sense: see --help")
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} makes no sense: see --help")
 
 
 def main(args):
@@ -134,10 +149,12 @@ def find_source(args, work):
     if args.kind == "demo":
         source = datasets.demo(work / "scenes", args.seed)
     elif args.kind == "folder":
-        source = datasets.folder(args.images, args.masks, args.classes)
+        source = datasets.folder(args.images[0], args.masks, args.classes)
+    elif args.kind == "sentinel2":
+        source = sentinel2.sentinel2(args, work)
     else:
         source = datasets.PUBLIC[args.kind](args.src)
-    source.scale, source.tolerance = args.scale, args.tolerance
+    source.scale, source.tolerance, source.max_pixels = args.scale, args.tolerance, args.max_pixels
     if args.threshold is not None:
         source.threshold = args.threshold
     if args.points_file:
@@ -151,7 +168,7 @@ def name_facts(source, bands, args):
     Raises:
         ValueError: --rgb names bands that are not there.
     """
-    shown = args.rgb or ([1, 2, 3] if bands >= 3 else [1])
+    shown = args.rgb or source.rgb or ([1, 2, 3] if bands >= 3 else [1])
     if len(shown) not in (1, 3) or not 1 <= min(shown) <= max(shown) <= bands:
         raise ValueError(f"--rgb {' '.join(map(str, shown))}: give three bands, or one, from 1 to {bands}")
     classes = [{"name": row.name, "colour": list(row.colour.to_bytes(3, "big") if row.colour is not None else colour)}
@@ -167,8 +184,12 @@ def choose_tiles(source, regions, gsd_m, args):
         list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, and what was
         dropped.
     Raises:
-        ValueError: a scene without data, or a split without tiles.
+        ValueError: a scene without data, a split without tiles, or --drop-only names no class.
     """
+    for name in args.drop_only:
+        if name not in [row.name for row in source.classes]:
+            raise ValueError(f"--drop-only {name}: give one of {', '.join(row.name for row in source.classes)}")
+    others = np.array([row.name not in args.drop_only for row in source.classes])
     kept, dropped, tiles_of = [], Counter(), [[] for _ in source.scenes]
     pixels = {split: np.zeros(len(source.classes), int) for split in SPLITS}
     for region in regions:
@@ -179,8 +200,14 @@ def choose_tiles(source, regions, gsd_m, args):
                 raise ValueError(f"{scene.image} holds no data: all of it is NaN, nodata or transparent; leave it out")
             for tile in tiles:
                 counts = np.bincount(reader.read_labels(tile).ravel(), minlength=256)[:len(source.classes)]
-                if counts.sum() < args.min_labelled:
+                if reader.is_empty([tile]):
+                    dropped["without data"] += 1
+                elif counts.sum() < args.min_labelled:
                     dropped[f"fewer than {args.min_labelled} labelled px"] += 1
+                elif args.drop_only and counts.any() and not counts[others].any():
+                    dropped[f"only {', '.join(args.drop_only)}"] += 1
+                elif args.max_cloud < 1 and sum(source.clouds.shares(*reader.read_image(tile))) > args.max_cloud:
+                    dropped[f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
                 elif args.drop_single_class and tile.split == "train" and np.count_nonzero(counts) == 1:
                     dropped["of train, one class alone"] += 1
                 else:
@@ -206,7 +233,8 @@ def write_tiles(folder, source, tiles, facts):
         tiles: list of Region, scene by scene.
         facts: dict with bands, dtype, and tiles by split.
     Returns:
-        dict of mean and std of each band over the training tiles' valid pixels; std is 1 where the band is constant.
+        dict of mean and std of each band over the training tiles' valid pixels, std being 1 where the band is constant;
+        and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
     """
     side, bands = facts["tile"], facts["bands"]
     images, labels = {}, {}
@@ -214,7 +242,8 @@ def write_tiles(folder, source, tiles, facts):
         shape = (tile_count, side, side)
         images[split] = open_memmap(folder / f"{split}_images.npy", "w+", facts["dtype"], (*shape, bands))
         labels[split] = open_memmap(folder / f"{split}_labels.npy", "w+", np.uint8, shape)
-    written, rows = Counter(), [("split", "index", "scene", "row", "col")]
+    written, rows = Counter(), [("split", "index", "scene", "row", "col") + (("cloud", "snow") if source.clouds else ())]
+    clouds = {split: np.zeros(2) for split in images}  # of each split, the sum of its tiles' shares
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
     for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
         with SceneReader(source.scenes[number], source) as reader:
@@ -224,7 +253,9 @@ def write_tiles(folder, source, tiles, facts):
                 index = written[tile.split]
                 images[tile.split][index] = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
                 labels[tile.split][index] = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
-                rows.append((tile.split, index, source.scenes[number].name, tile.row, tile.col))
+                shares = source.clouds.shares(pixels, valid) if source.clouds else ()
+                rows.append((tile.split, index, source.scenes[number].name, tile.row, tile.col, *np.round(shares, 4)))
+                clouds[tile.split] += shares or 0
                 written[tile.split] += 1
                 if tile.split == "train":
                     known = pixels[valid].astype(np.float64)  # (n, C)
@@ -233,7 +264,9 @@ def write_tiles(folder, source, tiles, facts):
         csv.writer(file).writerows(rows)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean ** 2, 0))
-    return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist()}  # rounding is no spread
+    cloudy = {split: (clouds[split] / max(written[split], 1)).tolist() for split in images} if source.clouds else None
+    return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist(),  # rounding is no spread
+            "cloud_and_snow": cloudy}
 
 
 def contact_sheet(folder, facts):
@@ -270,6 +303,8 @@ def frequency_table(facts):
             area = f"{facts['km2'][split][number]:.3g} km2" if gsd else ""
             line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %{area:>14}"
         lines.append(line.rstrip())
+    for number, name in enumerate(("cloud", "snow") if facts["cloud_and_snow"] else ()):
+        lines.append(f"{name:20}" + "".join(f"{100 * facts['cloud_and_snow'][split][number]:22.2f} %" for split in SPLITS))
     return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in facts["dropped"].items()])
 
 

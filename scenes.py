@@ -1,5 +1,7 @@
 """One raw scene: its pixels, and its labels from a mask or from points, window by window at the scale asked for."""
 
+import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +32,64 @@ class Region(NamedTuple):
 def scaled(length, scale):
     """A position or length in px at another scale; at least 1 px where it was 1."""
     return max(round(length * scale), min(length, 1))
+
+
+def scene_files(path):
+    """The images that a scene lies in: its only one, or those that a list NAME.txt holds, a path a line.
+
+    A path in a list starts from the list's own folder.
+
+    Raises:
+        ValueError, OSError: the list is missing or empty.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".txt":
+        return [path]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    if not any(lines):
+        raise ValueError(f"{path} lists no image: write the path of one in each line")
+    return [path.parent / line for line in lines if line]
+
+
+def open_scene(path, max_pixels=2**31):
+    """Open a scene for reading in windows: an image, or several of one size whose bands are put one after the other.
+
+    Args:
+        path: an image; or a list of images NAME.txt, as `scene_files` reads it: then NAME is the scene's name.
+        max_pixels: as for `open_raster`.
+    Returns:
+        Raster.
+    Raises:
+        ValueError, OSError: as `open_raster`, or images of other sizes, dtypes or places.
+    """
+    rasters = [open_raster(file, max_pixels) for file in scene_files(path)]
+    first = rasters[0]
+    if len(rasters) == 1:
+        return dataclasses.replace(first, path=Path(path))
+    for raster in rasters[1:]:
+        alike = (raster.height, raster.width, raster.dtype) == (first.height, first.width, first.dtype)
+        if alike and raster.georeference and first.georeference:
+            alike = np.allclose(raster.georeference.affine, first.georeference.affine, rtol=1e-9, atol=0)
+        if not alike:
+            raise ValueError(f"{path}: {raster.path.name} has another size, dtype or place than {first.path.name}: "
+                             "bring the images of a scene to one grid")
+    nodata = first.nodata if all(raster.nodata == first.nodata for raster in rasters) else None
+    return dataclasses.replace(first, path=Path(path), source=Stack(rasters), nodata=nodata,
+                               bands=sum(raster.bands for raster in rasters))
+
+
+class Stack:
+    """Several rasters of one size in the place of a Raster's file."""
+
+    def __init__(self, rasters):
+        self.rasters = rasters
+
+    def copy(self, row, col, window):
+        """Copy what lies at row, col into window (h, w, C), the bands of each raster after those of the one before."""
+        band = 0
+        for raster in self.rasters:
+            window[:, :, band:band + raster.bands] = raster.read(row, col, *window.shape[:2])
+            band += raster.bands
 
 
 def resize(raster, height, width, smooth):
@@ -65,13 +125,14 @@ class ScaledRaster:
     """A raster file at another scale: read in windows at scale 1, else resized whole at the first read.
 
     Args:
-        path: the image or mask.
-        scale: new side / old side, above 0.
+        path: the image, a list of images, or the mask.
+        source: Source, for its scale and max_pixels.
         smooth: as for `resize`.
     """
 
-    def __init__(self, path, scale, smooth):
-        self.path, self.raster, self.smooth, self.pixels = path, open_raster(path), smooth, None
+    def __init__(self, path, source, smooth):
+        self.path, self.raster, self.smooth, self.pixels = path, open_scene(path, source.max_pixels), smooth, None
+        scale = source.scale
         self.height, self.width = scaled(self.raster.height, scale), scaled(self.raster.width, scale)
 
     def read(self, row, col, height, width):
@@ -98,8 +159,8 @@ class SceneReader:
     """
 
     def __init__(self, scene, source):
-        self.image = ScaledRaster(scene.image, source.scale, smooth=True)
-        self.raster = self.image.raster
+        self.image = ScaledRaster(scene.image, source, smooth=True)
+        self.raster, self.polygons = self.image.raster, source.polygons.get(scene.name)
         self.has_gaps = self.raster.dtype.kind == "f" or (self.raster.nodata, self.raster.alpha) != (None, None)
         if str(self.raster.dtype) not in DTYPES:
             raise ValueError(f"{scene.image} holds {self.raster.dtype}: convert it to one of {', '.join(DTYPES)}")
@@ -109,7 +170,7 @@ class SceneReader:
         if source.points is not None:
             self.labels = PointLabels(source.points, scene, self.image)
             return
-        mask = ScaledRaster(scene.mask, source.scale, smooth=False)
+        mask = ScaledRaster(scene.mask, source, smooth=False)
         self.files.append(mask.raster)
         self.labels = MaskLabels(mask, source)
         if (mask.raster.height, mask.raster.width) != (self.raster.height, self.raster.width):
@@ -123,8 +184,17 @@ class SceneReader:
         return pixels, ~self.raster.no_data(pixels)
 
     def read_labels(self, region):
-        """The (h, w) uint8 class indices of a Region; 255 where there is no label or the image is no data."""
+        """The (h, w) uint8 class indices of a Region; 255 where there is no label or the image is no data.
+
+        Where polygons were drawn, 255 too wherever the label is not of a polygon of the Region's split.
+        """
         labels = self.labels.read(*region.window)
+        if self.polygons is not None:
+            rows, cols = self.polygons[region.split] - np.array([[region.row], [region.col]])  # (N,), (N,)
+            here = (rows >= 0) & (rows < region.height) & (cols >= 0) & (cols < region.width)
+            others = np.ones(labels.shape, bool)
+            others[rows[here], cols[here]] = False
+            labels[others] = NO_LABEL
         if self.has_gaps:
             labels[~self.read_image(region)[1]] = NO_LABEL
         return labels

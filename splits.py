@@ -1,15 +1,17 @@
 """Which ground goes to which split: whole scenes, contiguous blocks, tiles, or polygons of a sparse mask."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import datasets
 from data import SPLITS
-from labels import read_csv
-from scenes import Region, scaled
+from labels import NO_LABEL, read_csv
+from scenes import Region, SceneReader, scaled
 
 BLOCK_GAP = 16  # px left out between the blocks of a scene, for what reaches across a cut: shadow, blur, compression
+MOST_LABELLED = 10**6  # px of a place that --split-by polygon takes
 
 
 def plan_regions(source, sizes, args):
@@ -21,6 +23,8 @@ def plan_regions(source, sizes, args):
         args: the flags of the splits, and those of the tiles.
     Returns:
         list of Region.
+    Raises:
+        ValueError, OSError: there is too little to split, or a list that does not fit the scenes.
     """
     lists = args.split_list or ([] if args.split_by or args.test_places or args.val_places else source.tile_lists)
     if lists and Path(lists[0]).suffix == ".txt":
@@ -29,11 +33,24 @@ def plan_regions(source, sizes, args):
              for number, (height, width) in enumerate(sizes)]
     if args.split_by == "tile":
         tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
-        return [tile._replace(split=split) for tile, split in zip(tiles, draw(len(tiles), args.fractions, args.seed))]
+        grounds = [(ground_of(source, tile), tile.row, tile.col) for tile in tiles]
+        drawn = dict.fromkeys(grounds)
+        drawn = dict(zip(drawn, draw(len(drawn), args.fractions, args.seed)))
+        return [tile._replace(split=drawn[ground]) for tile, ground in zip(tiles, grounds)]
+    if args.split_by == "polygon":
+        polygons = split_polygons(source, whole, args)
+        source.polygons = {source.scenes[region.scene].name: polygons[ground_of(source, region)] for region in whole}
+        return [region._replace(split=split) for region in whole for split in polygons[ground_of(source, region)]]
     if args.split_by == "block":
         return [block for region in whole for block in cut_blocks(region, source.scenes[region.scene], args)]
     splits = scene_splits(source, args)
     return [region._replace(split=split) for region, split in zip(whole, splits) if split]
+
+
+def ground_of(source, region):
+    """What scenes that show the same ground have in common: their place where they are its seasons, else the name."""
+    scene = source.scenes[region.scene]
+    return scene.place if source.aligned else scene.name
 
 
 def draw(count, fractions, seed):
@@ -69,7 +86,12 @@ def scene_splits(source, args):
             listed[line["scene"]] = line["split"]
             if line["split"] not in SPLITS or line["scene"] not in [scene.name for scene in source.scenes]:
                 raise ValueError(f"{args.split_list[0]}, line {number}: give a scene's name, and train, val or test")
-        return [listed.get(scene.name) for scene in source.scenes]
+        splits = [listed.get(scene.name) for scene in source.scenes]
+        for place in {scene.place for scene in source.scenes if source.aligned}:
+            if len({split for scene, split in zip(source.scenes, splits) if scene.place == place and split}) > 1:
+                raise ValueError(f"{args.split_list[0]}: seasons of '{place}' are in several splits, but show the same "
+                                 "ground: keep them together")
+        return splits
     places = sorted({scene.place for scene in source.scenes})
     if args.test_places or args.val_places:
         named = {**dict.fromkeys(args.val_places, "val"), **dict.fromkeys(args.test_places, "test")}
@@ -115,3 +137,64 @@ def cut(region, tile, overlap):
     rows, cols = (range(0, max(length - overlap, 1), tile - overlap) for length in (region.height, region.width))
     return [region._replace(row=region.row + row, col=region.col + col, height=min(tile, region.height - row),
                             width=min(tile, region.width - col)) for row in rows for col in cols]
+
+
+def split_polygons(source, regions, args):
+    """Draw a split for each polygon of sparse labels: pixels that touch, if only at a corner, whatever their classes.
+
+    Class by class the polygons go, the largest first, to the split that has least of its share so far. So a class of
+    one polygon is trained on and not tested. The labels of a place's seasons are drawn together.
+
+    Args:
+        source: Source, as yet without polygons.
+        regions: list of Region, the whole scenes.
+        args: the flags fractions and seed; a split of fraction 0 gets none.
+    Returns:
+        {ground: {split: (2, N) rows and columns of its labelled pixels, px}}, the ground as `ground_of` has it.
+    Raises:
+        ValueError: there are too many labelled pixels: the labels are not sparse.
+    """
+    labelled = {}  # {ground: {(row, col): class}}
+    for region in regions:
+        scene, pixels = source.scenes[region.scene], labelled.setdefault(ground_of(source, region), {})
+        with SceneReader(scene, source) as reader:
+            for tile in cut(region, 1024, 0):
+                classes = reader.labels.read(*tile.window)
+                rows, cols = np.nonzero(classes != NO_LABEL)
+                places = zip((rows + tile.row).tolist(), (cols + tile.col).tolist())
+                pixels.update(zip(places, classes[rows, cols].tolist()))
+                if len(pixels) > MOST_LABELLED:
+                    raise ValueError(f"{scene.mask or args.points_file} labels more than {MOST_LABELLED:,} px: --split-by "
+                                     "polygon is for sparse labels, use --split-by block")
+    shares = dict(zip(SPLITS, args.fractions))
+    wanted = [split for split in ("train", "test", "val") if shares[split]]  # who comes first where a class has few
+    random, found = np.random.default_rng(args.seed), {}
+    for ground, pixels in labelled.items():
+        polygons, given = find_polygons(pixels), Counter()
+        order = sorted(random.permutation(len(polygons)).tolist(), key=lambda number: -len(polygons[number]))
+        found[ground] = {split: [] for split in wanted}
+        for polygon in (polygons[number] for number in order):
+            land = Counter(pixels[pixel] for pixel in polygon).most_common(1)[0][0]
+            split = min(wanted, key=lambda split: given[land, split] / shares[split])
+            given[land, split] += len(polygon)
+            found[ground][split] += polygon
+    return {ground: {split: np.array(pixels, int).reshape(-1, 2).T for split, pixels in splits.items()}
+            for ground, splits in found.items()}
+
+
+def find_polygons(pixels):
+    """Lists of those pixels (row, col) that touch each other, if only at a corner.
+
+    Args:
+        pixels: iterable of (row, col).
+    """
+    left, polygons = dict.fromkeys(pixels), []
+    while left:
+        polygon = [left.popitem()[0]]
+        for row, col in polygon:  # grows while it is walked
+            for pixel in ((row + down, col + right) for down in (-1, 0, 1) for right in (-1, 0, 1)):
+                if pixel in left:
+                    del left[pixel]
+                    polygon.append(pixel)
+        polygons.append(polygon)
+    return polygons

@@ -9,7 +9,7 @@ from PIL import Image
 from datasets import Scene, Source
 from labels import land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, SceneReader, resize, scaled, survey
+from scenes import Region, SceneReader, open_scene, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -216,3 +216,34 @@ def test_survey_tells_what_scenes_have_in_common(tmp_path):
     assert facts(0, 1)["gsd_m"] is None and facts(0, 1)["nodata"] is None
     assert facts(0, 2)["gsd_m"] is None and facts(0, 2)["nodata"] == 7
     assert facts(0, 2, gsd=5)["gsd_m"] == 10
+
+
+def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
+    first = np.arange(12, dtype=np.int16).reshape(3, 4)
+    save(first, tmp_path / "B02.tif", nodata=0, georeference=Georeference(UTM))
+    (tmp_path / "more").mkdir()
+    save(np.stack([first + 100, first + 200], -1), tmp_path / "more/rest.tif", nodata=0, georeference=Georeference(UTM))
+    listed = tmp_path / "place.txt"
+    listed.write_text("B02.tif\n\nmore/rest.tif\n")
+    with open_scene(listed) as scene:
+        assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 3, np.int16, 0)
+        assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
+        assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207], [0, 0, 0]]]
+        assert scene.no_data(scene.read(0, 0, 1, 1)).tolist() == [[False]]  # one band of 0 is no gap
+        assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
+    mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
+    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    with SceneReader(source.scenes[0], source) as reader:
+        assert reader.read_image(Region("train", 0, 0, 1, 1, 1))[0].tolist() == [[[1, 101, 201]]]
+    save(first[:2], tmp_path / "B02.tif")
+    with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place than B02.tif"):
+        open_scene(listed)
+    save(first, tmp_path / "B02.tif", georeference=Georeference({**UTM, 33550: (3.0, 3.0, 0.0)}))
+    with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
+        open_scene(listed)
+    listed.write_text("gone.tif\n")
+    with pytest.raises(FileNotFoundError, match="gone.tif: no such file"):
+        open_scene(listed)
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="place.txt lists no image"):
+        open_scene(listed)
