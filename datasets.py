@@ -61,8 +61,8 @@ class Source:
         aligned: whether scenes of one place show exactly the same ground, pixel by pixel: its seasons.
         rgb: numbers of the bands to show as red, green and blue, from 1; None: the first three.
         clouds: sentinel2.CloudTest, or None.
-        polygons: {scene name: {split: (2, N) rows and columns, px after scaling}} of the labelled pixels, where these are
-            split polygon by polygon.
+        polygons: {scene name: {split: (2, N) rows and columns, px after scaling}} of the labelled pixels, where these
+            are split polygon by polygon.
         max_pixels: largest PNG or JPEG to decode, px.
     """
 

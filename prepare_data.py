@@ -53,8 +53,8 @@ def parse_args(argv=None):
     flag("--threshold", type=float, help="read mask values above it as 255, all others as 0; not given: as they are")
     flag("--tolerance", type=int, default=0, help="how far off in r, g and b a mask's colour may be, 0 to 255")
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
-    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: 1 2 3, "
-         "or what is known of them")
+    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
+         "as the data set has them, else 1 2 3")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
@@ -89,7 +89,8 @@ def check_args(args):
     """
     args.out = args.out or f"data/{args.kind}"
     args.tile = args.tile if args.tile is not None else 128 if args.kind == "demo" else 256
-    needs = {"demo": [], "folder": ["images", "classes", "masks"], "sentinel2": ["images", "masks"]}.get(args.kind, ["src"])
+    needs = {"demo": [], "folder": ["images", "classes", "masks"], "sentinel2": ["images", "masks"]}
+    needs = needs.get(args.kind, ["src"])
     for name in ("src", "images", "classes", "masks"):
         if getattr(args, name) and name not in needs and (args.kind, name) != ("sentinel2", "classes"):
             raise ValueError(f"--{name} is not for {args.kind}: leave it out")
@@ -242,7 +243,7 @@ def write_tiles(folder, source, tiles, facts):
         shape = (tile_count, side, side)
         images[split] = open_memmap(folder / f"{split}_images.npy", "w+", facts["dtype"], (*shape, bands))
         labels[split] = open_memmap(folder / f"{split}_labels.npy", "w+", np.uint8, shape)
-    written, rows = Counter(), [("split", "index", "scene", "row", "col") + (("cloud", "snow") if source.clouds else ())]
+    written, rows = Counter(), [("split", "index", "scene", "row", "col", *(("cloud", "snow") if source.clouds else ()))]
     clouds = {split: np.zeros(2) for split in images}  # of each split, the sum of its tiles' shares
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
     for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
@@ -304,7 +305,8 @@ def frequency_table(facts):
             line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %{area:>14}"
         lines.append(line.rstrip())
     for number, name in enumerate(("cloud", "snow") if facts["cloud_and_snow"] else ()):
-        lines.append(f"{name:20}" + "".join(f"{100 * facts['cloud_and_snow'][split][number]:22.2f} %" for split in SPLITS))
+        shares = [100 * facts["cloud_and_snow"][split][number] for split in SPLITS]
+        lines.append(f"{name:20}" + "".join(f"{share:22.2f} %" for share in shares))
     return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in facts["dropped"].items()])
 
 

@@ -1,10 +1,10 @@
-"""Sentinel-2 scenes on their way in: several seasons of a place, finer class masks brought down, cloud and snow counted.
+"""Sentinel-2 scenes on their way in: seasons of a place, finer class masks brought down, cloud and snow counted.
 
     python prepare_data.py sentinel2 --images april.tif august.tif --masks landcover_1m.tif --split-by block
-    python prepare_data.py sentinel2 --images "DIR/*_spring.tif" "DIR/*_autumn.tif" --masks "DIR/*_mask.tif" --seasons stack
+    python prepare_data.py sentinel2 --images "DIR/*_spring.tif" "DIR/*_autumn.tif" --masks "DIR/*_mask.tif"
 
-What the star stands for is the place: images of one place are its seasons, and have one mask. A scene that lies in a file
-for each band is given as a list of them (see scenes.open_scene).
+What the star stands for is the place: images of one place are its seasons, and have one mask. A scene whose bands lie in
+files of their own is given as a list of them, NAME.txt (see scenes.open_scene).
 """
 
 from pathlib import Path
@@ -35,18 +35,19 @@ DEFAULTS = {"seasons": "separate", "downscale": "nearest", "downscale_weights": 
 def add_arguments(parser):
     """Add the flags that are for Sentinel-2 alone to prepare_data.py's parser."""
     flag = parser.add_argument_group("sentinel2").add_argument
-    flag("--seasons", choices=("separate", "stack"), default=DEFAULTS["seasons"], help="images of one place as samples of "
-         "their own, or as the bands of one sample")
-    flag("--downscale", choices=("nearest", "mode", "weighted"), default=DEFAULTS["downscale"], help="how a finer mask is "
-         "brought down: the pixel at the centre, the most frequent class, or that of the highest weight x count")
-    flag("--downscale-weights", nargs="+", metavar="CLASS=WEIGHT", default=DEFAULTS["downscale_weights"], help="for weighted, "
-         "such as road=4; classes not named weigh 1")
-    flag("--bands", nargs="+", metavar="NAME", default=DEFAULTS["bands"], help="what an image's bands are, such as B02 B03 "
-         "B04 B08; not given: known of images of 13, 12 or 10 bands")
-    flag("--reflectance", type=float, default=DEFAULTS["reflectance"], help="the value that stands for a reflectance of 1; not "
-         "given: 10000, float32 1, uint8 unknown")
-    flag("--max-cloud", type=float, default=DEFAULTS["max_cloud"], metavar="SHARE", help="drop tiles of which a larger share "
-         "is cloud or snow, 0 to 1; 1 keeps all")
+    flag("--seasons", choices=("separate", "stack"), help="images of one place as samples of their own, or as the bands "
+         "of one sample")
+    flag("--downscale", choices=("nearest", "mode", "weighted"), help="how a finer mask is brought down: the pixel at the "
+         "centre, the most frequent class, or that of the highest weight x count")
+    flag("--downscale-weights", nargs="+", metavar="CLASS=WEIGHT", help="for weighted, such as road=4; classes not named "
+         "weigh 1")
+    flag("--bands", nargs="+", metavar="NAME", help="what an image's bands are, such as B02 B03 B04 B08; not given: known "
+         "of images of 13, 12 or 10 bands")
+    flag("--reflectance", type=float, help="the value that stands for a reflectance of 1; not given: 10000, of float32 1, "
+         "of uint8 unknown")
+    flag("--max-cloud", type=float, metavar="SHARE", help="drop tiles of which a larger share is cloud or snow, 0 to 1; 1 "
+         "keeps all")
+    parser.set_defaults(**DEFAULTS)
 
 
 def sentinel2(args, folder):
@@ -58,8 +59,8 @@ def sentinel2(args, folder):
     Returns:
         Source.
     Raises:
-        ValueError, OSError: a place without one of its files, seasons or a mask that lie elsewhere, a class or band that
-            is not known.
+        ValueError, OSError: a place without one of its files, seasons or a mask that lie elsewhere, or a class or band
+            that is not known.
     """
     rows = read_classes(args.classes) if args.classes else land_classes(CATALONIA)
     weights = read_weights(args.downscale_weights, rows, args.downscale)
@@ -117,7 +118,7 @@ def find_places(patterns, masks):
 
 
 def season_names(place, images):
-    """[(scene name, image)]: the place's name where there is one image, else the files', with their folders' if alike."""
+    """[(scene name, image)]: named after the place where it has one image, else after the files, and folders if alike."""
     names = [path.stem for path in images] if len(images) > 1 else [place]
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}_{path.stem}" for path in images]
@@ -141,8 +142,8 @@ def check_footprint(raster, image, factor):
         sides = np.array([[0, raster.height], [0, raster.width]]) / factor
         fits = fits and np.abs(corners - sides).max() <= 0.5 and epsg(raster) == epsg(image)
     if not fits:
-        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images, and masks "
-                         "as fine or a whole number of times finer, of the same extent")
+        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
+                         "extent and grid, and a mask of that grid or a whole number of times finer")
 
 
 def epsg(raster):
@@ -161,7 +162,7 @@ def extent(raster):
 
 
 def bring_down(path, image, how, weights, rows, coarse):
-    """Bring a finer class mask down to an image's grid, strip by strip; the file's nodata or the ignored id has no vote.
+    """Bring a finer class mask down to an image's grid, strip by strip; its nodata value, or the ignored id, has no vote.
 
     Args:
         path: the mask.
@@ -203,7 +204,8 @@ def read_weights(words, rows, how):
         try:
             weights[int(values[name])] = float(weight)
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, the class one of {', '.join(values)}") from None
+            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, the class one of "
+                             f"{', '.join(values)}") from None
     return weights
 
 
@@ -214,12 +216,12 @@ class CloudTest:
     of processing baseline 4 and later are offset by 0.1, which makes more of them bright.
 
     Args:
-        bands: {band name: number from 0}, B03 and B04 among them; snow needs B08 and B11 as well.
+        bands: {band name: number from 0}, B03 and B04 among them; snow needs B11 as well.
         count: bands of a season; where an image holds several, a pixel counts that is cloud in one of them.
         unit: the value that stands for a reflectance of 1.
-    Source: cloud, Braaten, Cohen and Yang 2015 (the first two tests of MSScvm): green above 0.39, or above 0.175 and above
-        red; snow, Hall, Riggs and Salomonson 1995: (green - SWIR) / (green + SWIR) above 0.4, near infrared above 0.11.
-        Both were made for Landsat; differs from the first in that snow is no cloud.
+    Source: cloud, Braaten, Cohen and Yang 2015, MSScvm's first test: green above 0.39, or above 0.175 and above red.
+        Snow, Gascoin and others 2019, the first pass of Theia's snow maps: (green - SWIR) / (green + SWIR) above 0.4,
+        red above 0.2. Differs from the first, made for Landsat MSS, in that snow is no cloud.
     """
 
     def __init__(self, bands, count, unit):
@@ -240,9 +242,8 @@ class CloudTest:
             season = {name: known[:, first + number] for name, number in self.bands.items()}
             green, red = season["B03"], season["B04"]
             white = np.zeros(len(known), bool)
-            if {"B08", "B11"} <= season.keys():
-                swir = season["B11"]
-                white = (green - swir > 0.4 * (green + swir)) & (season["B08"] > 0.11)
+            if "B11" in season:
+                white = (green - season["B11"] > 0.4 * (green + season["B11"])) & (red > 0.2)
             snow |= white
             cloud |= ((green > 0.39) | ((green > 0.175) & (green > red))) & ~white
         return float((cloud & ~snow).mean()), float(snow.mean())

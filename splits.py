@@ -164,8 +164,8 @@ def split_polygons(source, regions, args):
                 places = zip((rows + tile.row).tolist(), (cols + tile.col).tolist())
                 pixels.update(zip(places, classes[rows, cols].tolist()))
                 if len(pixels) > MOST_LABELLED:
-                    raise ValueError(f"{scene.mask or args.points_file} labels more than {MOST_LABELLED:,} px: --split-by "
-                                     "polygon is for sparse labels, use --split-by block")
+                    raise ValueError(f"{scene.mask or args.points_file} labels more than {MOST_LABELLED:,} px: "
+                                     "--split-by polygon is for sparse labels, use --split-by block")
     shares = dict(zip(SPLITS, args.fractions))
     wanted = [split for split in ("train", "test", "val") if shares[split]]  # who comes first where a class has few
     random, found = np.random.default_rng(args.seed), {}
