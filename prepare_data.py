@@ -20,11 +20,11 @@ import os
 import shutil
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 import datasets
@@ -238,36 +238,49 @@ def write_tiles(folder, source, tiles, facts):
         and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
     """
     side, bands = facts["tile"], facts["bands"]
-    images, labels = {}, {}
-    for split, tile_count in facts["tiles"].items():
-        shape = (tile_count, side, side)
-        images[split] = open_memmap(folder / f"{split}_images.npy", "w+", facts["dtype"], (*shape, bands))
-        labels[split] = open_memmap(folder / f"{split}_labels.npy", "w+", np.uint8, shape)
-    written, rows = Counter(), [("split", "index", "scene", "row", "col", *(("cloud", "snow") if source.clouds else ()))]
-    clouds = {split: np.zeros(2) for split in images}  # of each split, the sum of its tiles' shares
+    header = ("split", "index", "scene", "row", "col", *(("cloud", "snow") if source.clouds else ()))
+    written, rows, clouds = Counter(), [header], {split: np.zeros(2) for split in facts["tiles"]}
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
-    for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
-        with SceneReader(source.scenes[number], source) as reader:
-            for tile in group:
-                pixels, valid = reader.read_image(tile)
-                missing = [(0, side - tile.height), (0, side - tile.width)]
-                index = written[tile.split]
-                images[tile.split][index] = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
-                labels[tile.split][index] = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
-                shares = source.clouds.shares(pixels, valid) if source.clouds else ()
-                rows.append((tile.split, index, source.scenes[number].name, tile.row, tile.col, *np.round(shares, 4)))
-                clouds[tile.split] += shares or 0
-                written[tile.split] += 1
-                if tile.split == "train":
-                    known = pixels[valid].astype(np.float64)  # (n, C)
-                    count, total, squares = count + len(known), total + known.sum(0), squares + (known ** 2).sum(0)
+    with ExitStack() as stack:
+        images, labels = {}, {}
+        for split, number in facts["tiles"].items():
+            for arrays, kind, dtype, shape in ((images, "images", facts["dtype"], (number, side, side, bands)),
+                                               (labels, "labels", "uint8", (number, side, side))):
+                arrays[split] = stack.enter_context(start_array(folder / f"{split}_{kind}.npy", dtype, shape))
+        for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
+            with SceneReader(source.scenes[number], source) as reader:
+                for tile in group:
+                    pixels, valid = reader.read_image(tile)
+                    missing = [(0, side - tile.height), (0, side - tile.width)]
+                    images[tile.split].write(np.pad(pixels, [*missing, (0, 0)], mode="reflect").tobytes())
+                    classes = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
+                    labels[tile.split].write(classes.tobytes())
+                    shares = source.clouds.shares(pixels, valid) if source.clouds else ()
+                    rows.append((tile.split, written[tile.split], source.scenes[number].name, tile.row, tile.col,
+                                 *np.round(shares, 4)))
+                    clouds[tile.split] += shares or 0
+                    written[tile.split] += 1
+                    if tile.split == "train":
+                        known = pixels[valid].astype(np.float64)  # (n, C)
+                        count, total, squares = count + len(known), total + known.sum(0), squares + (known ** 2).sum(0)
     with open(folder / "tiles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean ** 2, 0))
-    cloudy = {split: (clouds[split] / max(written[split], 1)).tolist() for split in images} if source.clouds else None
+    cloudy = {split: (clouds[split] / max(written[split], 1)).tolist() for split in clouds} if source.clouds else None
     return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist(),  # rounding is no spread
             "cloud_and_snow": cloudy}
+
+
+def start_array(path, dtype, shape):
+    """Open an .npy file to which the bytes of its items are then written, one after the other.
+
+    As a memory map it would fill the memory with what was written.
+    """
+    file = open(path, "wb")
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def contact_sheet(folder, facts):

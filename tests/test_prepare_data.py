@@ -198,6 +198,7 @@ def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
     refuses("--rgb 1 2 9: .* 1 to 3", tmp_path, "--rgb", 1, 2, 9)
+    refuses("s0.png: .*40 x 50 px, to be decoded whole, but --max-pixels is 1999", tmp_path, "--max-pixels", 1999)
     refuses("--src is not for folder", tmp_path, "--src", tmp_path)
     refuses("--val-places goes with", tmp_path, "--val-places", "s0", "--split-by", "block")
     save([[0]], tmp_path / "refused/mine.png")
