@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from labels import NO_LABEL, land_classes, read_classes
 from raster import Georeference, write_geotiff
-from scenes import NO_LABEL, Region, land_classes, read_classes, scaled
+from scenes import Region, scaled
 
 LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg"}
@@ -57,6 +58,12 @@ class Source:
         tolerance: how far off in red, green and blue a mask's colour may be from its class's, 0..255.
         scale: what images and masks are resized to, new side / old side.
         points: Points that stand in place of masks, or None.
+        aligned: whether scenes of one place show exactly the same ground, pixel by pixel: its seasons.
+        rgb: numbers of the bands to show as red, green and blue, from 1; None: the first three.
+        clouds: sentinel2.CloudTest, or None.
+        polygons: {scene name: {split: (2, N) rows and columns, px after scaling}} of the labelled pixels, where these
+            are split polygon by polygon.
+        max_pixels: largest PNG or JPEG to decode, px.
     """
 
     name: str
@@ -67,6 +74,11 @@ class Source:
     tolerance: int = 0
     scale: float = 1.0
     points: object = None
+    aligned: bool = False
+    rgb: list | None = None
+    clouds: object = None
+    polygons: dict = field(default_factory=dict)
+    max_pixels: int = 2**31
 
     @property
     def classes(self):
@@ -345,4 +357,4 @@ def demo(folder, seed):
             write_geotiff(scene.image, [image], height, width, 4, np.uint8, georeference=ground, level=1)
             write_geotiff(scene.mask, [land["labels"]], height, width, 1, np.uint8, palette, georeference=ground)
             scenes.append(scene)
-    return Source("demo", land_classes(DEMO), scenes)
+    return Source("demo", land_classes(DEMO), scenes, aligned=True)

@@ -4,6 +4,7 @@
     python prepare_data.py folder --images DIR --masks DIR --classes classes.csv --out data/NAME
     python prepare_data.py folder --images DIR --points-file points.csv --classes classes.csv --out data/NAME
     python prepare_data.py dubai --src DIR --scale 0.5
+    python prepare_data.py sentinel2 --images spring.tif autumn.tif --masks landcover_1m.tif --split-by block
 
 classes.csv has the columns id,name,r,g,b. The id is the value in the mask, any number; masks may as well be written in
 the colours; rows named "ignore" stand for no label. In what is written a class is its row, 0 to K-1, and 255 no label.
@@ -19,19 +20,20 @@ import os
 import shutil
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 import datasets
+import sentinel2
 from data import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
-from scenes import NO_LABEL, Region, SceneReader, read_csv, read_points, scaled, survey
-
-BLOCK_GAP = 16  # px left out between the blocks of a scene, for what reaches across a cut: shadow, blur, compression
+from labels import NO_LABEL, read_points
+from scenes import SceneReader, survey
+from splits import cut, plan_regions
 
 
 def parse_args(argv=None):
@@ -39,24 +41,28 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Raw scenes and masks -> a prepared data set.",
                                      epilog="example: python prepare_data.py dubai --src dubai --scale 0.5",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("kind", choices=["demo", "folder", *datasets.PUBLIC], help="what to prepare")
+    parser.add_argument("kind", choices=["demo", "folder", "sentinel2", *datasets.PUBLIC], help="what to prepare")
     flag = parser.add_argument_group("scenes").add_argument
     flag("--src", help="the unpacked public data set")
-    flag("--images", help="folder: a folder of images, one image, or a quoted pattern such as 'DIR/*_sat.jpg'")
-    flag("--masks", help="folder: likewise; they pair with images by file name, or by what the star stands for")
-    flag("--classes", help="folder: the classes.csv")
+    flag("--images", nargs="+", metavar="IMAGES", help="folder: a folder of images, one image, a list of its files "
+         "NAME.txt, or a quoted pattern such as 'DIR/*_sat.jpg'; sentinel2: one of these for each season")
+    flag("--masks", help="likewise; they pair with images by file name, or by what the star stands for")
+    flag("--classes", help="the classes.csv; sentinel2: not given: the land-cover map of Catalonia in twelve classes")
     flag("--points-file", help="labelled points in place of masks: CSV of scene,row,col,class (px, from 0), or of "
          "x,y,class (map units), or GeoJSON points in the scenes' CRS")
     flag("--threshold", type=float, help="read mask values above it as 255, all others as 0; not given: as they are")
     flag("--tolerance", type=int, default=0, help="how far off in r, g and b a mask's colour may be, 0 to 255")
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
-    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: 1 2 3")
+    flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
+         "as the data set has them, else 1 2 3")
+    flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
     flag("--scale", type=float, default=1.0, help="resize scenes first: images by area, masks by nearest pixel")
     flag("--tile", type=int, help="side of the tiles, px after --scale; not given: 256, demo 128")
     flag("--overlap", type=int, default=0, help="px that neighbouring tiles share")
     flag("--min-labelled", type=int, default=1, help="drop tiles with fewer labelled px; 0 drops none")
+    flag("--drop-only", nargs="+", default=[], metavar="CLASS", help="drop tiles that show no other classes than these")
     flag("--drop-single-class", action="store_true", help="drop training tiles that show one class alone")
     group = parser.add_argument_group("splits")
     flag = group.add_argument
@@ -64,12 +70,14 @@ def parse_args(argv=None):
     flag("--val-places", nargs="+", default=[], metavar="NAME", help="scenes to validate on, as for --test-places")
     flag("--seed", type=int, default=0, help="decides what is drawn: splits, and the demo's scenes")
     flag = group.add_mutually_exclusive_group().add_argument
-    flag("--split-by", choices=("scene", "block", "tile"), help="whole scenes, blocks of each scene, or single tiles, "
-         "whose neighbours leak; not given: the data set's own split, else scene")
+    flag("--split-by", choices=("scene", "block", "tile", "polygon"), help="whole scenes, blocks of each scene, "
+         "single tiles, whose neighbours leak, or polygons of sparse labels; not given: the data set's own split, else "
+         "scene")
     flag("--test-places", nargs="+", default=[], metavar="NAME", help="scenes to test on (dubai: 1+3, 2, 4+7+8, 5, 6); "
          "what is named for neither trains")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or train.txt val.txt "
          f"test.txt of SCENE_N, where N counts the scene's {datasets.LISTED_TILE} px tiles row by row from 0")
+    sentinel2.add_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -81,20 +89,28 @@ def check_args(args):
     """
     args.out = args.out or f"data/{args.kind}"
     args.tile = args.tile if args.tile is not None else 128 if args.kind == "demo" else 256
-    needs = {"demo": [], "folder": ["images", "classes", "masks"]}.get(args.kind, ["src"])
+    needs = {"demo": [], "folder": ["images", "classes", "masks"], "sentinel2": ["images", "masks"]}
+    needs = needs.get(args.kind, ["src"])
     for name in ("src", "images", "classes", "masks"):
-        if getattr(args, name) and name not in needs:
+        if getattr(args, name) and name not in needs and (args.kind, name) != ("sentinel2", "classes"):
             raise ValueError(f"--{name} is not for {args.kind}: leave it out")
         if not getattr(args, name) and name in needs and not (name == "masks" and args.points_file):
             raise ValueError(f"{args.kind} needs --{name}" + (" or --points-file" if name == "masks" else ""))
+    if args.kind != "sentinel2":
+        if args.images and len(args.images) > 1:
+            raise ValueError("--images takes several for sentinel2 alone: quote a pattern such as 'DIR/*.tif'")
+        for name, default in sentinel2.DEFAULTS.items():
+            if getattr(args, name) != default:
+                raise ValueError(f"--{name.replace('_', '-')} is for sentinel2: leave it out")
     if args.val_places and (args.split_by or args.split_list):
         raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
     fine = {"scale": 0 < args.scale <= 16, "tile": 0 < args.tile <= 2**14, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or 0 < args.gsd < 1e9, "seed": args.seed >= 0,
+            "max_cloud": 0 <= args.max_cloud <= 1, "reflectance": args.reflectance is None or args.reflectance > 0,
             "fractions": min(args.fractions) >= 0 and 0 < sum(args.fractions) < 1e9}
     for name in fine:
         if not fine[name]:
-            raise ValueError(f"--{name} {getattr(args, name)} makes no sense: see --help")
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} makes no sense: see --help")
 
 
 def main(args):
@@ -134,10 +150,12 @@ def find_source(args, work):
     if args.kind == "demo":
         source = datasets.demo(work / "scenes", args.seed)
     elif args.kind == "folder":
-        source = datasets.folder(args.images, args.masks, args.classes)
+        source = datasets.folder(args.images[0], args.masks, args.classes)
+    elif args.kind == "sentinel2":
+        source = sentinel2.sentinel2(args, work)
     else:
         source = datasets.PUBLIC[args.kind](args.src)
-    source.scale, source.tolerance = args.scale, args.tolerance
+    source.scale, source.tolerance, source.max_pixels = args.scale, args.tolerance, args.max_pixels
     if args.threshold is not None:
         source.threshold = args.threshold
     if args.points_file:
@@ -151,118 +169,13 @@ def name_facts(source, bands, args):
     Raises:
         ValueError: --rgb names bands that are not there.
     """
-    shown = args.rgb or ([1, 2, 3] if bands >= 3 else [1])
+    shown = args.rgb or source.rgb or ([1, 2, 3] if bands >= 3 else [1])
     if len(shown) not in (1, 3) or not 1 <= min(shown) <= max(shown) <= bands:
         raise ValueError(f"--rgb {' '.join(map(str, shown))}: give three bands, or one, from 1 to {bands}")
     classes = [{"name": row.name, "colour": list(row.colour.to_bytes(3, "big") if row.colour is not None else colour)}
                for row, colour in zip(source.classes, default_colours(len(source.classes)))]
     return {"format": 1, "name": Path(args.out).name, "classes": classes, "ignore": NO_LABEL, "tile": args.tile,
             "rgb": [band - 1 for band in shown], "arguments": vars(args)}
-
-
-def plan_regions(source, sizes, args):
-    """Which parts of which scenes belong to which split; tiles never reach out of their region.
-
-    Args:
-        source: Source.
-        sizes: (height, width) of each scene's file, px.
-        args: the flags of the splits, and those of the tiles.
-    Returns:
-        list of Region.
-    """
-    lists = args.split_list or ([] if args.split_by or args.test_places or args.val_places else source.tile_lists)
-    if lists and Path(lists[0]).suffix == ".txt":
-        return datasets.listed_tiles(source, sizes, lists)
-    whole = [Region("", number, 0, 0, scaled(height, args.scale), scaled(width, args.scale))
-             for number, (height, width) in enumerate(sizes)]
-    if args.split_by == "tile":
-        tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
-        return [tile._replace(split=split) for tile, split in zip(tiles, draw(len(tiles), args.fractions, args.seed))]
-    if args.split_by == "block":
-        return [block for region in whole for block in cut_blocks(region, source.scenes[region.scene], args)]
-    splits = scene_splits(source, args)
-    return [region._replace(split=split) for region, split in zip(whole, splits) if split]
-
-
-def draw(count, fractions, seed):
-    """Draw a split for each of `count` things, by fractions as near as whole numbers come.
-
-    Returns:
-        list of count split names, each at least once whose fraction is above 0.
-    Raises:
-        ValueError: there are fewer things than splits.
-    """
-    shares = np.diff(np.round(np.cumsum(fractions) / sum(fractions) * count), prepend=0).astype(int)
-    wanted = np.array(fractions) > 0
-    if count < wanted.sum():
-        raise ValueError(f"{count} scenes or tiles do not fill {wanted.sum()} splits: use --split-by block, or set "
-                         "one of the --fractions to 0")
-    for missing in np.flatnonzero(wanted & (shares == 0)):
-        shares[shares.argmax()] -= 1
-        shares[missing] += 1
-    return np.random.default_rng(seed).permutation(np.repeat(SPLITS, shares)).tolist()
-
-
-def scene_splits(source, args):
-    """The split of each scene: as a list or the flags name it, as the data set has it, or drawn, place by place.
-
-    Returns:
-        a split name for each scene; None for one that a list leaves out.
-    Raises:
-        ValueError, OSError: a name that is no scene, place or split.
-    """
-    if args.split_list:
-        listed = {}
-        for number, line in read_csv(args.split_list[0], ["scene", "split"]):
-            listed[line["scene"]] = line["split"]
-            if line["split"] not in SPLITS or line["scene"] not in [scene.name for scene in source.scenes]:
-                raise ValueError(f"{args.split_list[0]}, line {number}: give a scene's name, and train, val or test")
-        return [listed.get(scene.name) for scene in source.scenes]
-    places = sorted({scene.place for scene in source.scenes})
-    if args.test_places or args.val_places:
-        named = {**dict.fromkeys(args.val_places, "val"), **dict.fromkeys(args.test_places, "test")}
-        for place in named.keys() - set(places):
-            raise ValueError(f"no place is called '{place}': choose from {', '.join(places[:30])}")
-        return [named.get(scene.place, "train") for scene in source.scenes]
-    if args.split_by is None and source.scenes[0].split:
-        return [scene.split for scene in source.scenes]
-    drawn = dict(zip(places, draw(len(places), args.fractions, args.seed)))
-    return [drawn[scene.place] for scene in source.scenes]
-
-
-def cut_blocks(region, scene, args):
-    """Cut a scene across its longer side: a block for each split, in an order drawn by place, and gaps between them.
-
-    Raises:
-        ValueError: the scene is too short for that.
-    """
-    down = region.height >= region.width
-    random = np.random.default_rng([args.seed, *scene.place.encode()])  # two seasons of a place are cut alike
-    order = [split for split in random.permutation(3) if args.fractions[split]]
-    ends = np.cumsum([args.fractions[split] for split in order]) / sum(args.fractions)
-    ends *= region.height if down else region.width
-    blocks, start = [], 0
-    for split, end in zip(order, ends.round().astype(int).tolist()):
-        if start >= end:
-            raise ValueError(f"{scene.image} is too small to be cut into blocks: use --split-by scene")
-        extent = {"row": start, "height": end - start} if down else {"col": start, "width": end - start}
-        blocks.append(region._replace(split=SPLITS[split], **extent))
-        start = end + BLOCK_GAP
-    return blocks
-
-
-def cut(region, tile, overlap):
-    """The tiles of a region, row by row; what is left at its right and bottom makes smaller ones.
-
-    Args:
-        region: Region.
-        tile, overlap: px; 0 <= overlap < tile.
-    Returns:
-        list of Region of at most tile x tile px.
-    """
-    rows, cols = (range(0, max(length - overlap, 1), tile - overlap) for length in (region.height, region.width))
-    return [region._replace(row=region.row + row, col=region.col + col, height=min(tile, region.height - row),
-                            width=min(tile, region.width - col)) for row in rows for col in cols]
 
 
 def choose_tiles(source, regions, gsd_m, args):
@@ -272,8 +185,12 @@ def choose_tiles(source, regions, gsd_m, args):
         list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, and what was
         dropped.
     Raises:
-        ValueError: a scene without data, or a split without tiles.
+        ValueError: a scene without data, a split without tiles, or --drop-only names no class.
     """
+    for name in args.drop_only:
+        if name not in [row.name for row in source.classes]:
+            raise ValueError(f"--drop-only {name}: give one of {', '.join(row.name for row in source.classes)}")
+    others = np.array([row.name not in args.drop_only for row in source.classes])
     kept, dropped, tiles_of = [], Counter(), [[] for _ in source.scenes]
     pixels = {split: np.zeros(len(source.classes), int) for split in SPLITS}
     for region in regions:
@@ -284,8 +201,14 @@ def choose_tiles(source, regions, gsd_m, args):
                 raise ValueError(f"{scene.image} holds no data: all of it is NaN, nodata or transparent; leave it out")
             for tile in tiles:
                 counts = np.bincount(reader.read_labels(tile).ravel(), minlength=256)[:len(source.classes)]
-                if counts.sum() < args.min_labelled:
+                if reader.is_empty([tile]):
+                    dropped["without data"] += 1
+                elif counts.sum() < args.min_labelled:
                     dropped[f"fewer than {args.min_labelled} labelled px"] += 1
+                elif args.drop_only and counts.any() and not counts[others].any():
+                    dropped[f"only {', '.join(args.drop_only)}"] += 1
+                elif args.max_cloud < 1 and sum(source.clouds.shares(*reader.read_image(tile))) > args.max_cloud:
+                    dropped[f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
                 elif args.drop_single_class and tile.split == "train" and np.count_nonzero(counts) == 1:
                     dropped["of train, one class alone"] += 1
                 else:
@@ -311,34 +234,53 @@ def write_tiles(folder, source, tiles, facts):
         tiles: list of Region, scene by scene.
         facts: dict with bands, dtype, and tiles by split.
     Returns:
-        dict of mean and std of each band over the training tiles' valid pixels; std is 1 where the band is constant.
+        dict of mean and std of each band over the training tiles' valid pixels, std being 1 where the band is constant;
+        and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
     """
     side, bands = facts["tile"], facts["bands"]
-    images, labels = {}, {}
-    for split, tile_count in facts["tiles"].items():
-        shape = (tile_count, side, side)
-        images[split] = open_memmap(folder / f"{split}_images.npy", "w+", facts["dtype"], (*shape, bands))
-        labels[split] = open_memmap(folder / f"{split}_labels.npy", "w+", np.uint8, shape)
-    written, rows = Counter(), [("split", "index", "scene", "row", "col")]
+    header = ("split", "index", "scene", "row", "col", *(("cloud", "snow") if source.clouds else ()))
+    written, rows, clouds = Counter(), [header], {split: np.zeros(2) for split in facts["tiles"]}
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
-    for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
-        with SceneReader(source.scenes[number], source) as reader:
-            for tile in group:
-                pixels, valid = reader.read_image(tile)
-                missing = [(0, side - tile.height), (0, side - tile.width)]
-                index = written[tile.split]
-                images[tile.split][index] = np.pad(pixels, [*missing, (0, 0)], mode="reflect")
-                labels[tile.split][index] = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
-                rows.append((tile.split, index, source.scenes[number].name, tile.row, tile.col))
-                written[tile.split] += 1
-                if tile.split == "train":
-                    known = pixels[valid].astype(np.float64)  # (n, C)
-                    count, total, squares = count + len(known), total + known.sum(0), squares + (known ** 2).sum(0)
+    with ExitStack() as stack:
+        images, labels = {}, {}
+        for split, number in facts["tiles"].items():
+            for arrays, kind, dtype, shape in ((images, "images", facts["dtype"], (number, side, side, bands)),
+                                               (labels, "labels", "uint8", (number, side, side))):
+                arrays[split] = stack.enter_context(start_array(folder / f"{split}_{kind}.npy", dtype, shape))
+        for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
+            with SceneReader(source.scenes[number], source) as reader:
+                for tile in group:
+                    pixels, valid = reader.read_image(tile)
+                    missing = [(0, side - tile.height), (0, side - tile.width)]
+                    images[tile.split].write(np.pad(pixels, [*missing, (0, 0)], mode="reflect").tobytes())
+                    classes = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
+                    labels[tile.split].write(classes.tobytes())
+                    shares = source.clouds.shares(pixels, valid) if source.clouds else ()
+                    rows.append((tile.split, written[tile.split], source.scenes[number].name, tile.row, tile.col,
+                                 *np.round(shares, 4)))
+                    clouds[tile.split] += shares or 0
+                    written[tile.split] += 1
+                    if tile.split == "train":
+                        known = pixels[valid].astype(np.float64)  # (n, C)
+                        count, total, squares = count + len(known), total + known.sum(0), squares + (known ** 2).sum(0)
     with open(folder / "tiles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean ** 2, 0))
-    return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist()}  # rounding is no spread
+    cloudy = {split: (clouds[split] / max(written[split], 1)).tolist() for split in clouds} if source.clouds else None
+    return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist(),  # rounding is no spread
+            "cloud_and_snow": cloudy}
+
+
+def start_array(path, dtype, shape):
+    """Open an .npy file to which the bytes of its items are then written, one after the other.
+
+    As a memory map it would fill the memory with what was written.
+    """
+    file = open(path, "wb")
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 def contact_sheet(folder, facts):
@@ -375,6 +317,9 @@ def frequency_table(facts):
             area = f"{facts['km2'][split][number]:.3g} km2" if gsd else ""
             line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %{area:>14}"
         lines.append(line.rstrip())
+    for number, name in enumerate(("cloud", "snow") if facts["cloud_and_snow"] else ()):
+        shares = [100 * facts["cloud_and_snow"][split][number] for split in SPLITS]
+        lines.append(f"{name:20}" + "".join(f"{share:22.2f} %" for share in shares))
     return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in facts["dropped"].items()])
 
 

@@ -7,8 +7,9 @@ from PIL import Image
 import datasets
 from datasets import (Scene, Source, cast_shadow, find_files, lay_out, listed_tiles, pair_scenes, photograph,
                       smooth_noise)
+from labels import land_classes
 from raster import open_raster
-from scenes import Region, SceneReader, land_classes
+from scenes import Region, SceneReader
 
 
 def touch(*paths):

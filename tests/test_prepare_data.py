@@ -10,9 +10,8 @@ from PIL import Image
 
 import prepare_data
 from data import load_facts
-from prepare_data import cut, cut_blocks, draw, frequency_table, main, make_demo, parse_args
+from prepare_data import frequency_table, main, make_demo, parse_args
 from raster import write_geotiff
-from scenes import Region
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -99,26 +98,6 @@ def test_mean_and_std_are_those_of_the_training_pixels(tmp_path):
     assert np.allclose(facts["std"], [np.arange(40).std(), np.arange(50).std(), 1])  # a constant band gets 1, never 0
 
 
-def test_cut_covers_a_region_and_stays_inside():
-    tiles = cut(Region("train", 0, 100, 200, 20, 9), 8, 2)
-    assert [(tile.row, tile.col, tile.height, tile.width) for tile in tiles] == [
-        (100, 200, 8, 8), (100, 206, 8, 3), (106, 200, 8, 8), (106, 206, 8, 3), (112, 200, 8, 8), (112, 206, 8, 3)]
-    assert len(cut(Region("train", 0, 0, 0, 8, 8), 8, 2)) == 1  # nothing is left over
-    assert len(cut(Region("train", 0, 0, 0, 1, 1), 8, 2)) == 1
-
-
-def test_draw_gives_the_fractions_and_leaves_no_split_out():
-    def counts(splits):
-        return [splits.count(name) for name in ("train", "val", "test")]
-
-    assert counts(draw(100, (.7, .2, .1), 0)) == [70, 20, 10]
-    assert counts(draw(3, (.7, .2, .1), 0)) == [1, 1, 1]
-    assert counts(draw(5, (8, 0, 2), 0)) == [4, 0, 1]
-    assert draw(50, (.7, .2, .1), 1) == draw(50, (.7, .2, .1), 1) != draw(50, (.7, .2, .1), 2)
-    with pytest.raises(ValueError, match="2 scenes or tiles do not fill 3 splits"):
-        draw(2, (.7, .2, .1), 0)
-
-
 def touching(rows, tile):
     """Pairs of tiles of one scene and of different splits that share a pixel or an edge."""
     found = 0
@@ -137,17 +116,6 @@ def test_blocks_of_a_scene_never_touch(tmp_path, size):
     assert sum(facts["pixels"]["train"]) > sum(facts["pixels"]["val"]) > sum(facts["pixels"]["test"])
     drawn, _, rows = prepare(tmp_path, "--tile", 16, "--split-by", "tile", out="leaky")
     assert touching(rows, 16) > 0  # which is what the other two are for
-
-
-def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
-    class Season:
-        place, image = "village", "x.tif"
-
-    args = parse_args(["folder", "--seed", "3"])
-    assert cut_blocks(Region("", 0, 0, 0, 300, 200), Season, args) == [
-        block._replace(scene=0) for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
-    with pytest.raises(ValueError, match="too small"):
-        cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
 
 
 def test_splits_by_name_and_by_list(tmp_path):
@@ -230,6 +198,7 @@ def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
     refuses("--rgb 1 2 9: .* 1 to 3", tmp_path, "--rgb", 1, 2, 9)
+    refuses("s0.png: .*40 x 50 px, to be decoded whole, but --max-pixels is 1999", tmp_path, "--max-pixels", 1999)
     refuses("--src is not for folder", tmp_path, "--src", tmp_path)
     refuses("--val-places goes with", tmp_path, "--val-places", "s0", "--split-by", "block")
     save([[0]], tmp_path / "refused/mine.png")

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from datasets import Scene, Source
+from labels import land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, SceneReader, land_classes, read_classes, read_points, resize, scaled, survey
+from scenes import Region, SceneReader, open_scene, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -156,25 +157,6 @@ def write_csv(folder, text, name="classes.csv"):
     return folder / name
 
 
-def test_classes_csv(tmp_path):
-    text = "id, name, r, g, b\n40, field, 250, 220, 90\n0,ignore,,,\n-3.5,wood,0,120,0\n"
-    rows = read_classes(write_csv(tmp_path, text))
-    assert [tuple(row) for row in rows] == [
-        (0, 40, "field", 0xFADC5A), (255, 0, "ignore", None), (1, -3.5, "wood", 0x007800)]
-    assert read_classes(write_csv(tmp_path, "name,r,g,b\nfield,0,0,0\n"))[0] == (0, None, "field", 0)
-
-
-@pytest.mark.parametrize("text, message", [
-    ("id,title\n1,a\n", "no column 'name'"), ("", "no column 'name'"), ("id,name\n", "lists no class"),
-    ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"),
-    ("id,name,r\n1,a,9\n", "line 2"),
-    ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats"), ("id,name\n,a\n", "neither id nor colour"),
-    ("id,name\n1,ignore\n", "lists no class")])
-def test_bad_classes_are_named_by_line(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_classes(write_csv(tmp_path, text))
-
-
 def geojson(*points):
     return json.dumps({"type": "FeatureCollection", "features": [
         {"type": "Feature", "properties": properties, "geometry": {"type": "Point", "coordinates": list(place)}}
@@ -220,20 +202,6 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
         survey(source)
 
 
-@pytest.mark.parametrize("name, text, message", [
-    ("p.csv", "scene,row,col,class\ns,1,2,wood\ns,1,2,lake\n", "line 3: give scene, row, col, and a class"),
-    ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
-    ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
-    ("p.csv", "scene,row,col,class\n", "holds no points"),
-    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
-    ("p.json", geojson(((1, 2), {"kind": "wood"})), "feature 1: give x, y, and a class"),
-    ("p.json", geojson(((1, 2), {"class": "wood"})).replace('"Point"', '"Polygon"'), "feature 1 is a Polygon")])
-def test_bad_points_are_named_by_place(tmp_path, name, text, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        read_points(write_csv(tmp_path, text, name), land_classes(IDS))
-    assert "\n" not in str(caught.value)
-
-
 def test_survey_tells_what_scenes_have_in_common(tmp_path):
     mask = save(np.full((2, 2), 10, np.uint8), tmp_path / "mask.png")
     coarse = {**UTM, 33550: (3.0, 3.0, 0.0)}
@@ -248,3 +216,34 @@ def test_survey_tells_what_scenes_have_in_common(tmp_path):
     assert facts(0, 1)["gsd_m"] is None and facts(0, 1)["nodata"] is None
     assert facts(0, 2)["gsd_m"] is None and facts(0, 2)["nodata"] == 7
     assert facts(0, 2, gsd=5)["gsd_m"] == 10
+
+
+def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
+    first = np.arange(12, dtype=np.int16).reshape(3, 4)
+    save(first, tmp_path / "B02.tif", nodata=0, georeference=Georeference(UTM))
+    (tmp_path / "more").mkdir()
+    save(np.stack([first + 100, first + 200], -1), tmp_path / "more/rest.tif", nodata=0, georeference=Georeference(UTM))
+    listed = tmp_path / "place.txt"
+    listed.write_text("B02.tif\n\nmore/rest.tif\n")
+    with open_scene(listed) as scene:
+        assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 3, np.int16, 0)
+        assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
+        assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207], [0, 0, 0]]]
+        assert scene.no_data(scene.read(0, 0, 1, 1)).tolist() == [[False]]  # one band of 0 is no gap
+        assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
+    mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
+    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    with SceneReader(source.scenes[0], source) as reader:
+        assert reader.read_image(Region("train", 0, 0, 1, 1, 1))[0].tolist() == [[[1, 101, 201]]]
+    save(first[:2], tmp_path / "B02.tif")
+    with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place than B02.tif"):
+        open_scene(listed)
+    save(first, tmp_path / "B02.tif", georeference=Georeference({**UTM, 33550: (3.0, 3.0, 0.0)}))
+    with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
+        open_scene(listed)
+    listed.write_text("gone.tif\n")
+    with pytest.raises(FileNotFoundError, match="gone.tif: no such file"):
+        open_scene(listed)
+    listed.write_text("\n")
+    with pytest.raises(ValueError, match="place.txt lists no image"):
+        open_scene(listed)
