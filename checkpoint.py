@@ -10,19 +10,8 @@ import pathlib
 
 import torch
 
+from facts import check_kept_facts
 from models import build_model
-
-
-def data_facts(facts):
-    """What a checkpoint keeps of dataset.json: all that prediction must know, as plain types.
-
-    Classes are K names there, colours K [r, g, b], and scale is what the training scenes were resized by.
-    """
-    kept = {key: facts.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
-    kept["scale"] = facts.get("arguments", {}).get("scale", 1.0)
-    kept["classes"] = [entry["name"] for entry in facts["classes"]]
-    kept["colours"] = [list(entry["colour"]) for entry in facts["classes"]]
-    return kept
 
 
 def save_checkpoint(path, model, data, train, args):
@@ -87,18 +76,10 @@ def load_model(path, device="cpu"):
         with torch.device("meta"):  # takes no memory: a file must not ask for more than it holds
             model = build_model(content["model"]["name"], **content["model"]["kwargs"])
         model.load_state_dict(content["train"].get("ema") or content["model"]["state"], assign=True)
-        _check_data(**content["data"])
+        check_kept_facts(**content["data"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train again") from None
     return model.to(device, torch.float32, memory_format=torch.channels_last).eval(), content["data"]
-
-
-def _check_data(classes, colours, ignore, mean, std, bands, rgb, scale=1.0, **others):
-    """Raise an error of any kind where data facts make no sense."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and all(len(bytes(colour)) == 3 for colour in colours) and ignore == 255
-            and mean.abs().max() < 1e38 and std.min() > 1e-38 and set(rgb) <= set(range(bands)) and 0 < scale <= 16):
-        raise ValueError("its data facts make no sense")
 
 
 def _digest(content):

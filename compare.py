@@ -113,7 +113,7 @@ def compared_curves(logs):
     Returns:
         PIL.Image.
     """
-    rows = {name: read_log(log) if log.is_file() else [] for name, log in logs.items()}
+    rows = {name: read_log(log, ["epoch", "val_miou", "val_loss"]) if log.is_file() else [] for name, log in logs.items()}
     return stack_images([curves({name: [(row["epoch"], row[column]) for row in run] for name, run in rows.items()},
                                 "epoch", label, y_limits=limits)
                          for column, label, limits in (("val_miou", "validation mean IoU", (0, 1)),

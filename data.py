@@ -10,7 +10,6 @@ while the network works on the batch before. Everything random is a function of 
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -19,66 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from facts import load_facts, open_array
 from points import choose_points, move_points, spread_points, superpixels
-
-SPLITS = ("train", "val", "test")
-SPARSE_SHARE = 0.01  # a set with less than this share of its pixels labelled was labelled by points already
-FACT_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int, "rgb": list,
-              "mean": list, "std": list, "tiles": dict, "pixels": dict}
-
-
-def load_facts(folder):
-    """Read a prepared set's dataset.json, and see that its arrays are what it says.
-
-    Only the arrays' headers are read, so this takes milliseconds on a set of any size.
-
-    Args:
-        folder: a folder that prepare_data.py wrote.
-    Returns:
-        dict as DESIGN of dataset.json: classes, ignore, bands, dtype, tile (px), gsd_m, mean, std, tiles, pixels, ...
-    Raises:
-        ValueError, OSError: not a prepared set, another format, or arrays of other shapes or types; one line each.
-    """
-    path = pathlib.Path(folder) / "dataset.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not a prepared data set (it has no dataset.json): make one with prepare_data.py")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
-    if not isinstance(facts, dict) or facts.get("format") != 1:
-        raise ValueError(f"{path} is not of format 1, the one this version reads: prepare the data set again")
-    for key, kind in FACT_TYPES.items():
-        if not isinstance(facts.get(key), kind):
-            raise ValueError(f"{path}: '{key}' is missing or not a {kind.__name__}: prepare the data set again")
-    _check_facts(path, facts)
-    for split in SPLITS:
-        count, side, bands = facts["tiles"][split], facts["tile"], facts["bands"]
-        _open_array(path.parent / f"{split}_images.npy", (count, side, side, bands), facts["dtype"])
-        _open_array(path.parent / f"{split}_labels.npy", (count, side, side), "uint8")
-    return facts
-
-
-def _check_facts(path, facts):
-    """Refuse a dataset.json whose entries are of the right types, but make no sense."""
-    bands, classes, tiles, pixels = facts["bands"], facts["classes"], facts["tiles"], facts["pixels"]
-    try:
-        mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
-        fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
-                "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
-                "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
-                "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
-                "nodata": math.isfinite(facts.get("nodata") or 0),
-                "classes": 0 < len(classes) <= 255 and all(
-                    entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
-                "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
-                              and sum(pixels[split]) <= tiles[split] * facts["tile"] ** 2 for split in SPLITS),
-                "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        fine = {f"bands, mean, std, classes, rgb, tiles or pixels: {error}": False}
-    wrong = [key for key, holds in fine.items() if not holds]
-    if wrong:
-        raise ValueError(f"{path}: its entries make no sense ({wrong[0]}): prepare the data set again")
 
 
 class Tiles:
@@ -108,8 +49,8 @@ class Tiles:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for '{split}'")
         self.ignore = self.facts["ignore"]
         folder = pathlib.Path(folder)
-        self.images = _open_array(folder / f"{split}_images.npy", (count, side, side, bands), self.facts["dtype"])
-        self.labels = _open_array(folder / f"{split}_labels.npy", (count, side, side), "uint8")
+        self.images = open_array(folder / f"{split}_images.npy", (count, side, side, bands), self.facts["dtype"])
+        self.labels = open_array(folder / f"{split}_labels.npy", (count, side, side), "uint8")
         self.positions = self.classes = self.tile_counts = self.patches = None
         self.class_counts = np.array(self.facts["pixels"][split], dtype=np.int64)
         if points:
@@ -201,19 +142,6 @@ def normalise(images, mean, std, nodata=None):
     if nodata is not None:
         values = values.masked_fill(_no_data(images, nodata)[..., None], 0.0)
     return values.permute(0, 3, 1, 2)  # (B, C, H, W)
-
-
-def display_limits(facts):
-    """What to show as black and as white in each displayed band: two deviations about its mean.
-
-    Args:
-        facts: dict with dtype, mean, std, rgb.
-    Returns:
-        list of (low, high), one a displayed band; None for 8-bit images, which are shown as they are.
-    """
-    if facts["dtype"] == "uint8":
-        return None
-    return [(facts["mean"][band] - 2 * facts["std"][band], facts["mean"][band] + 2 * facts["std"][band]) for band in facts["rgb"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,19 +288,3 @@ def _gather(array, indices):
     if array.dtype == torch.uint16:
         return array.view(torch.int16).index_select(0, indices).view(torch.uint16)
     return array.index_select(0, indices)
-
-
-def _open_array(path, shape, dtype):
-    """A memory-mapped .npy file as a tensor, after its shape and type were compared with what dataset.json says."""
-    try:
-        # Mode "c" (changes stay in memory): torch warns about arrays that it must not write to.
-        array = np.load(path, mmap_mode="c" if shape[0] else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing: prepare the data set again") from None
-    except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
-    if not isinstance(array, np.ndarray) or array.shape != tuple(shape) or array.dtype != dtype:
-        held = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-        raise ValueError(f"{path} holds {held}, but dataset.json says {dtype} of shape "
-                         f"{tuple(shape)}: prepare the data set again")
-    return torch.from_numpy(array)

@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import display_limits, normalise, pick_device
+from data import normalise, pick_device
+from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm

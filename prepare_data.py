@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 import datasets
 import sentinel2
-from data import SPARSE_SHARE, SPLITS, display_limits
+from facts import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
 from labels import NO_LABEL, read_points
 from scenes import SceneReader, survey

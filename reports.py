@@ -6,7 +6,8 @@ import os
 
 import torch
 
-from data import display_limits, normalise
+from data import normalise
+from facts import display_limits
 from figures import (IGNORED, RIGHT, WRONG, colour_map, curves, draw_points, error_map, panel_grid, stack_images,
                      to_rgb)
 from metrics import ConfusionMatrix, class_map, plain
@@ -98,20 +99,26 @@ def learning_curves(log):
     Returns:
         PIL.Image.
     """
-    rows = read_log(log)
-    figures = []
     losses = {"training": "train_loss", "validation": "val_loss"}
     scores = {"pixel accuracy": "val_accuracy", "mean IoU": "val_miou"}
+    rows, figures = read_log(log, ["epoch", *losses.values(), *scores.values()]), []
     for label, limits, lines in (("loss", None, losses), ("validation score", (0, 1), scores)):
         series = {name: [(row["epoch"], row[column]) for row in rows] for name, column in lines.items()}
         figures.append(curves(series, "epoch", label, y_limits=limits))
     return stack_images(figures)
 
 
-def read_log(log):
-    """The rows of a run's log.csv as dicts of float."""
-    with open(log, newline="", encoding="utf-8") as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+def read_log(log, columns):
+    """Some columns of a run's log.csv, a dict of float for each epoch.
+
+    Raises:
+        ValueError: the file is not what train.py wrote.
+    """
+    try:
+        with open(log, newline="", encoding="utf-8") as file:
+            return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"{log} is damaged ({error}), so no curves can be drawn: remove it, the weights are whole") from None
 
 
 def reliability_figure(tally, title):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import datasets
-from data import SPLITS
+from facts import SPLITS
 from labels import NO_LABEL, read_csv
 from scenes import Region, SceneReader, scaled
 

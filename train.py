@@ -22,10 +22,10 @@ import time
 import torch
 from tqdm import tqdm
 
-from checkpoint import data_facts, load_model
-from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
-                  sampling_weights)
+from checkpoint import load_model
+from data import Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights
 from evaluate import amp_dtype, evaluate, write_scores
+from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table

@@ -5,7 +5,8 @@ import pickle
 import pytest
 import torch
 
-from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
+from checkpoint import load_checkpoint, load_model, save_checkpoint
+from facts import data_facts
 from models import build_model
 
 FACTS = {"name": "made", "classes": [{"name": "a", "colour": [1, 2, 3]}, {"name": "b", "colour": [4, 5, 6]}], "ignore": 255,

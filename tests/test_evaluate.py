@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import evaluate
-from checkpoint import data_facts, save_checkpoint
+from checkpoint import save_checkpoint
 from data import Tiles
+from facts import data_facts
 from losses import build_loss
 from models import build_model
 from tally import Tally

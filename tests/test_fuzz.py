@@ -32,7 +32,7 @@ from PIL import Image
 import prepare_data
 import train
 from checkpoint import load_checkpoint, save_checkpoint
-from data import load_facts
+from facts import load_facts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS, MEGABYTES = 60, 1024  # that a command on these tiny files may take, beyond what Python and torch hold already

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 import predict
-from checkpoint import data_facts, save_checkpoint
+from checkpoint import save_checkpoint
 from data import normalise
+from facts import data_facts
 from models import build_model
 from raster import open_raster, write_geotiff
 from windows import average_symmetries

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import prepare_data
-from data import load_facts
+from facts import load_facts
 from prepare_data import frequency_table, main, make_demo, parse_args
 from raster import write_geotiff
 

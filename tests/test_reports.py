@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import figures
-from checkpoint import data_facts
 from data import Tiles
+from facts import data_facts
 from reports import (boundary_scores, learning_curves, preview, read_log, reliability_figure, report_text, scene_rows,
                      text_table, tile_panels, write_rows)
 from tally import BINS, Tally, area_rows
@@ -123,9 +123,16 @@ def test_reliability_runs_through_its_bins(monkeypatch):
 
 def test_learning_curves_read_the_log(tmp_path):
     (tmp_path / "log.csv").write_text("epoch,train_loss,val_loss,val_accuracy,val_miou\n1,2,3,0.5,nan\n2,1,2,0.6,0.5\n")
-    assert read_log(tmp_path / "log.csv")[1] == {"epoch": 2, "train_loss": 1, "val_loss": 2, "val_accuracy": 0.6, "val_miou": 0.5}
-    assert math.isnan(read_log(tmp_path / "log.csv")[0]["val_miou"])
+    assert read_log(tmp_path / "log.csv", ["epoch", "val_accuracy"])[1] == {"epoch": 2, "val_accuracy": 0.6}
+    assert math.isnan(read_log(tmp_path / "log.csv", ["val_miou"])[0]["val_miou"])
     assert learning_curves(tmp_path / "log.csv").height > 1000
+
+
+@pytest.mark.parametrize("text", ["epoch\n1\n", "epoch,val_miou\n1\n", "epoch,val_miou\n1,many\n"])
+def test_a_damaged_log_is_one_line(tmp_path, text):
+    (tmp_path / "log.csv").write_text(text)
+    with pytest.raises(ValueError, match="log.csv is damaged"):
+        read_log(tmp_path / "log.csv", ["epoch", "val_miou"])
 
 
 # ---------------------------------------------------------------- tables
