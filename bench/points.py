@@ -130,6 +130,8 @@ def table_lines(cells, rows):
 def figure(cells, rows, title):
     """Mean IoU against points a tile, a line a method, with a stroke of one standard deviation up and down at each mean.
 
+    Each line stands a little beside the one before it, or the strokes would hide each other.
+
     Args:
         cells, rows: as in `table_lines`.
         title: text above.
@@ -143,8 +145,9 @@ def figure(cells, rows, title):
             continue
         mean, off = statistics.mean(values), spread(values)
         xs = [math.log10(cell.points)] if cell.points else [0, math.log10(max(c.points for c in cells))]
-        series.setdefault(cell.method, []).extend(
-            (x, y) for x in xs for y in (mean, mean + off, mean - off, mean))  # one stroke of the pen: up, down and back
+        line = series.setdefault(cell.method, [])
+        beside = 0.025 * list(series).index(cell.method)
+        line += [(x + beside, y) for x in xs for y in (mean, mean + off, mean - off, mean)]  # up, down and back
     if not series:
         return None
     return curves(series, "points a tile, powers of ten: 0 is 1 point, 1 is 10, 2 is 100", "mean IoU, test split", title)
