@@ -75,7 +75,7 @@ def load_checkpoint(path, device="cpu"):
 
 
 def load_model(path, device="cpu"):
-    """Rebuild the model of a checkpoint; all that prediction needs.
+    """Rebuild the model of a checkpoint, with the averaged weights where it has them; all that prediction needs.
 
     Args:
         path: a checkpoint.
@@ -88,7 +88,7 @@ def load_model(path, device="cpu"):
     content = load_checkpoint(path, device)
     try:
         model = build_model(content["model"]["name"], **content["model"]["kwargs"])
-        model.load_state_dict(content["model"]["state"])
+        model.load_state_dict(content["train"].get("ema") or content["model"]["state"])
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version's networks ({_first_line(error)[:80]}): train again") from None
     return model.to(device, memory_format=torch.channels_last).eval(), content["data"]

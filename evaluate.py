@@ -21,6 +21,7 @@ from data import Tiles, display_limits, normalise, pick_device, prefetch
 from figures import colour_map, curves, draw_points, panel_grid, stack_images, to_rgb
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, score_table
+from ranks import join, rank_and_size, sum_over_ranks
 
 
 def parse_args(argv=None):
@@ -43,6 +44,7 @@ def main(args):
     if args.bs < 1:
         raise ValueError(f"--bs {args.bs}: give 1 tile or more at a time")
     device = pick_device(args.device)
+    rank, _ = join(device)
     content = load_checkpoint(args.checkpoint)
     model, facts = load_model(args.checkpoint, device)
     data = args.data or content["args"]["data"]
@@ -53,6 +55,8 @@ def main(args):
     print(f"{args.checkpoint} on {data}, split {args.split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
           f"loss {loss:.4f}")
     print(score_table(matrix, facts["classes"]))
+    if rank:
+        return None
     out = pathlib.Path(args.out) if args.out else pathlib.Path(args.checkpoint).parent
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"metrics_{args.split}.json"
@@ -62,7 +66,7 @@ def main(args):
 
 
 def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0):
-    """Run a model over a split, every tile once, and count.
+    """Run a model over a split, every tile once, and count; under torchrun each process runs its share of the batches.
 
     Args:
         model: (B, C, H, W) -> (B, K, H, W) logits; left in eval mode.
@@ -79,7 +83,8 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
     model.eval()
     matrix = ConfusionMatrix(len(facts["classes"]), tiles.ignore)
     losses, weights = [], []
-    starts = range(0, len(tiles), batch_size)[:limit or None]
+    rank, size = rank_and_size()
+    starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
     batches = prefetch(lambda start: tiles.take(range(start, min(start + batch_size, len(tiles)))), starts)
     with torch.inference_mode():
         for images, labels in tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch"):
@@ -90,8 +95,10 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
             if loss_function is not None:
                 weights.append(labelled_weight(labels, ignore=tiles.ignore))
                 losses.append(loss_function(logits.float(), labels) * weights[-1])
-    total = float(sum(weights))
-    return matrix, float(sum(losses)) / total if total else float("nan")
+    sums = torch.tensor([float(sum(losses)), float(sum(weights))], dtype=torch.float64)
+    if size > 1:
+        matrix.counts, sums = (sum_over_ranks(tensor.to(device)).cpu() for tensor in (matrix.counts, sums))
+    return matrix, float(sums[0] / sums[1])  # 0 / 0 is NaN
 
 
 def preview(model, tiles, pointed, facts, device, rows=5):

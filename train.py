@@ -4,27 +4,25 @@
     python train.py --data data/dubai --points 20         your own set, made by prepare_data.py
     python train.py --out runs/demo-unet-1 --resume       go on where a run was stopped
 
-A run leaves args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png in its folder. Everything random
-is a function of (seed, epoch, step), so a run that was stopped and resumed ends as one that never was.
+A run leaves args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png in its folder (see runs.py).
+Everything random is a function of (seed, epoch, step), so a run that was stopped and resumed ends as one that never was.
+Under torchrun several processes share each batch out among them (see ranks.py).
 """
 
 import argparse
 import contextlib
-import csv
-import dataclasses
-import json
+import copy
+import importlib.util
 import math
+import os
 import pathlib
-import resource
-import signal
 import sys
 import time
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint import data_facts, load_checkpoint, load_model, save_checkpoint
+from checkpoint import data_facts, load_model
 from data import (SPARSE_SHARE, Augmentation, Tiles, augment, epoch_order, load_facts, normalise, pick_device, prefetch,
                   sampling_weights)
 from evaluate import amp_dtype, evaluate, learning_curves, preview, write_scores
@@ -33,10 +31,12 @@ from losses import build_loss, class_weights, labelled_weight
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
+from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
+from runs import Run, append_row, claimed_folder, noted_signals, open_board, peak_memory_mb, resume, save, show_epoch
+from weak import learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
-MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final")
 
 
 def parse_args(argv=None):
@@ -56,6 +56,14 @@ def parse_args(argv=None):
     flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd has momentum 0.9")
     flag("--weight-decay", type=float, default=1e-2, help="of convolution weights; norms and biases have none")
     flag("--clip", type=float, default=1.0, help="largest gradient norm; 0 does not clip")
+    flag("--ema", type=float, default=0.0, help="score and keep an exponential moving average of the weights with this decay "
+         "a step, such as 0.99; 0 is off")
+    flag = parser.add_argument_group("beyond the points (see weak.py)").add_argument
+    flag("--superpixels", type=int, default=0, help="side of superpixels that take the class of their points, px, such as 16; "
+         "0 is off")
+    flag("--teacher", type=float, default=0.0, help="confidence, 0 to 1, from which the averaged weights of --ema teach the "
+         "network on pixels without a label, such as 0.9; 0 is off")
+    flag("--crf", type=float, default=0.0, help="weight of the gated CRF, such as 0.03; 0 is off")
     flag = parser.add_argument_group("augmentation").add_argument
     flag("--no-flips", dest="flips", action="store_false", help="no mirror images and quarter turns")
     flag("--rotate", type=float, default=0.0, help="free rotation up to this either way, degrees")
@@ -71,6 +79,9 @@ def parse_args(argv=None):
     flag("--seed", type=int, default=0, help="decides first weights, points, order and augmentation")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is not tested")
     flag("--amp", default="auto", choices=("auto", "off"), help="on CUDA: bfloat16 where the card has it, else float16")
+    flag("--sync-bn", action="store_true", help="batch norm over the tiles of all processes; torchrun on CUDA")
+    flag("--deterministic", action="store_true", help="on CUDA: the same bits for the same command, slower; the CPU always is")
+    flag("--tensorboard", action="store_true", help="also log to <out>/tb; needs the package tensorboard")
     flag("--compile", action="store_true", help="compile the network first: a minute or more, then faster")
     flag("--save-every", type=int, default=100, help="steps between two checkpoints within an epoch")
     flag("--limit-batches", type=int, default=0, help="train and validate on so few batches an epoch; 0 is all")
@@ -84,6 +95,8 @@ def add_model_flags(parser):
     flag("--points", type=int, help="labelled pixels kept of each training tile; 0 keeps every label; not given: 20, or 0 "
          "where under 1 %% of the pixels are labelled to begin with")
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
+    flag("--point-jitter", type=float, default=0.0, help="how far off the points are put, px, standard deviation, while their "
+         "labels stay: what wrong clicks cost")
     flag("--oversample", nargs="+", default=[], metavar="CLASS", help="rare classes whose tiles are visited more often")
     flag("--oversample-above", type=float, default=0.05, help="share of a tile's labelled pixels that must be of them, 0 to 1")
     flag("--oversample-factor", type=float, default=3.0, help="how much more often")
@@ -111,70 +124,86 @@ def check_args(args):
               "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
-              "encoder_lr": (0, 1)}
+              "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
+              "crf": (0, 10), "point_jitter": (0, 1000)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
             allowed = f"a number of {low} or more" if high is None else f"a number from {low} to {high}"
             raise ValueError(f"--{name.replace('_', '-')} {value}: give {allowed}")
+    if args.teacher and not args.ema:
+        raise ValueError("--teacher is the average of the weights: give its decay too, such as --ema 0.99")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard: the package is missing; pip install tensorboard")
     build_loss(args.loss, hardest=args.hardest)
+
+
+def check_ranks(args, tiles, device, size):
+    """Refuse what several processes cannot share out: ValueError naming the flag."""
+    if min(args.bs, len(tiles)) % size:
+        raise ValueError(f"--bs {args.bs}: {size} processes share a batch of {min(args.bs, len(tiles))} tiles equally: give a "
+                         f"multiple of {size}, not above the number of training tiles")
+    if args.sync_bn and (device.type != "cuda" or size == 1):
+        raise ValueError("--sync-bn is for torchrun on CUDA: leave it out")
 
 
 def main(args):
     """Train, then score on the test split; returns the dict of metrics.json, or None where the run ends without a score."""
     check_args(args)
     device = pick_device(args.device)
-    if args.data == DEMO and not pathlib.Path(DEMO).exists():
+    rank, size = join(device)
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA's first matrix product
+        torch.use_deterministic_algorithms(True)
+    if args.data == DEMO and rank == 0 and not pathlib.Path(DEMO).exists():
         print("making the demo data set: procedural scenes, some seconds", flush=True)
         make_demo(DEMO)
+    same_on_all_ranks(None)  # nobody reads what rank 0 is still writing
     facts = load_facts(args.data)
     if args.points is None:
         labelled = sum(facts["pixels"]["train"]) / max(1, facts["tiles"]["train"] * facts["tile"] ** 2)
         args.points = 0 if labelled < SPARSE_SHARE else 20
-    train_tiles, val_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed), Tiles(args.data, "val")
+    train_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
+    val_tiles = Tiles(args.data, "val")
     if train_tiles.labelled_pixels == 0:
         raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
     facts = data_facts(facts)
-    run = start_run(args, facts, train_tiles, device)
-    if run.epoch >= args.epochs:
-        print(f"{args.out} is finished: all its {args.epochs} epochs are done")
-        return None
-    describe(args, run, train_tiles, val_tiles, device)
-    if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
-        train_tiles.to(device)
-    with noted_signals() as stop_signals:
-        for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
-            speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
-            finish_epoch(run, val_tiles, facts, args, device, speed)
-    if run.epoch < args.epochs:
-        print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
-        return None
-    return report(run, args, facts, device)
+    if args.superpixels:
+        train_tiles.lend_points(args.superpixels)
+    check_ranks(args, train_tiles, device, size)
+    run = build_run(args, facts, train_tiles, device)
+    run.rank, run.size = rank, size
+    with claimed_folder(args) if rank == 0 else contextlib.nullcontext():
+        args.out = same_on_all_ranks(args.out)
+        if args.resume:
+            resume(run, args, facts, device)
+        else:
+            save("last.pt", run, facts, args)
+        if run.epoch >= args.epochs and pathlib.Path(args.out, "metrics.json").exists():
+            print(f"{args.out} is finished: all its {args.epochs} epochs are done")
+            return None
+        run.board = open_board(args, run) if args.tensorboard and rank == 0 else None
+        describe(args, run, train_tiles, val_tiles, device)
+        if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
+            train_tiles.to(device)
+        with noted_signals() as stop_signals:
+            for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
+                speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
+                finish_epoch(run, val_tiles, facts, args, device, speed)
+        if run.epoch < args.epochs:
+            print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
+            return None
+        return report(run, args, facts, device)
 
 
-@dataclasses.dataclass
-class Run:
-    """What changes while training; all of it but `kwargs`, `weight` and `sampling` goes into last.pt."""
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
-    weight: torch.Tensor | None  # (K,) class weights
-    sampling: np.ndarray | None  # (N,) how often each tile is visited
-    record: torch.Tensor  # (2, steps) loss and gradient norm of each step of this epoch, on the device
-    labelled_pixels: int
-    epoch: int = 0  # finished epochs
-    step: int = 0  # finished steps of the one under way
-    best: float = -1.0  # highest validation mean IoU
-    plateau: dict = dataclasses.field(default_factory=lambda: {"lowest": math.inf, "epochs": 0, "factor": 1.0})
-
-
-def start_run(args, facts, tiles, device):
-    """Build everything a run needs, in a new folder, or as its last checkpoint left it."""
+def build_run(args, facts, tiles, device):
+    """Build all that a run trains with, as it is before the first step."""
     torch.manual_seed(args.seed)
     kwargs = {"bands": facts["bands"], "classes": len(facts["classes"]), "encoder": args.encoder, "width": args.width,
               "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout}
     model = build_model(args.model, weights=args.weights, **kwargs).to(device, memory_format=torch.channels_last)
+    if args.sync_bn:
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.freeze_encoder:
         freeze_encoder(model)
         if not args.weights:
@@ -184,15 +213,11 @@ def start_run(args, facts, tiles, device):
     steps = max(1, len(tiles) // args.bs)  # a ragged last batch is dropped, unless it is the only one
     steps = min(steps, args.limit_batches or steps)
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device, args.amp) == torch.float16)
-    run = Run(model, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device), sampling,
-              torch.zeros(2, steps, device=device), tiles.labelled_pixels)
-    if args.resume:
-        resume(run, args, facts, device)
-    else:
-        make_folder(args)
+    average = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
         model.compile()
-    return run
+    return Run(model, average, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device),
+               sampling, torch.zeros(2, steps, device=device), tiles.labelled_pixels)
 
 
 def build_optimizer(model, args):
@@ -229,9 +254,11 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
     """One pass over the training tiles, from run.step on; returns its seconds, images/s and share of waiting for input."""
     how = Augmentation(args.flips, args.rotate, args.shift, args.zoom, args.crop, args.jitter)
     loss_function = build_loss(args.loss, tiles.ignore, run.weight, args.hardest)
-    amp, steps, first_step = amp_dtype(device, args.amp), run.record.shape[1], run.step
+    amp, steps, first_step, count = amp_dtype(device, args.amp), run.record.shape[1], run.step, min(args.bs, len(tiles))
     order = epoch_order(len(tiles), args.seed, run.epoch, run.sampling)
-    batches = prefetch(lambda step: tiles.take(order[step * args.bs:(step + 1) * args.bs]), range(run.step, steps))
+    mine = range(run.rank, count, run.size)  # of each batch, the places that are this process's
+    take = tiles.take_layers if args.superpixels or args.teacher or args.crf else tiles.take
+    batches = prefetch(lambda step: take([order[step * args.bs + place] for place in mine]), range(run.step, steps))
     run.model.train()
     started, waited = time.perf_counter(), 0.0
     for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=None, leave=False, unit="step"):
@@ -239,64 +266,88 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         images, labels = next(batches)
         waited += time.perf_counter() - asked
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        places = range(step * args.bs, step * args.bs + len(images))
         images = normalise(images, facts["mean"], facts["std"], facts["nodata"])
+        places = [step * args.bs + place for place in mine]
         images, labels = augment(images, labels, how, args.seed, run.epoch, places, tiles.ignore)
         torch.manual_seed(args.seed + run.epoch * steps + step)  # dropout, too, is a function of the step
-        total = labelled_weight(labels, run.weight, tiles.ignore)
-        parts = len(images.chunk(args.accumulate))
-        for part_images, part_labels in zip(images.chunk(args.accumulate), labels.chunk(args.accumulate)):
+        layers = labels if labels.ndim == 4 else labels[:, None]  # (B, L, S', S'): the points first
+        total = sum_over_ranks(labelled_weight(layers[:, 0], run.weight, tiles.ignore))
+        chunks = [part.chunk(args.accumulate) for part in (images, layers, torch.tensor(places))]
+        beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
+        for part_images, part_layers, part_places in zip(*chunks):
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                logits = run.model(part_images)
-            loss = loss_function(logits.float(), part_labels, total, parts)
+                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond, args.teacher,
+                                             (args.seed, run.epoch), run.weight, tiles.ignore)
+            parts = len(chunks[0]) * run.size
+            loss = loss_function(logits.float(), part_layers[:, 0], total, parts) + extra / parts
             run.scaler.scale(loss).backward()
             run.record[0, step] += loss.detach()
-        run.scaler.unscale_(run.optimizer)
-        run.record[1, step] = torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip or math.inf)
-        rate = learning_rate(args, run.epoch * steps + step, args.epochs * steps, run.plateau["factor"])
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        run.scaler.step(run.optimizer)
-        run.scaler.update()
-        run.optimizer.zero_grad()
+        sum_gradients(run.model, run.size)
+        take_step(run, args, step)
         run.step = step + 1
-        if stop_signals or run.step % args.save_every == 0 or run.step == steps:
-            check_losses(run, order, args)
+        save_now = run.step % args.save_every == 0 or run.step == steps
+        if save_now or stop_signals and run.size == 1:  # several processes leave together, where all of them save
+            check_record(run, order, args)
             save("last.pt", run, facts, args)
-        if stop_signals:
-            raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: --out {args.out} --resume")
+            if sum_over_ranks(torch.tensor(len(stop_signals), device=device)):
+                raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: --out {args.out} --resume")
     seconds = time.perf_counter() - started
-    images = (steps - first_step) * min(args.bs, len(tiles))
-    return {"seconds": seconds, "waiting_share": waited / seconds, "images_per_s": images / seconds}
+    return {"seconds": seconds, "waiting_share": waited / seconds, "images_per_s": (steps - first_step) * count / seconds}
 
 
-def check_losses(run, order, args):
-    """Stop the run where a loss was not a number: ValueError naming the step and its tiles; the checkpoint before it stays."""
-    wrong = (~run.record[0, :run.step].isfinite()).nonzero()
-    if len(wrong):
-        step = int(wrong[0])
-        raise ValueError(f"the loss of epoch {run.epoch + 1}, step {step + 1} is {float(run.record[0, step])} (train tiles "
-                         f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr; "
+def take_step(run, args, step):
+    """Clip the gradients, set the rate, let the optimiser move the weights, and their average with them."""
+    steps = run.record.shape[1]
+    run.scaler.unscale_(run.optimizer)
+    run.record[1, step] = torch.nn.utils.clip_grad_norm_(run.model.parameters(), args.clip or math.inf)
+    rate = learning_rate(args, run.epoch * steps + step, args.epochs * steps, run.plateau["factor"])
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+    run.scaler.step(run.optimizer)  # leaves the step out where float16 overflowed
+    run.scaler.update()
+    run.optimizer.zero_grad()
+    if run.average:
+        update_average(run.average, run.model, args.ema, run.epoch * steps + step + 1)
+
+
+def check_record(run, order, args):
+    """Stop the run where a loss or gradient was not a number; the checkpoint before it stays.
+
+    Float16 gradients may overflow: the scaler leaves such a step out, and log.csv counts it.
+
+    Raises:
+        ValueError: one line with the step and its tiles.
+    """
+    losses = sum_over_ranks(run.record[0, :run.step].clone())
+    wrong = ~losses.isfinite()
+    if not run.scaler.is_enabled():
+        wrong |= ~run.record[1, :run.step].isfinite()
+    if wrong.any():
+        step = int(wrong.nonzero()[0])
+        raise ValueError(f"epoch {run.epoch + 1}, step {step + 1}: the loss is {float(losses[step])} and the gradient's norm "
+                         f"{float(run.record[1, step])} (train tiles "
+                         f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
                          f"{args.out}/last.pt is from before")
 
 
 def finish_epoch(run, val_tiles, facts, args, device, speed):
     """Validate, log, keep the best, count the epoch as done."""
-    matrix, loss = evaluate(run.model, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
+    scored = run.average or run.model
+    matrix, loss = evaluate(scored, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
                             amp_dtype(device, args.amp), args.limit_batches)
-    train_loss, gradient_norm = run.record.mean(1).tolist()
-    row = {"epoch": run.epoch + 1, "train_loss": train_loss, "val_loss": loss, "val_accuracy": matrix.pixel_accuracy(),
-           "val_miou": matrix.miou(), "lr": run.optimizer.param_groups[0]["lr"], "gradient_norm": gradient_norm,
-           **speed, "peak_memory_mb": peak_memory_mb(device)}
-    log = pathlib.Path(args.out, "log.csv")
-    with open(log, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
-    print(f"epoch {run.epoch + 1:>3}/{args.epochs}  loss {train_loss:.3f}  validation: loss {loss:.3f}, accuracy "
+    taken = run.record[1].isfinite()  # all others overflowed
+    row = {"epoch": run.epoch + 1, "train_loss": sum_over_ranks(run.record[0].mean()).item(), "val_loss": loss,
+           "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(), "lr": run.optimizer.param_groups[0]["lr"],
+           "gradient_norm": run.record[1, taken].mean().item(), "overflows": int((~taken).sum()), **speed,
+           "peak_memory_mb": peak_memory_mb(device)}
+    print(f"epoch {run.epoch + 1:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss {loss:.3f}, accuracy "
           f"{row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  ({speed['seconds']:.1f} s, "
           f"{speed['images_per_s']:.1f} images/s)", flush=True)
+    if run.rank == 0:
+        append_row(pathlib.Path(args.out, "log.csv"), row)
+    if run.board:
+        show_epoch(run.board, row, dict(zip(facts["classes"], matrix.iou().tolist())),
+                   preview(scored, val_tiles, val_tiles, facts, device))
     improved = loss < run.plateau["lowest"] * (1 - 1e-4)
     run.plateau["epochs"] = 0 if improved else run.plateau["epochs"] + 1
     run.plateau["lowest"] = min(run.plateau["lowest"], loss)
@@ -308,52 +359,6 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
         run.best = score
         save("best.pt", run, facts, args)
     save("last.pt", run, facts, args)
-
-
-def save(name, run, facts, args):
-    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
-    train = {"epoch": run.epoch, "step": run.step, "best": run.best, "labelled_pixels": run.labelled_pixels}
-    if name == "last.pt":
-        train.update(optimizer=run.optimizer.state_dict(), scaler=run.scaler.state_dict(), scheduler=run.plateau,
-                     record=run.record)
-    model = {"name": args.model, "kwargs": run.kwargs, "state": run.model.state_dict()}
-    save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
-
-
-def resume(run, args, facts, device):
-    """Put a run back to where its last.pt left it, and cut log.csv back to the epochs that were finished then."""
-    if not args.out:
-        raise ValueError("--resume: give the run's folder with --out")
-    content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
-    for key, value in vars(args).items():
-        if key not in MAY_CHANGE_ON_RESUME and content["args"].get(key) != value:
-            raise ValueError(f"--{key.replace('_', '-')} was {content['args'].get(key)} and is {value} now: resume with what "
-                             f"{args.out}/args.json says, or start a new run")
-    if content["data"] != facts:
-        raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
-    train = content["train"]
-    run.model.load_state_dict(content["model"]["state"])
-    run.optimizer.load_state_dict(train["optimizer"])
-    run.scaler.load_state_dict(train["scaler"])
-    run.plateau, run.record = train["scheduler"], train["record"]
-    run.epoch, run.step, run.best = train["epoch"], train["step"], train["best"]
-    log = pathlib.Path(args.out, "log.csv")
-    if log.exists():
-        log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1]), encoding="utf-8")
-
-
-def make_folder(args):
-    """Make the run's folder, the next free one where --out does not name it, and write args.json."""
-    if args.out is None:
-        stem = f"{pathlib.Path(args.data).resolve().name}-{args.model}-"
-        taken = [int(path.name[len(stem):]) for path in pathlib.Path("runs").glob(stem + "*")
-                 if path.name[len(stem):].isdecimal()]
-        args.out = f"runs/{stem}{max(taken, default=0) + 1}"
-    folder = pathlib.Path(args.out)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, or another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.joinpath("args.json").write_text(json.dumps(vars(args), indent=1) + "\n", encoding="utf-8")
 
 
 def describe(args, run, train_tiles, val_tiles, device):
@@ -368,34 +373,17 @@ def describe(args, run, train_tiles, val_tiles, device):
           f"{args.bs} tiles an epoch -> {args.out}", flush=True)
 
 
-@contextlib.contextmanager
-def noted_signals():
-    """Within it, SIGINT and SIGTERM only go into the list it yields: the loop saves after the step under way, then leaves."""
-    noted, before = [], {}
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, lambda received, frame: noted.append(received))
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def peak_memory_mb(device):
-    """Most memory ever held, MB: the card's by torch's count, or this process's resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB
-
-
 def report(run, args, facts, device):
     """Score the chosen weights on the test split; write metrics.json and the pictures; print table and paths."""
+    same_on_all_ranks(None)  # rank 0 has written the checkpoint by now
     folder = pathlib.Path(args.out)
     checkpoint = folder / f"{args.final}.pt"
     model, _ = load_model(checkpoint, device)
     split = "test" if load_facts(args.data)["tiles"]["test"] else "val"
     tiles, pointed = Tiles(args.data, split), Tiles(args.data, split, args.points, args.points_per, args.seed)
     matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(device, args.amp))
+    if run.rank:
+        return None
     scores = write_scores(folder / "metrics.json", matrix, facts, run.labelled_pixels, split, checkpoint)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, facts, device), folder / "preview.png")
@@ -409,4 +397,10 @@ if __name__ == "__main__":
         main(parse_args())
     except (ValueError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
+              f"({str(error).splitlines()[0][:100]})", file=sys.stderr)
         sys.exit(2)

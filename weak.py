@@ -46,7 +46,8 @@ def learn_beyond(model, average, images, layers, places, weights, threshold, ran
         model: (B, C, H, W) -> (B, K, H, W) logits, the student.
         average: the teacher, in eval mode; looked at only where weights["teacher"] is above 0.
         images: (B, C, H, W), normalised and augmented.
-        layers: (B, 3, H, W) uint8: the points, their superpixels, and what was seen: 255 there is no ground, not 0.
+        layers: (B, 3, H, W) uint8: the points, their superpixels, and what was seen: 255 there is no ground, not 0. The
+            points alone will do where every term is off.
         places: (B,) each image's place in the epoch's order.
         weights: as `term_weights` gives.
         threshold: confidence from which the teacher is believed, 0..1; see `teacher_targets`.
@@ -55,6 +56,8 @@ def learn_beyond(model, average, images, layers, places, weights, threshold, ran
     Returns:
         logits (B, K, H, W), loss () float32 (0.0 where every term is off).
     """
+    if not any(weights.values()):
+        return model(images), 0.0
     count, views, loss = len(images), images, 0.0
     seen = layers[:, 2] != ignore  # (B, H, W)
     if weights["teacher"]:

@@ -1,15 +1,20 @@
 """Runs of the real script on a tiny set: what it leaves behind, what it refuses, and that stopping changes nothing."""
 
 import csv
+import functools
+import importlib.util
 import json
 import math
 import os
 import signal
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 
+import evaluate
 import train
 from checkpoint import load_checkpoint
 from test_data import edit, write_set
@@ -45,8 +50,8 @@ def test_a_run_leaves_what_it_promises(data, tmp_path, capsys):
     assert scores["labelled_pixels"] == 25 and scores["split"] == "test" and len(scores["classes"]) == 3
     rows = log(out)
     assert [row["epoch"] for row in rows] == ["1", "2"] and all(math.isfinite(float(v)) for row in rows for v in row.values())
-    assert list(rows[0]) == ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "lr", "gradient_norm", "seconds",
-                             "waiting_share", "images_per_s", "peak_memory_mb"]
+    assert list(rows[0]) == ["epoch", "train_loss", "val_loss", "val_accuracy", "val_miou", "lr", "gradient_norm",
+                             "overflows", "seconds", "waiting_share", "images_per_s", "peak_memory_mb"]
     printed = capsys.readouterr().out
     assert "25 px" in printed and "mean IoU" in printed and printed.rstrip().endswith("metrics.json")
     assert "optimizer" not in load_checkpoint(out / "best.pt")["train"]
@@ -154,9 +159,69 @@ def test_sparse_sets_are_not_thinned_unasked(tmp_path, capsys):
 def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_path, monkeypatch):
     real = train.normalise
     monkeypatch.setattr(train, "normalise", lambda *arguments: real(*arguments) * float("nan"))
-    with pytest.raises(ValueError, match="epoch 1, step 1 is nan .train tiles .* try a lower --lr"):
+    with pytest.raises(ValueError, match="epoch 1, step 1: the loss is nan .*train tiles .* try a lower --lr"):
         run(data, tmp_path / "run", "--epochs", "1")
     assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_an_infinite_gradient_stops_the_run_before_it_is_saved(data, tmp_path, monkeypatch):
+    real, calls = torch.nn.utils.clip_grad_norm_, []
+
+    def infinite_at_the_second(*arguments):
+        calls.append(real(*arguments))
+        return calls[-1] if len(calls) != 2 else torch.tensor(math.inf)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", infinite_at_the_second)
+    with pytest.raises(ValueError, match="epoch 1, step 2: .* gradient's norm inf .*train tiles"):
+        run(data, tmp_path / "run", "--epochs", "1", "--save-every", "1")
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["train"]["step"] == 1
+
+
+def test_float16_overflow_is_left_out_and_counted(data, tmp_path, monkeypatch):
+    """Half precision ends at 65,504: gradients scaled by 2^22 overflow until the scaler has come down."""
+    monkeypatch.setattr(torch.amp, "GradScaler", functools.partial(torch.amp.GradScaler, init_scale=2.0 ** 22))
+    monkeypatch.setattr(train, "amp_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(train, "evaluate", lambda *arguments, **options: evaluate.evaluate(*arguments[:4]))
+    run(data, tmp_path / "run", "--epochs", "3", "--bs", "1", "--loss", "ce")
+    overflows = [int(row["overflows"]) for row in log(tmp_path / "run")]
+    assert overflows[0] > 0 and overflows[-1] == 0
+    assert math.isfinite(float(log(tmp_path / "run")[-1]["gradient_norm"]))
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_deterministic_is_switched_on(data, tmp_path):
+    try:
+        run(data, tmp_path / "run", "--epochs", "1", "--deterministic")
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_tensorboard_gets_every_number_and_a_picture(data, tmp_path, monkeypatch):
+    shown = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            shown.append((str(folder), purge_step))
+
+        def add_scalar(self, name, value, epoch):
+            shown.append((name, epoch))
+
+        def add_image(self, name, picture, epoch, dataformats):
+            shown.append((name, epoch, picture.shape[2], dataformats))
+
+        def flush(self):
+            pass
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    run(data, tmp_path / "run", "--epochs", "2", "--tensorboard")
+    assert shown[0] == (str(tmp_path / "run" / "tb"), 1)
+    assert {("train_loss", 1), ("lr", 2), ("val_iou/c1", 2), ("preview", 2, 3, "HWC")} <= set(shown)
+
+
+def test_a_missing_tensorboard_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install tensorboard"):
+        run(data, tmp_path / "run", "--epochs", "1", "--tensorboard")
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -1,0 +1,174 @@
+"""A run's folder: claimed by one process, written so that nothing is lost, gone on with as if never stopped.
+
+    args.json   the command; also what a running process holds locked
+    log.csv     a row an epoch
+    last.pt     all it takes to go on from the last save, to the bit
+    best.pt     the model of the best epoch, all it takes to use it
+"""
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import json
+import math
+import pathlib
+import resource
+import signal
+
+import numpy as np
+import torch
+
+from checkpoint import load_checkpoint, save_checkpoint
+
+MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final", "tensorboard")
+
+
+@dataclasses.dataclass
+class Run:
+    """What changes while training; all that cannot be had again from the command goes into last.pt."""
+    model: torch.nn.Module
+    average: torch.nn.Module | None  # of --ema; where there is one, it is what is scored and kept as best
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
+    weight: torch.Tensor | None  # (K,) class weights
+    sampling: np.ndarray | None  # (N,) how often each tile is visited
+    record: torch.Tensor  # (2, steps) loss and gradient norm of each step of this epoch, on the device
+    labelled_pixels: int
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps of the one under way
+    best: float = -1.0  # highest validation mean IoU
+    plateau: dict = dataclasses.field(default_factory=lambda: {"lowest": math.inf, "epochs": 0, "factor": 1.0})
+    rank: int = 0  # of this process, and how many there are: not kept, a run may go on with another number of them
+    size: int = 1
+    board: object = None  # of --tensorboard
+
+
+@contextlib.contextmanager
+def claimed_folder(args):
+    """Within it, the run's folder is there and no other process writes to it.
+
+    Without --out the next free runs/<data>-<model>-<n> is taken, and `args.out` says which. The lock is on args.json and is
+    the operating system's: it ends with the process, however that ends.
+
+    Raises:
+        ValueError: the folder holds a run already and --resume is not given, or another process has it.
+    """
+    if args.resume and not args.out:
+        raise ValueError("--resume: give the run's folder with --out")
+    if args.out is None:
+        stem = f"{pathlib.Path(args.data).resolve().name}-{args.model}-"
+        taken = [int(path.name[len(stem):]) for path in pathlib.Path("runs").glob(stem + "*")
+                 if path.name[len(stem):].isdecimal()]
+        args.out = f"runs/{stem}{max(taken, default=0) + 1}"
+    folder = pathlib.Path(args.out)
+    # args.json alone is a run that ended before its first checkpoint: there is nothing in it to lose.
+    if not args.resume and folder.exists() and {path.name for path in folder.iterdir()} - {"args.json", "last.pt.tmp"}:
+        raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, or another folder")
+    if args.resume and not folder.joinpath("last.pt").exists():
+        raise ValueError(f"--resume: there is no checkpoint {folder}/last.pt to go on from; look at --out, or leave out --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "args.json", "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"--out {folder} is being written to by another process: wait for it, or give another folder") from None
+        if not args.resume:
+            file.truncate(0)
+            file.write(json.dumps(vars(args), indent=1) + "\n")
+            file.flush()
+        yield
+
+
+def save(name, run, facts, args):
+    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here. Rank 0 does it."""
+    if run.rank:
+        return
+    train = {"epoch": run.epoch, "step": run.step, "best": run.best, "labelled_pixels": run.labelled_pixels}
+    scored = run.average or run.model
+    state = run.model.state_dict() if name == "last.pt" else scored.state_dict()
+    if name == "last.pt":
+        train.update(optimizer=run.optimizer.state_dict(), scaler=run.scaler.state_dict(), scheduler=run.plateau,
+                     record=run.record, ema=run.average.state_dict() if run.average else None)
+    model = {"name": args.model, "kwargs": run.kwargs, "state": state}
+    save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
+
+
+def resume(run, args, facts, device):
+    """Put a run back to where its last.pt left it, and cut log.csv back to the epochs that were finished then.
+
+    Raises:
+        ValueError: another command, or other data, than the run was started with; one line that says in what.
+    """
+    content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
+    changed = [f"--{key.replace('_', '-')} was {content['args'].get(key)} and is {value} now" for key, value in vars(args).items()
+               if key not in MAY_CHANGE_ON_RESUME and content["args"].get(key) != value]
+    if changed:
+        raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
+    if content["data"] != facts:
+        raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
+    train = content["train"]
+    run.model.load_state_dict(content["model"]["state"])
+    if run.average:
+        run.average.load_state_dict(train["ema"])
+    run.optimizer.load_state_dict(train["optimizer"])
+    run.scaler.load_state_dict(train["scaler"])
+    run.plateau, run.record = train["scheduler"], train["record"]
+    run.epoch, run.step, run.best = train["epoch"], train["step"], train["best"]
+    log = pathlib.Path(args.out, "log.csv")
+    if log.exists():  # the header goes with the last row: a process may have ended halfway through writing both
+        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1 if run.epoch else 0]
+        log.write_text("".join(rows), encoding="utf-8")
+
+
+def append_row(path, row):
+    """Add a row to a CSV file, with the header first where the file is new or empty."""
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def open_board(args, run):
+    """TensorBoard's writer on <out>/tb; what it shows of epochs that are about to be done again is dropped."""
+    from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
+    return SummaryWriter(pathlib.Path(args.out, "tb"), purge_step=run.epoch + 1)
+
+
+def show_epoch(board, row, iou, picture):
+    """Put an epoch on TensorBoard.
+
+    Args:
+        board: from `open_board`.
+        row: dict, the epoch's row of log.csv.
+        iou: dict of class name -> validation IoU.
+        picture: PIL.Image of some validation tiles.
+    """
+    for name, value in row.items():
+        board.add_scalar(name, value, row["epoch"])
+    for name, value in iou.items():
+        board.add_scalar(f"val_iou/{name}", value, row["epoch"])
+    board.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
+    board.flush()
+
+
+@contextlib.contextmanager
+def noted_signals():
+    """Within it, SIGINT and SIGTERM only go into the list it yields: the loop saves after the step under way, then leaves."""
+    noted, before = [], {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, lambda received, frame: noted.append(received))
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_memory_mb(device):
+    """Most memory ever held, MB: the card's by torch's count, or this process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB

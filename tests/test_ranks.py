@@ -1,0 +1,106 @@
+"""Two processes compute what one does."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+import ranks
+import train
+from losses import build_loss, labelled_weight
+from test_data import write_set
+from test_train import TINY, log
+from unet import UNet
+
+ROOT = pathlib.Path(ranks.__file__).parent
+# What each of two processes does: all cases with its half of the batch.
+HALF = """
+import sys, torch
+sys.path.insert(0, "tests")
+from test_ranks import gradients
+import ranks
+rank, size = ranks.join(torch.device("cpu"))
+torch.save({case: gradients(case, rank, size) for case in ("unequal", "nothing", "statistics")}, f"{sys.argv[1]}.{rank}")
+torch.distributed.destroy_process_group()
+"""
+
+
+def gradients(case, rank, size):
+    """Gradients and batch-norm statistics after one backward pass over this rank's share of a batch of four."""
+    torch.manual_seed(0)
+    model = UNet(bands=3, classes=4, width=4, depth=1).double()
+    model.train(case == "statistics")
+    images, labels = torch.randn(4, 3, 8, 8).double(), torch.randint(0, 4, (4, 8, 8)).to(torch.uint8)
+    labels[1, 2:] = 255  # unequal shares
+    if case == "nothing":
+        labels[1::2] = 255  # rank 1 has not one labelled pixel
+    images, labels = images[rank::size], labels[rank::size]
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0]).double()
+    total = ranks.sum_over_ranks(labelled_weight(labels, weight))
+    build_loss("ce", weight=weight)(model(images), labels, total, size).backward()
+    ranks.sum_gradients(model, size)
+    return [p.grad for p in model.parameters()], [b for b in model.buffers() if b.is_floating_point()]
+
+
+def start_two(words, cwd=ROOT):
+    """Run a command as two processes that meet on this machine, as torchrun starts them; returns their outputs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([sys.executable, *words], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    outputs = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    return [printed for printed, _ in outputs]
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    """Also where one of them has no label at all; and batch-norm statistics are the mean of both."""
+    start_two(["-c", HALF, str(tmp_path / "found")])
+    found = [torch.load(tmp_path / f"found.{rank}") for rank in range(2)]
+    for case in ("unequal", "nothing"):
+        expected, _ = gradients(case, 0, 1)
+        assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
+        for rank in range(2):
+            assert max(float((a - b).abs().max()) for a, b in zip(expected, found[rank][case][0])) < 1e-12
+    # Called for two without another process, the exchange leaves half of each process's own statistics.
+    one, other = (gradients("statistics", rank, 2)[1] for rank in range(2))
+    for rank in range(2):
+        assert all(torch.allclose(mean, a + b) for mean, a, b in zip(found[rank]["statistics"][1], one, other))
+
+
+def test_one_process_is_the_same_path():
+    assert ranks.join(torch.device("cpu")) == (0, 1) == ranks.rank_and_size()
+    assert ranks.same_on_all_ranks("x") == "x" and float(ranks.sum_over_ranks(torch.tensor(3.0))) == 3
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_as_two_processes(tmp_path):
+    """One writer, and every tile is scored once."""
+    write_set(tmp_path / "data", count=7, side=16)
+    out = tmp_path / "run"
+    printed, silent = start_two(["train.py", "--data", str(tmp_path / "data"), "--out", str(out), *TINY, "--epochs", "2",
+                                 "--ema", "0.9"])
+    assert "mean IoU" in printed and silent == "" and len(log(out)) == 2
+    words = ["evaluate.py", "--checkpoint", str(out / "best.pt"), "--bs", "2", "--out"]
+    printed, silent = start_two([*words, str(tmp_path / "two")])
+    assert "mean IoU" in printed and silent == ""
+    evaluate.main(evaluate.parse_args([*words[1:], str(tmp_path / "one")]))
+    one, two = (json.loads((tmp_path / name / "metrics_test.json").read_text()) for name in ("one", "two"))
+    assert one == two and np.sum(two["confusion"]) == np.sum(np.load(tmp_path / "data" / "test_labels.npy") != 255)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    args = train.parse_args(["--bs", "3"])
+    with pytest.raises(ValueError, match="--bs 3: 2 processes share"):
+        train.check_ranks(args, range(10), torch.device("cpu"), 2)
+    with pytest.raises(ValueError, match="--sync-bn"):
+        train.check_ranks(train.parse_args(["--sync-bn"]), range(16), torch.device("cpu"), 1)

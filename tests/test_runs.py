@@ -1,0 +1,160 @@
+"""A run's folder: one writer at a time, nothing lost to a kill, gone on with to the bit."""
+
+import fcntl
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import runs
+import train
+import weak
+from checkpoint import load_checkpoint, load_model
+from test_data import write_set
+from test_train import TINY, run, same_run, weights
+
+ROOT = pathlib.Path(train.__file__).parent
+# Everything random in play at once.
+RICH = ["--epochs", "3", "--bs", "1", "--dropout", "0.2", "--rotate", "10", "--zoom", "1.2", "--jitter", "0.1", "--ema", "0.9",
+        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--save-every", "2", "--superpixels", "4", "--teacher", "0.5",
+        "--crf", "0.1", "--point-jitter", "1"]
+# A process that kills itself at the n-th call of one of train.py's functions: in a step, before a checkpoint takes its
+# name, or between an epoch's row and its checkpoint.
+KILLED = """
+import os, signal, sys
+import train
+calls = 0
+def killing(function):
+    def counted(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == {call}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return counted
+{place} = killing({place})
+train.main(train.parse_args({arguments!r}))
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_set(tmp_path / "data", count=5, side=16)
+    return str(tmp_path / "data")
+
+
+def run_and_kill(data, out, place, call, *flags):
+    """Run train.py in a process that is killed at the call-th call of `place`; True if it was."""
+    arguments = ["--data", data, "--out", str(out), *TINY, *RICH, *flags]
+    code = KILLED.format(place=place, call=call, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode != 0
+
+
+def check_killed_runs(data, tmp_path, seed, kills):
+    """Kill a run again and again, go on each time, and compare with one that never was."""
+    generator = random.Random(seed)
+    run(data, tmp_path / "whole", *RICH)
+    for _ in range(kills):
+        out = tmp_path / "parts"
+        resume = ["--resume"] if out.joinpath("last.pt").exists() else []
+        place, most = generator.choice([("train.augment", 8), ("train.append_row", 2), ("os.replace", 6)])
+        run_and_kill(data, out, place, generator.randint(1, most), *resume)
+    run(data, tmp_path / "parts", *RICH, *(["--resume"] if out.joinpath("last.pt").exists() else []))
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    for name in ("best.pt", "last.pt"):
+        assert load_checkpoint(tmp_path / "whole" / name)["sha256"] == load_checkpoint(tmp_path / "parts" / name)["sha256"]
+
+
+def test_killed_twice_and_resumed_equals_never_stopped(data, tmp_path):
+    check_killed_runs(data, tmp_path, seed=3, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_ten_times_and_resumed_equals_never_stopped(data, tmp_path, seed):
+    check_killed_runs(data, tmp_path, seed, kills=10)
+
+
+def test_a_kill_loses_at_most_the_steps_since_the_last_save(data, tmp_path):
+    assert run_and_kill(data, tmp_path / "run", "train.augment", 4)  # within the 4th step of 5, two steps a save
+    train_state = load_checkpoint(tmp_path / "run" / "last.pt")["train"]
+    assert (train_state["epoch"], train_state["step"]) == (0, 2)
+
+
+def test_a_run_killed_before_its_report_writes_it_when_resumed(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "1")
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert run(data, tmp_path / "run", "--epochs", "1", "--resume")["split"] == "test"
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_two_processes_do_not_write_to_one_folder(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    with open(tmp_path / "run" / "args.json", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="is being written to by another process"):
+            run(data, tmp_path / "run", "--epochs", "2", "--resume")
+    run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_a_folder_without_a_checkpoint_is_free(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "args.json").write_text('{"half": ')
+    run(data, tmp_path / "run", "--epochs", "1")
+    assert json.loads((tmp_path / "run" / "args.json").read_text())["epochs"] == 1
+
+
+def test_a_torn_row_of_the_log_is_cut_off(data, tmp_path):
+    flags = ["--epochs", "3", "--stop-after", "1"]
+    run(data, tmp_path / "run", *flags)
+    whole = (tmp_path / "run" / "log.csv").read_text()
+    with open(tmp_path / "run" / "log.csv", "a") as file:
+        file.write("2,0.5")
+    run(data, tmp_path / "run", *flags, "--resume")  # which has nothing left to train before it stops
+    assert (tmp_path / "run" / "log.csv").read_text() == whole
+
+
+def test_every_change_is_named_when_a_run_is_not_resumed(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    with pytest.raises(ValueError, match="--width was 4 and is 8 now; --lr was 0.001 and is 0.1 now"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume", "--lr", "0.1", "--width", "8")
+
+
+def test_the_average_is_what_is_kept_as_best_and_rebuilt(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "1", "--ema", "0.9")
+    last, best = (load_checkpoint(tmp_path / "run" / name) for name in ("last.pt", "best.pt"))
+    name = next(key for key, tensor in last["model"]["state"].items() if tensor.ndim == 4)
+    assert not torch.equal(last["model"]["state"][name], last["train"]["ema"][name])
+    assert torch.equal(best["model"]["state"][name], last["train"]["ema"][name])
+    assert torch.equal(load_model(tmp_path / "run" / "last.pt")[0].state_dict()[name], last["train"]["ema"][name])
+
+
+def test_the_average_by_hand():
+    average, model = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(average.weight, 0.0)
+    for updates, value, expected in ((1, 4.0, 2.0), (2, 5.0, 3.0), (9, 13.0, 5.0)):  # keeps 1/2, 2/3, then 0.8
+        torch.nn.init.constant_(model.weight, value)
+        weak.update_average(average, model, 0.8, updates)
+        assert average.weight.item() == pytest.approx(expected)
+
+
+def test_the_average_takes_batch_norm_statistics_as_they_are():
+    average, model = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
+    model(torch.full((1, 1, 2, 2), 8.0))
+    weak.update_average(average, model, 0.9, 100)
+    assert float(average.running_mean) == pytest.approx(0.8) and int(average.num_batches_tracked) == 1
+
+
+def test_rows_share_one_header(tmp_path):
+    for value in (1, 2):
+        runs.append_row(tmp_path / "log.csv", {"a": value, "b": "x"})
+    assert (tmp_path / "log.csv").read_text().splitlines() == ["a,b", "1,x", "2,x"]
