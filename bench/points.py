@@ -96,6 +96,11 @@ def spread(values):
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
+def mean_and_spread(values, form):
+    """Both as text, in a format such as ".3f"; the mean alone of a single draw."""
+    return f"{statistics.mean(values):{form}}" + (f" +- {spread(values):{form.lstrip('+')}}" if len(values) > 1 else "")
+
+
 def table_lines(cells, rows):
     """The table of one set in Markdown; a gain is paired, draw by draw, over partial CE on the same points.
 
@@ -105,7 +110,7 @@ def table_lines(cells, rows):
     Returns:
         list of str.
     """
-    lines = ["| points a tile | method | labelled px | mean IoU | of full | gain over partial CE | draws | s a run |",
+    lines = ["| points a tile | method | labelled px | mean IoU | of full | gain over partial CE, points of mean IoU | draws | s a run |",
              "|---|---|---|---|---|---|---|---|"]
     full = list(scores_of(cells[0], rows).values())
     by_family = {(cell.points, cell.note): scores_of(cell, rows) for cell in cells if cell.method == BASELINE}
@@ -117,13 +122,14 @@ def table_lines(cells, rows):
         mean = statistics.mean(scores.values())
         base = by_family.get((cell.points, cell.note), {})
         gains = [scores[draw] - base[draw] for draw in scores if draw in base and cell.method != BASELINE]
-        gain = f"{100 * statistics.mean(gains):+.1f} +- {100 * spread(gains):.1f}" if gains else ""
+        gain = mean_and_spread([100 * value for value in gains], "+.1f") if gains else ""
         # The house rule: under twice the spread between draws there is no gain to speak of.
         gain += " (none)" if len(gains) > 1 and abs(statistics.mean(gains)) < 2 * spread(gains) else ""
         points = "all" if not cell.points else f"{cell.points} {cell.note}".strip()
-        lines.append(f"| {points} | {cell.method} | {int(ran[0]['labelled_pixels']):,} | {mean:.3f} +- "
-                     f"{spread(list(scores.values())):.3f} | {f'{mean / statistics.mean(full):.0%}' if full else ''} | {gain} | "
-                     f"{len(scores)} | {statistics.mean(float(row['train_s']) for row in ran):.0f} |")
+        share = f"{mean / statistics.mean(full):.0%}" if full else ""
+        lines.append(f"| {points} | {cell.method} | {int(ran[0]['labelled_pixels']):,} | "
+                     f"{mean_and_spread(list(scores.values()), '.3f')} | {share} | {gain} | {len(scores)} | "
+                     f"{statistics.mean(float(row['train_s']) for row in ran):.0f} |")
     return lines
 
 
@@ -159,8 +165,8 @@ def parse_args(argv=None):
     parser.add_argument("--demo", default="data/demo", help="the prepared demo; made where it is missing")
     parser.add_argument("--dubai", help="Dubai in its standard form, see baseline.py; not given: left out")
     parser.add_argument("--roads", help="the prepared road set; not given: left out")
-    parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="run those whose names start so; NONE runs none "
-                        "and only writes table and figures")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="run those whose names start so, "
+                        "such as demo-1-; a start that no name has writes table and figures alone")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
