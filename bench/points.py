@@ -26,13 +26,16 @@ TABLE = ROOT / "results" / "points.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
 ROADS = "--stem 2 --crop 192 --bs 8 --lr 3e-3 --epochs 40 --final last".split()
 AVERAGED = ["--ema", "0.98"]  # all but the plain baseline are scored so: what a method adds is not what averaging adds
+WEIGHTED = ["--class-weights", "sqrt"]  # one point a tile leaves a rare class a handful of labels
 BASELINE, PIXELS, FRESH, FULL = "partial CE", "pixel classifier", "points drawn anew at each visit", "every label"
 METHODS = {"partial CE, last weights": [],
            BASELINE: AVERAGED,
+           "partial CE, class weights": AVERAGED + WEIGHTED,
            "superpixels": AVERAGED + ["--superpixels", "16"],
-           "teacher": AVERAGED + ["--teacher", "0.9"],
+           "superpixels, class weights": AVERAGED + WEIGHTED + ["--superpixels", "16"],
+           "teacher": AVERAGED + ["--teacher", "0.7"],
            "gated CRF": AVERAGED + ["--crf", "0.03"],
-           "superpixels + teacher": AVERAGED + ["--superpixels", "16", "--teacher", "0.9"]}
+           "superpixels + teacher": AVERAGED + ["--superpixels", "16", "--teacher", "0.7"]}
 PAIR = "superpixels + teacher"
 SCRIPTS = {PIXELS: "bench/pixel_classifier.py", FRESH: "bench/fresh_points.py"}
 JITTER = 4.0  # px
