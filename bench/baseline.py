@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 
-from runs import ROOT, run_missing
+from run_table import ROOT, run_missing
 
 DUBAI = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 20 --loss ce+jaccard --jitter 0.2 --final last").split()
 

@@ -87,14 +87,14 @@ def test_teacher_is_believed_where_it_is_sure_and_labels_come_first():
 def test_average_is_first_the_mean_then_forgets_and_copies_batch_norm():
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1))
     average = copy.deepcopy(model)
-    values = []
+    start, values = average[0].weight.item(), []
     for updates, value in enumerate((1.0, 2.0, 6.0), 1):
         model[0].weight.data.fill_(value)
         model[1].running_mean.fill_(value)
         update_average(average, model, 0.7, updates)
         values.append(average[0].weight.item())
         assert float(average[1].running_mean) == value
-    start = values[0] * 2 - 1  # keep is 1/2, then 2/3, then 0.7 and not 3/4
+    # The share kept is 1/2, then 2/3, then 0.7 and not 3/4.
     assert values[1] == pytest.approx((start + 1 + 2) / 3, abs=1e-6)
     assert values[2] == pytest.approx(0.7 * values[1] + 0.3 * 6, abs=1e-6)
 

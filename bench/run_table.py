@@ -1,6 +1,7 @@
 """Training runs as rows of a table: what an experiment has done is kept, what is missing is run.
 
-An experiment is a list of (name, train.py flags). A row is appended to its CSV the moment a run ends, with the command and
+An experiment is a list of (name, train.py flags), to which "script" may name another script that takes these flags and
+leaves the same files. A row is appended to its CSV the moment a run ends, with the command and
 the commit it was run on, so an experiment that was interrupted goes on where it stopped, also within a run.
 """
 
@@ -34,7 +35,7 @@ def processor():
         return platform.processor()
 
 
-def run_missing(table, experiments, folder, jobs=1, threads=1):
+def run_missing(table, experiments, folder, jobs=1, threads=1, script="train.py"):
     """Train every run that has no row in the table yet, and append its row.
 
     Args:
@@ -43,6 +44,7 @@ def run_missing(table, experiments, folder, jobs=1, threads=1):
         folder: where the runs go, one folder each.
         jobs: runs beside each other.
         threads: of each run.
+        script: what is run, from the project's folder.
     Returns:
         list of dict, the rows of these experiments, in their order.
     """
@@ -52,7 +54,7 @@ def run_missing(table, experiments, folder, jobs=1, threads=1):
     print(f"{table}: {len(names) - len(missing)} of {len(names)} runs are there", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
         for name, row in zip([name for name, _ in missing],
-                             pool.map(lambda cell: _train(*cell, pathlib.Path(folder) / cell[0], threads), missing)):
+                             pool.map(lambda cell: _train(*cell, pathlib.Path(folder) / cell[0], threads, script), missing)):
             _append(table, {"name": name, **row})
             print(f"{name}: mean IoU {float(row['miou']):.3f}, {float(row['train_s']):.0f} s", flush=True)
     rows = read_rows(table)
@@ -67,9 +69,9 @@ def read_rows(table):
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
-def _train(name, flags, out, threads):
-    """One run of train.py, resumed where it was interrupted; returns its row."""
-    command = ["python", "train.py", *map(str, flags), "--out", str(out)]
+def _train(name, flags, out, threads, script):
+    """One run of the script, resumed where it was interrupted; returns its row."""
+    command = ["python", script, *map(str, flags), "--out", str(out)]
     resume = ["--resume"] if (out / "last.pt").exists() else []
     if not (out / "metrics.json").exists():
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}

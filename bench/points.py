@@ -1,0 +1,208 @@
+"""Points against full supervision: every method on the same frozen points, over several draws of them.
+
+    python bench/points.py --jobs 2                                     the demo, made where it is missing
+    python bench/points.py --dubai data/dubai --roads data/roads        and real imagery, prepared before
+    python bench/points.py --only demo-1-                               the runs whose names start so
+
+Rows go to results/points.csv, one a run; what is there is skipped, so it goes on where it was stopped. From all rows it then
+writes results/points.md and docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
+"""
+
+import argparse
+import dataclasses
+import math
+import pathlib
+import statistics
+import subprocess
+import sys
+
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from baseline import DUBAI
+from figures import curves, save_png
+from run_table import ROOT, read_rows, run_missing
+
+TABLE = ROOT / "results" / "points.csv"
+DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
+ROADS = "--stem 2 --crop 192 --bs 8 --lr 3e-3 --epochs 40 --final last".split()
+AVERAGED = ["--ema", "0.98"]  # all but the plain baseline are scored so: what a method adds is not what averaging adds
+WEIGHTED = ["--class-weights", "sqrt"]  # one point a tile leaves a rare class a handful of labels
+BASELINE, PIXELS, FRESH, FULL = "partial CE", "pixel classifier", "points drawn anew at each visit", "every label"
+METHODS = {"partial CE, last weights": [],
+           BASELINE: AVERAGED,
+           "partial CE, class weights": AVERAGED + WEIGHTED,
+           "superpixels": AVERAGED + ["--superpixels", "16"],
+           "superpixels, class weights": AVERAGED + WEIGHTED + ["--superpixels", "16"],
+           "teacher": AVERAGED + ["--teacher", "0.7"],
+           "gated CRF": AVERAGED + ["--crf", "0.03"],
+           "superpixels + teacher": AVERAGED + ["--superpixels", "16", "--teacher", "0.7"]}
+PAIR = "superpixels + teacher"
+SCRIPTS = {PIXELS: "bench/pixel_classifier.py", FRESH: "bench/fresh_points.py"}
+JITTER = 4.0  # px
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One line of the table: a method on one set with k points a tile, over some draws."""
+    data: str
+    points: int  # 0: every label
+    method: str
+    draws: int
+    flags: tuple
+    note: str = ""  # what sets its family apart from "k points a tile, uniform"
+
+    def names(self):
+        """Its runs' names, one a draw: the keys of the table's rows."""
+        words = [self.data, str(self.points), *self.note.split(), *self.method.replace(",", "").replace("+", "").split()]
+        return ["-".join(words) + f"-draw{draw}" for draw in range(self.draws)]
+
+    def experiments(self):
+        """(name, flags) of its runs."""
+        return [(name, [*self.flags, "--points", self.points, "--seed", draw]) for draw, name in enumerate(self.names())]
+
+
+def cells_of(data, folder, flags, points, methods, controls):
+    """The lines of one set.
+
+    Args:
+        data: its name.
+        folder: where it is prepared.
+        flags: list of train.py's flags, the same for every method.
+        points: numbers of points a tile.
+        methods: names out of METHODS, and PIXELS.
+        controls: number of points for the leak control and the points that are off; 0: none.
+    Returns:
+        list of Cell.
+    """
+    flags = ["--data", str(folder), *flags]
+
+    def cell(k, method, note="", *more):
+        return Cell(data, k, method, 5 if k == 1 and data == "demo" else 3,
+                    (*flags, *METHODS.get(method, AVERAGED), *more), note)
+
+    cells = [cell(0, FULL)] + [cell(k, method) for k in points for method in methods]
+    if controls:
+        cells += [cell(1, FRESH), cell(controls, FRESH)]
+        cells += [cell(controls, method, "jitter", "--point-jitter", str(JITTER)) for method in (BASELINE, PAIR)]
+    if data == "demo":
+        cells += [cell(k, method, "per class", "--points-per", "class") for k in (1, 5) for method in (BASELINE, PAIR)]
+    return cells
+
+
+def scores_of(cell, rows):
+    """Mean IoU of those of a cell's draws that have a row, by name of the draw."""
+    return {name.rsplit("-", 1)[1]: float(rows[name]["miou"]) for name in cell.names() if name in rows}
+
+
+def spread(values):
+    """Standard deviation over draws; NaN for fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def mean_and_spread(values, form):
+    """Both as text, in a format such as ".3f"; the mean alone of a single draw."""
+    return f"{statistics.mean(values):{form}}" + (f" +- {spread(values):{form.lstrip('+')}}" if len(values) > 1 else "")
+
+
+def table_lines(cells, rows):
+    """The table of one set in Markdown; a gain is paired, draw by draw, over partial CE on the same points.
+
+    Args:
+        cells: list of Cell of one set.
+        rows: dict of rows by name.
+    Returns:
+        list of str.
+    """
+    lines = ["| points a tile | method | labelled px | mean IoU | of full | gain over partial CE, points of mean IoU | draws | s a run |",
+             "|---|---|---|---|---|---|---|---|"]
+    full = list(scores_of(cells[0], rows).values())
+    by_family = {(cell.points, cell.note): scores_of(cell, rows) for cell in cells if cell.method == BASELINE}
+    for cell in cells:
+        scores = scores_of(cell, rows)
+        if not scores:
+            continue
+        ran = [rows[name] for name in cell.names() if name in rows]
+        mean = statistics.mean(scores.values())
+        base = by_family.get((cell.points, cell.note), {})
+        gains = [scores[draw] - base[draw] for draw in scores if draw in base and cell.method != BASELINE]
+        gain = mean_and_spread([100 * value for value in gains], "+.1f") if gains else ""
+        # The house rule: under twice the spread between draws there is no gain to speak of.
+        gain += " (none)" if len(gains) > 1 and abs(statistics.mean(gains)) < 2 * spread(gains) else ""
+        points = "all" if not cell.points else f"{cell.points} {cell.note}".strip()
+        share = f"{mean / statistics.mean(full):.0%}" if full else ""
+        lines.append(f"| {points} | {cell.method} | {int(ran[0]['labelled_pixels']):,} | "
+                     f"{mean_and_spread(list(scores.values()), '.3f')} | {share} | {gain} | {len(scores)} | "
+                     f"{statistics.mean(float(row['train_s']) for row in ran):.0f} |")
+    return lines
+
+
+def figure(cells, rows, title):
+    """Mean IoU against points a tile, a line a method, with a stroke of one standard deviation up and down at each mean.
+
+    Each line stands a little beside the one before it, or the strokes would hide each other.
+
+    Args:
+        cells, rows: as in `table_lines`.
+        title: text above.
+    Returns:
+        PIL.Image, or None where no row is there yet.
+    """
+    series = {}
+    for cell in cells:
+        values = list(scores_of(cell, rows).values())
+        if not values or cell.note or cell.method == FRESH:
+            continue
+        mean, off = statistics.mean(values), spread(values)
+        xs = [math.log10(cell.points)] if cell.points else [0, math.log10(max(c.points for c in cells))]
+        line = series.setdefault(cell.method, [])
+        beside = 0.025 * list(series).index(cell.method)
+        line += [(x + beside, y) for x in xs for y in (mean, mean + off, mean - off, mean)]  # up, down and back
+    if not series:
+        return None
+    return curves(series, "points a tile, powers of ten: 0 is 1 point, 1 is 10, 2 is 100", "mean IoU, test split", title)
+
+
+def parse_args(argv=None):
+    """The command line; `python bench/points.py --help` shows it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--demo", default="data/demo", help="the prepared demo; made where it is missing")
+    parser.add_argument("--dubai", help="Dubai in its standard form, see baseline.py; not given: left out")
+    parser.add_argument("--roads", help="the prepared road set; not given: left out")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="run those whose names start so, "
+                        "such as demo-1-; a start that no name has writes table and figures alone")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    return parser.parse_args(argv)
+
+
+def main(args):
+    """Run what is missing, then write the tables and the figures."""
+    techniques = [PIXELS, *METHODS]
+    sets = {"demo": cells_of("demo", args.demo, DEMO, (1, 5, 20, 100), techniques, 5)}
+    if args.dubai:
+        sets["dubai"] = cells_of("dubai", args.dubai, DUBAI, (1, 5, 20), (PIXELS, BASELINE, PAIR), 5)
+    if args.roads:
+        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, PAIR), 5)
+    for cell in (cell for cells in sets.values() for cell in cells):
+        wanted = [(name, flags) for name, flags in cell.experiments() if name.startswith(tuple(args.only))]
+        if args.list:
+            print(*(f"{name}: {' '.join(map(str, flags))}" for name, flags in wanted), sep="\n")
+        elif wanted:
+            if cell.data == "demo" and not (ROOT / args.demo).exists():
+                subprocess.run([sys.executable, "prepare_data.py", "demo", "--out", args.demo], cwd=ROOT, check=True)
+            run_missing(TABLE, wanted, ROOT / "runs" / "points", args.jobs, args.threads, SCRIPTS.get(cell.method, "train.py"))
+    if args.list:
+        return
+    rows, lines = read_rows(TABLE), ["Written by `python bench/points.py` from points.csv; each row there holds its command."]
+    for name, cells in sets.items():
+        lines += ["", f"## {name}", "", *table_lines(cells, rows)]
+        picture = figure(cells, rows, f"{name}: points against every label")
+        if picture:
+            save_png(picture, ROOT / "docs" / f"points-{name}.png")
+    (ROOT / "results" / "points.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(parse_args())

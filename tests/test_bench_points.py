@@ -1,0 +1,87 @@
+"""The experiment on points: what it would run, what it says of rows made up here, and its two controls on tiny sets."""
+
+import importlib.util
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from test_data import write_set
+
+BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
+
+
+def load(name):
+    """A script of bench/ as a module under a name of its own: bench/points.py is not points.py."""
+    specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    module = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def experiment(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    return load("points")
+
+
+def cells(experiment):
+    return experiment.cells_of("demo", "data/demo", ["--epochs", "20"], (1, 5), [experiment.PIXELS, *experiment.METHODS], 5)
+
+
+def test_every_run_has_a_name_of_its_own_and_methods_share_points(experiment):
+    runs = [run for cell in cells(experiment) for run in cell.experiments()]
+    assert len({name for name, _ in runs}) == len(runs)
+    for name, flags in runs:
+        assert flags[-1] == int(name.rsplit("draw", 1)[1]) and flags[-2] == "--seed"
+    assert sum(name.startswith("demo-1-teacher-draw") for name, _ in runs) == 5
+    assert sum(name.startswith("demo-5-teacher-draw") for name, _ in runs) == 3
+
+
+def test_table_pairs_draws_and_calls_a_small_gain_none(experiment):
+    made_up = {"demo-0-every-label": [0.8, 0.8, 0.8], "demo-5-partial-CE": [0.50, 0.60, 0.70],
+               "demo-5-teacher": [0.55, 0.65, 0.76], "demo-5-superpixels": [0.50, 0.63, 0.69]}
+    rows = {f"{name}-draw{draw}": {"miou": miou, "labelled_pixels": 10, "train_s": 60}
+            for name, scores in made_up.items() for draw, miou in enumerate(scores)}
+    lines = experiment.table_lines(cells(experiment), rows)
+    assert len(lines) == 2 + 4
+    assert lines[2].startswith("| all | every label | 10 | 0.800 +- 0.000 | 100% |  | 3 | 60 |")
+    by_method = {line.split(" | ")[1]: line for line in lines[2:]}
+    assert "| 0.653 +- 0.105 | 82% | +5.3 +- 0.6 | 3 |" in by_method["teacher"]
+    assert by_method["superpixels"].split(" | ")[5] == "+0.7 +- 2.1 (none)"
+
+
+def test_figure_shows_what_is_there(experiment):
+    assert experiment.figure(cells(experiment), {}, "nothing") is None
+    rows = {f"demo-{k}-partial-CE-draw{draw}": {"miou": 0.5 + 0.1 * draw} for k in (1, 5) for draw in range(3)}
+    picture = np.asarray(experiment.figure(cells(experiment), rows, "some"))
+    assert picture.ndim == 3 and picture.std() > 0
+
+
+def test_pixel_classifier_tells_what_colour_tells(tmp_path, monkeypatch):
+    write_set(tmp_path / "set", count=4, side=16, classes=2)
+    for split in ("train", "test"):
+        images = np.load(tmp_path / "set" / f"{split}_images.npy")
+        np.save(tmp_path / "set" / f"{split}_labels.npy", (np.abs(images[..., 0] - 100.0) < 50).astype(np.uint8))
+    monkeypatch.syspath_prepend(BENCH)
+    module = load("pixel_classifier")
+    args = module.parse_args(["--data", str(tmp_path / "set"), "--points", "40", "--out", str(tmp_path / "run")])
+    args.point_jitter = 0.0
+    scores = module.main(args)
+    assert scores["miou"] > 0.85 and scores["labelled_pixels"] == 160 and (tmp_path / "run" / "log.csv").exists()
+    weights = module.fit(torch.tensor([[1.0, -1], [1, 1]]).repeat(5, 1), torch.tensor([0, 1]).repeat(5), 3)
+    assert (torch.tensor([[1.0, -2], [1, 2]]) @ weights).argmax(1).tolist() == [0, 1]
+
+
+def test_fresh_points_are_k_at_each_visit_and_others_the_next_time(tmp_path, monkeypatch):
+    write_set(tmp_path)
+    monkeypatch.syspath_prepend(BENCH)
+    tiles = load("fresh_points").FreshTiles(tmp_path, "train", 4, "image", 0)
+    visits = [tiles.take([2, 5])[1] for _ in range(3)]
+    truth = torch.from_numpy(np.load(tmp_path / "train_labels.npy")[[2, 5]])
+    for labels in visits:
+        assert (labels != 255).sum() == 8 and torch.equal(labels[labels != 255], truth[labels != 255])
+    assert not torch.equal(visits[0], visits[1])
+    assert torch.equal(visits[0], load("fresh_points").FreshTiles(tmp_path, "train", 4).take([2, 5])[1])
