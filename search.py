@@ -25,7 +25,7 @@ def draw(flags, count, seed):
         drawn.setdefault(tuple(setting.values()), setting)
         if len(drawn) == count:
             return list(drawn.values())
-    raise ValueError(f"--search {count}: these flags give only {len(drawn)} different settings; widen them or ask for fewer")
+    raise ValueError(f"--search {count}: these flags give only {len(drawn)} different settings: ask for fewer")
 
 
 def draw_value(text, generator):
@@ -58,8 +58,8 @@ def rung_sizes(count, epochs):
 def halve(cells, epochs, train_until):
     """Successive halving: train all settings a little, the best third of them longer, and so on to the end.
 
-    A setting's score is its best validation mean IoU so far, read from its log up to the rung's epoch, so that a search that
-    was interrupted chooses as one that was not. Settings that failed before a rung's end are out.
+    A setting's score is its best validation mean IoU so far, read from its log up to the rung's epoch: a search that was
+    interrupted chooses as one that was not. Settings that failed before a rung's end are out.
 
     Args:
         cells: what sweep.py calls a Cell, one a setting.
@@ -68,7 +68,7 @@ def halve(cells, epochs, train_until):
     Returns:
         list of (epoch, cells that reached it, best first), a rung each.
 
-    Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", figure 3;
+    Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", fig. 3;
     differs from the paper in that a third survives, not half, as in Li et al. 2018, "Hyperband".
     """
     rungs = []

@@ -4,8 +4,8 @@
     python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --seed 0 1 2   the same, as mean and standard deviation over seeds
     python sweep.py --search 24 --lr 1e-4..1e-1 --bs 8,16,32    24 settings drawn, the poor ones stopped early
 
-writes sweep.csv (a row a run), sweep.md and sweep.png to --out, where each run has its folder, and beside it a text file of
-what it printed. The same command again skips what is finished and goes on with what was interrupted.
+writes sweep.csv (a row a run), sweep.md and sweep.png to --out; each run has its folder there, and a text file of what it
+printed beside it. The same command again skips what is finished and goes on with what was interrupted.
 """
 
 import argparse
@@ -39,13 +39,13 @@ OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry"
 def parse_args(argv=None):
     """The command line; `flags` of the result holds train.py's: {"lr": ["1e-3", "1e-2"], "compile": [], ...}."""
     parser = argparse.ArgumentParser(
-        description="Train a grid of settings, or search among them. Every other flag is train.py's, with one or several values.",
+        description="Train a grid of settings, or search. Every other flag is train.py's, with one value or several.",
         epilog="example: python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --jobs 2", allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", help="folder; not given: runs/sweep-<data>-<flags>, or runs/search-<data>-<flags>")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, which share the processor's cores")
-    parser.add_argument("--search", type=int, default=0, metavar="N", help="draw N settings in place of the whole grid, from "
-                        "ranges such as 1e-4..1e-1 (log-uniform) and lists such as 8,16,32; 0 is the grid")
+    parser.add_argument("--search", type=int, default=0, metavar="N", help="settings to draw from ranges such as "
+                        "1e-4..1e-1 (log-uniform) and lists such as 8,16,32; 0 trains every combination")
     parser.add_argument("--search-seed", type=int, default=0, help="decides what --search draws")
     parser.add_argument("--retry", action="store_true", help="run again what failed")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
@@ -68,7 +68,7 @@ def parse_args(argv=None):
 
 @dataclasses.dataclass
 class Cell:
-    """One run to be: train.py's flags as typed (None for one without a value), what they mean to it, and the run's folder."""
+    """One run to be: train.py's flags as typed (None where one has no value), what they mean, and the run's folder."""
     flags: dict
     args: argparse.Namespace
     folder: pathlib.Path
@@ -100,20 +100,21 @@ def plan(args):
     if args.search:
         settings = draw(args.flags, args.search, args.search_seed)
     else:
-        settings = [dict(zip(args.flags, values)) for values in itertools.product(*(v or [None] for v in args.flags.values()))]
+        choices = [values or [None] for values in args.flags.values()]
+        settings = [dict(zip(args.flags, values)) for values in itertools.product(*choices)]
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
     cells = {}
     for setting in settings:
         name = "_".join(f"{flag}={setting[flag]}" for flag in sorted(swept)).replace("/", "-") or "run"
         if name in cells:
-            raise ValueError(f"{name.replace('_', ', ')} is there twice: give every value once")
+            raise ValueError(f"the same run ({name}) would be trained twice: give every value once")
         cell = cells[name] = Cell(setting, None, pathlib.Path(name))
         cell.args = train.parse_args(cell.command(folder=False)[2:])
         train.check_args(cell.args)
         if cell.args.resume or cell.args.stop_after or cell.args.out:
             raise ValueError("--resume and --stop-after are sweep.py's own doing, leave them out; write --out in full")
-        if args.search and "epochs" in swept:
-            raise ValueError("--epochs cannot be searched: settings are compared at equal epochs; give it one value")
+    if args.search and "epochs" in swept:
+        raise ValueError("--epochs cannot be searched: settings are compared at equal epochs; give it one value")
     data = pathlib.Path(cell.args.data).resolve().name
     out = pathlib.Path(args.out or "-".join(["runs/search" if args.search else "runs/sweep", data, *swept]))
     for cell in cells.values():
@@ -127,15 +128,15 @@ def train_cells(cells, rows, out, jobs, until=0):
     Args:
         cells: list of Cell; those that finished or failed are left alone.
         rows: {cell: row} of sweep.csv, changed in place.
-        out: the sweep's folder.
-        jobs: processes beside each other.
+        out, jobs: the sweep's folder, and processes beside each other.
         until: epoch to stop after; 0 is each cell's last.
     """
-    def missing(cell):  # epochs; the closing test table of a run that has them all may still be missing
-        return (until or cell.args.epochs) - len(cell.log())
+    def missing(cell):
+        return max(0, (until or cell.args.epochs) - len(cell.log()))  # epochs
 
-    left = [cell for cell in cells if rows.get(cell.folder.name, {}).get("status") not in ("finished", "failed")]
-    left = [cell for cell in left if missing(cell) > 0 or until in (0, cell.args.epochs)]
+    status = {cell.folder: rows.get(cell.folder.name, {}).get("status") for cell in cells}
+    left = [cell for cell in cells if status[cell.folder] not in ("finished", "failed")
+            and (missing(cell) or status[cell.folder] != "stopped")]
     running, threads = {}, max(1, torch.get_num_threads() // jobs)
     with tqdm(total=sum(map(missing, left)), desc=f"{len(left)} runs", unit="epoch", disable=None) as bar:
         try:
@@ -146,16 +147,16 @@ def train_cells(cells, rows, out, jobs, until=0):
                 time.sleep(0.1)
                 for cell, process, before in list(running.values()):
                     code, now = process.poll(), missing(cell)
-                    bar.update(before - now)
                     running[cell.folder] = cell, process, now
+                    bar.update(before - now)
                     if code is not None:
                         del running[cell.folder]
                         bar.total -= now  # what a failed run leaves undone
                         row = finish(cell, rows, out, code, until)
-                        bar.write(f"{cell.folder}: {row['status']} {row['error']}".rstrip() + f", {row['epochs_done']} epochs, "
-                                  f"best validation mean IoU {cell.best():.3f}")
+                        bar.write(f"{cell.folder}: {row['status']}, {row['epochs_done']} epochs, best validation mean "
+                                  f"IoU {cell.best():.3f} {row['error']}")
         finally:  # something runs here only where a signal stopped the sweep; each run saves after the step under way
-            for cell, process, _ in running.values():
+            for _, process, _ in running.values():
                 process.terminate()
             for cell, process, _ in running.values():
                 process.wait()
@@ -168,27 +169,30 @@ def start(cell, threads, until):
     if not resume:
         shutil.rmtree(cell.folder, ignore_errors=True)  # left by a run that was stopped before it saved anything
     words = [*cell.command()[2:], *["--resume"] * resume, *(["--stop-after", str(until)] if until else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     with open(f"{cell.folder}.txt", "a", encoding="utf-8") as file:
-        return subprocess.Popen([sys.executable, TRAIN, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                                env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"})
+        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file, stderr=subprocess.STDOUT, env=environment)
 
 
 def finish(cell, rows, out, code, until):
     """Write the row of a cell whose process ended with `code`, None where the sweep was stopped; returns the row."""
     log, path, error = cell.log(), cell.folder / "metrics.json", ""
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    status = "interrupted" if code is None else "finished" if scores else "stopped" if len(log) >= until > 0 else "failed"
-    if code or status == "failed":
+    status = "finished" if scores else "stopped" if 0 < until <= len(log) < cell.args.epochs else "failed"
+    if code is None:
+        status = "interrupted"
+    elif code or status == "failed":
         printed = pathlib.Path(f"{cell.folder}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        status, error = "failed", f"killed by signal {-code}" if code < 0 else (printed or [f"exit code {code}"])[-1].strip()
-    last = log[-1] if log else {}
-    rows[cell.folder.name] = {
+        status, error = "failed", f"killed by signal {-code}" if code < 0 else "".join(printed[-1:]).strip()
+    row = {
         "cell": cell.folder.name, "lr": cell.args.lr, "bs": cell.args.bs, "seed": cell.args.seed,
         **{flag: "yes" if value is None else value for flag, value in cell.flags.items()}, "epochs_done": len(log),
-        **{name: last.get(name) for name in ("train_loss", "val_loss", "val_accuracy", "val_miou")},
-        "best_val_miou": cell.best() if log else None, "test_miou": scores["miou"] if scores.get("split") == "test" else None,
+        **{name: (log or [{}])[-1].get(name) for name in ("train_loss", "val_loss", "val_accuracy", "val_miou")},
+        "best_val_miou": cell.best() if log else None,
+        "test_miou": scores["miou"] if scores.get("split") == "test" else None,
         "seconds": sum(float(row["seconds"]) for row in log), "status": status, "error": error,
         "command": shlex.join(cell.command()), "commit": commit()}
+    rows[cell.folder.name] = {name: "" if value is None else str(value) for name, value in row.items()}
     with open(out / "sweep.csv.part", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, dict.fromkeys(name for row in rows.values() for name in row))
         writer.writeheader()
@@ -206,22 +210,20 @@ def commit():
 
 def read_rows(cells, out):
     """{cell: row} of the folder's sweep.csv, all values as text; refuses cells that were begun with other flags."""
-    path = out / "sweep.csv"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    rows = {row["cell"]: row for row in csv.DictReader(lines)}
+    text = (out / "sweep.csv").read_text(encoding="utf-8") if (out / "sweep.csv").exists() else ""
+    rows = {row["cell"]: row for row in csv.DictReader(text.splitlines())}
     for cell in cells:
         row = rows.get(cell.folder.name)
         if row and shlex.split(row["command"])[:-2] != cell.command(folder=False):
-            raise ValueError(f"{cell.folder} was begun by `{row['command']}`, with other flags than now: give another --out")
+            raise ValueError(f"{cell.folder} was begun with other flags, `{row['command']}`: give another --out")
     return rows
 
 
 def main(args):
     """Train what is missing, then write and print the results; returns how many runs failed."""
     cells, swept, out = plan(args)
-    rows, epochs = read_rows(cells, out), cells[0].args.epochs
-    if args.retry:
-        rows = {name: row for name, row in rows.items() if row["status"] != "failed"}
+    epochs, rows = cells[0].args.epochs, read_rows(cells, out)
+    rows = {name: row for name, row in rows.items() if not (args.retry and row["status"] == "failed")}
     if args.dry_run:
         for cell in cells:
             print(f"{rows.get(cell.folder.name, {}).get('status', 'missing'):<12} {shlex.join(cell.command())}")
@@ -231,28 +233,22 @@ def main(args):
     if any(cell.args.data == train.DEMO for cell in cells) and not pathlib.Path(train.DEMO).exists():
         make_demo(train.DEMO)
     for data in {cell.args.data for cell in cells}:
-        load_facts(data)
+        load_facts(data)  # a set that cannot be read is said once, before anything runs
     out.mkdir(parents=True, exist_ok=True)
     rungs = []
     if args.search:
-        rungs = halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch % epochs))
-        rungs = [(epoch, {cell.folder.name: cell.best(epoch) for cell in reached}) for epoch, reached in rungs]
+        for epoch, reached in halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch)):
+            rungs.append((epoch, {cell.folder.name: cell.best(epoch) for cell in reached}))
     else:
         train_cells(cells, rows, out, args.jobs)
-    written = read_rows(cells, out)
-    written = [written[cell.folder.name] for cell in cells]
-    report(written, swept, out, f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}", args.command, rungs)
-    return sum(row["status"] == "failed" for row in written)
-
-
-def stop(number, frame):
-    """Ends the sweep as Ctrl-C does, also where it was sent to the background."""
-    raise KeyboardInterrupt
+    rows = [rows[cell.folder.name] for cell in cells]
+    report(rows, swept, out, f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}", args.command, rungs)
+    return sum(row["status"] == "failed" for row in rows)
 
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt
     try:
         sys.exit(min(1, main(parse_args())))
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The runs of a sweep as a Markdown table and as a heat map; runs that differ in their seed only are one line, one cell."""
+"""The runs of a sweep as a Markdown table and a heat map; runs that differ in their seed only are one line, one cell."""
 
 import math
 import statistics
@@ -9,8 +9,8 @@ TITLES = {"lr": "learning rate", "bs": "batch size"}
 MEASURES = {"training loss": ("train_loss", 1, 3), "validation loss": ("val_loss", 1, 3),
             "validation accuracy, %": ("val_accuracy", 100, 2), "validation mean IoU": ("best_val_miou", 1, 3),
             "test mean IoU": ("test_miou", 1, 3)}  # title: column of sweep.csv, factor, decimals
-NOTE = ("Losses and validation accuracy are of the last epoch. Validation mean IoU is of the best one, whose weights are kept: "
-        "runs are chosen by it. The test split is scored once, with those weights, and chooses nothing.")
+NOTE = ("Losses and validation accuracy are of the last epoch. Validation mean IoU is of the best one; runs are chosen by "
+        "it. The test split is scored once, with the weights that the run keeps (--final), and chooses nothing.")
 
 
 def by_setting(rows, flags):
@@ -28,16 +28,16 @@ def by_setting(rows, flags):
     return groups
 
 
-def spread(values, decimals=3, break_line=""):
-    """Numbers as "mean ± standard deviation", one as itself, none as nothing; NaN, a score that does not exist, is left out."""
+def spread(values, decimals=3, between=" "):
+    """Numbers as "mean ± standard deviation", one as itself, none as nothing; NaN, no score, is left out."""
     values = [float(value) for value in values if value != "" and not math.isnan(float(value))]
     text = f"{statistics.fmean(values):.{decimals}f}" if values else ""
-    return text + (f"{break_line} ± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else "")
+    return text + (f"{between}± {statistics.stdev(values):.{decimals}f}" if len(values) > 1 else "")
 
 
 def state(group):
-    """How the runs of a setting ended: "finished", "stopped after 2 epochs", "2 finished, 1 failed: <last line it printed>"."""
-    ends = [row["status"] + (f" after {row['epochs_done']} epochs" if row["status"] == "stopped" else "") for row in group]
+    """How the runs of a setting ended: "finished", "stopped after 2 epochs", "2 finished, 1 failed: <the last line>"."""
+    ends = [row["status"] + f" after {row['epochs_done']} epochs" * (row["status"] == "stopped") for row in group]
     text = ", ".join(f"{ends.count(end)} {end}" if len(group) > 1 else end for end in dict.fromkeys(ends))
     errors = dict.fromkeys(row["error"] for row in group if row["error"])
     return ": ".join([text, *errors]).replace("|", "/")
@@ -80,7 +80,7 @@ def grid_figure(rows, swept, title):
         cells = [groups.get(line + column, []) for column in columns]
         kept = [[row["best_val_miou"] for row in cell if row["status"] == "finished"] for cell in cells]
         values.append([statistics.fmean(map(float, scores)) if scores else math.nan for scores in kept])
-        texts.append([(spread(scores, break_line="\n") or "failed").replace("±", "+-")
+        texts.append([(spread(scores, between="\n") or "failed").replace("±", "+-")
                       + (f"\n{len(scores)} of {len(cell)} runs" if 0 < len(scores) < len(cell) else "")
                       for scores, cell in zip(kept, cells)])
     title += ": validation mean IoU of each run's best epoch"
@@ -111,7 +111,7 @@ def report(rows, swept, out, title, command, rungs=()):
     """Write sweep.md and sweep.png, print the table, the best run and the paths.
 
     Args:
-        rows, swept: as in markdown_table.
+        rows, swept: as in markdown_table, values as text.
         out: folder of the sweep, pathlib.Path.
         title: what was trained on what.
         command: the sweep's.
@@ -123,12 +123,13 @@ def report(rows, swept, out, title, command, rungs=()):
     finished = [row for row in rows if row["status"] == "finished"]
     if finished:
         best = max(finished, key=lambda row: float(row["best_val_miou"]))
-        lines.append(f"Best run by validation mean IoU, {float(best['best_val_miou']):.3f}: {out / best['cell'] / 'best.pt'}\n")
+        score, path = float(best["best_val_miou"]), out / best["cell"] / "best.pt"
+        lines.append(f"Best run by validation mean IoU, {score:.3f}: {path}\n")
     if rungs:
         epochs, spent = rungs[-1][0], sum(int(row["epochs_done"]) for row in rows)
-        lines.append(f"Settings that reached epoch {', '.join(f'{epoch}: {len(scores)}' for epoch, scores in rungs)}. Epochs "
-                     f"trained: {spent}, {spent / (epochs * len(rows)):.0%} of the {epochs * len(rows)} that all {len(rows)} "
-                     f"settings in full would take.\n")
+        reached = ", ".join(f"{len(scores)} to epoch {epoch}" for epoch, scores in rungs)
+        lines.append(f"Settings trained: {reached}. Epochs: {spent}, {spent / (epochs * len(rows)):.0%} of the "
+                     f"{epochs * len(rows)} that all {len(rows)} settings in full would take.\n")
         figure = search_figure(rungs, [row["cell"] for row in rows], title)
     else:
         figure = grid_figure(rows, swept, title)
