@@ -8,8 +8,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down: a file imports files that stand below it.
-ORDER = ["sweep", "train", "predict", "evaluate", "prepare_data", "datasets", "scenes", "checkpoint", "models", "unet", "segformer",
-         "resnet", "data", "points", "weak", "losses", "metrics", "raster", "figures"]
+ORDER = ["sweep", "search", "tables", "train", "predict", "evaluate", "prepare_data", "datasets", "scenes", "checkpoint",
+         "models", "unet", "segformer", "resnet", "data", "points", "weak", "losses", "metrics", "raster", "figures"]
 READING_PATH = ["train", "predict", "evaluate", "prepare_data", "unet", "data", "losses", "metrics"]
 REQUIRED = {"torch", "numpy", "PIL", "tifffile", "tqdm"}
 OPTIONAL = {"tensorboard"}

@@ -88,7 +88,7 @@ def test_a_checkpoint_predicts_from_the_file_alone(place, tmp_path):
     assert (tmp_path / "scene_classes.tif").exists()
 
 
-@pytest.mark.parametrize("script", ["prepare_data.py", "train.py", "evaluate.py", "predict.py"])
+@pytest.mark.parametrize("script", ["prepare_data.py", "train.py", "evaluate.py", "predict.py", "sweep.py"])
 def test_help_is_there(script, tmp_path):
     printed = succeeds(tmp_path, script, "--help")
     assert "usage" in printed and ("default" in printed or "not given" in printed)
