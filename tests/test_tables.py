@@ -41,7 +41,8 @@ def test_the_table_has_the_known_columns_and_says_how_runs_ended():
 
 
 def test_seeds_are_averaged_and_failures_among_them_counted():
-    rows = [made_row("1e-3", "16", 0, 0.4), made_row("1e-3", "16", 1, 0.6), made_row("1e-3", "16", 2, status="failed", error="no")]
+    rows = [made_row("1e-3", "16", 0, 0.4), made_row("1e-3", "16", 1, 0.6)]
+    rows.append(made_row("1e-3", "16", 2, status="failed", error="no"))
     line = markdown_table(rows, ["lr", "bs", "seed"]).splitlines()[2]
     assert "| 0.500 ± 0.141 |" in line and line.endswith("| 2 finished, 1 failed: no |")
 
