@@ -30,7 +30,6 @@ class Tally:
         blocks: as given, int64.
         counts: (U, K, K) int64, a confusion matrix for every block; rows truth.
         near: (K, K) int64, of the pixels within BAND px of a class boundary.
-        mapped: (K,) int64 pixels predicted as each class, with or without a label.
         tiles: (N, 3) float64: labelled pixels of each tile, those that are right, mean IoU; NaN before its turn.
         bins: (3, BINS) float64 by confidence: labelled pixels, those that are right, the sum of their confidences.
     """
@@ -39,7 +38,6 @@ class Tally:
         self.blocks, self.ignore, self.done = torch.as_tensor(blocks, dtype=torch.int64), ignore, 0
         self.counts = torch.zeros(int(self.blocks.max()) + 1, classes, classes, dtype=torch.int64)
         self.near = torch.zeros(classes, classes, dtype=torch.int64)
-        self.mapped = torch.zeros(classes, dtype=torch.int64)
         self.tiles = torch.full((len(self.blocks), 3), torch.nan, dtype=torch.float64)
         self.bins = torch.zeros(3, BINS, dtype=torch.float64)
 
@@ -56,7 +54,6 @@ class Tally:
         keys = torch.arange(size, device=labels.device)[:, None, None] * 2 + near_boundary(labels, BAND, self.ignore)
         keys = (keys * 256 + labels) * classes + prediction
         found = torch.bincount(keys.flatten(), minlength=size * 2 * 256 * classes).cpu().reshape(size, 2, 256, classes)
-        self.mapped += found.sum((0, 1, 2))
         found = found[:, :, :classes]  # (B, 2, K, K): without the row of `ignore`
         self.near += found[:, 1].sum(0)
         tiles = found.sum(1)  # (B, K, K)
