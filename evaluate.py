@@ -3,9 +3,9 @@
     python evaluate.py --checkpoint runs/demo-unet-1/best.pt --data data/demo --split test
     python evaluate.py --compare runs/demo-unet-1 runs/demo-unet-2
 
-The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png, panels.png
-and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network, its classes
-and its normalisation come from the checkpoint; nothing of it is given again.
+The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png,
+panels.png and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network,
+its classes and its normalisation come from the checkpoint; nothing of it is given again.
 """
 
 import argparse

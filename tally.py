@@ -103,8 +103,8 @@ def near_boundary(labels, reach, ignore=255):
             values = found
         return values
 
-    # A square window holds a second class where the highest number in it is not the lowest. Shifted copies find them ten
-    # times faster than pooling does on the CPU.
+    # A square window holds a second class where the highest number in it is not the lowest. Shifted copies find them
+    # ten times faster than pooling does on the CPU.
     return known & (highest(torch.where(known, classes, -1)) > -highest(torch.where(known, -classes, -256)))
 
 
