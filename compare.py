@@ -57,8 +57,8 @@ def paired_intervals(counts, seed=0):
         counts: (R, U, K, K) confusion matrices of R runs on U blocks; blocks without labels are left out.
         seed: decides the draws.
     Returns:
-        {"miou": (R, 2) interval of mean IoU, "difference": (R, 2) that of its difference to the first run's}; empty with
-        fewer than 8 blocks.
+        {"miou": (R, 2) interval of mean IoU, "difference": (R, 2) that of its difference to the first run's}; empty
+        with fewer than 8 blocks.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, percentile intervals.
     """
     counts = counts[:, labelled_blocks(counts[0])].double()
@@ -94,7 +94,8 @@ def run_rows(names, tallies, labelled_pixels, classes):
     for number, (name, tally) in enumerate(zip(names, tallies)):
         matrix = ConfusionMatrix(len(classes), counts=tally.counts.sum(0))
         row = {"run": name}
-        for what, value in (("miou", matrix.miou()), ("difference", matrix.miou() - mean_iou(tallies[0].counts.sum(0)))):
+        difference = matrix.miou() - mean_iou(tallies[0].counts.sum(0))
+        for what, value in (("miou", matrix.miou()), ("difference", difference)):
             row[what] = plain(value)
             if intervals:
                 row[f"{what}_low"], row[f"{what}_high"] = map(plain, intervals[what][number])
@@ -135,8 +136,8 @@ def write_comparison(out, names, paths, tallies, labelled_pixels, classes):
     blocks = int(labelled_blocks(tallies[0].counts).sum())
     print(text_table([{key: value for key, value in row.items() if not key.startswith("iou_")} for row in rows]))
     if blocks < FEWEST_BLOCKS:
-        print(f"No intervals: the tiles lie in {blocks} contiguous blocks, and fewer than {FEWEST_BLOCKS} say too little "
-              "of how much scores vary from place to place.")
+        print(f"No intervals: the tiles lie in {blocks} contiguous blocks, and fewer than {FEWEST_BLOCKS} say too "
+              "little of how much scores vary from place to place.")
     else:
         print(f"low and high bound 95 % intervals, by paired bootstrap: {RESAMPLES:,} draws of {blocks} contiguous "
               "blocks")

@@ -3,9 +3,9 @@
     python evaluate.py --checkpoint runs/demo-unet-1/best.pt --data data/demo --split test
     python evaluate.py --compare runs/demo-unet-1 runs/demo-unet-2
 
-The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png, panels.png
-and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network, its classes
-and its normalisation come from the checkpoint; nothing of it is given again.
+The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png,
+panels.png and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network,
+its classes and its normalisation come from the checkpoint; nothing of it is given again.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def parse_args(argv=None):
     flag("--data", metavar="FOLDER", help="prepared data set; not given: the one the checkpoint was trained on")
     flag("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
     flag("--areas", nargs="+", metavar="CSV", help="tables of areas that predict.py wrote for a map, to be adjusted "
-         "for its errors; not given: the map of this split's tiles, their unlabelled pixels too")
+         "for its errors; not given: the labelled pixels of this split, where adjusted is the truth")
     flag = parser.add_argument_group("how").add_argument
     flag("--out", metavar="FOLDER", help="where files go; not given: the checkpoint's folder, or with --compare "
          "the working folder")
@@ -102,7 +102,8 @@ def report(scored, args):
     """Print the tables of one checkpoint; write its scores and pictures; returns what metrics_<split>.json holds."""
     facts, tiles, matrix, tally, split = scored.facts, scored.tiles, scored.matrix, scored.tally, args.split
     names, gsd_m, device = facts["classes"], tiles.facts["gsd_m"], pick_device(args.device)
-    mapped, total_ha = tally.mapped.tolist(), gsd_m and int(tally.mapped.sum()) * gsd_m ** 2 / 1e4
+    # Pixels without a label are no part of the map: they may be the mirrored filling of tiles at a scene's edge.
+    mapped, total_ha = matrix.counts.sum(0).tolist(), gsd_m and int(matrix.counts.sum()) * gsd_m ** 2 / 1e4
     if args.areas:
         mapped, total_ha = read_areas(args.areas, names)
     extra = {"boundary": boundary_scores(tally, names), "calibration_error": plain(tally.calibration_error()),

@@ -227,7 +227,7 @@ def report_text(boundary, calibration_error, scenes, areas):
     columns = ["scene", "tiles", "pixels", "miou", "pixel_accuracy"]
     left = f", the worst {SHOWN_SCENES} of {len(scenes)}" if len(scenes) > SHOWN_SCENES else ""
     lines += ["", f"scenes{left}:", text_table(scenes[:SHOWN_SCENES], columns)]
-    lines += ["", "areas as mapped, adjusted for the map's errors (Olofsson et al. 2014), and half their 95 % interval:",
-              text_table(areas), "The labelled pixels of this split are taken as a random sample of the mapped area. They",
-              "lie side by side, and neighbours are alike: the true intervals are wider than these."]
+    lines += ["", "areas mapped, adjusted for the map's errors (Olofsson et al. 2014), and half their 95 % interval:",
+              text_table(areas), "The labelled pixels of this split are taken as a random sample of the mapped area. But",
+              "they lie side by side, and neighbours are alike: the true intervals are wider than these."]
     return "\n".join(lines)
