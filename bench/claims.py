@@ -118,12 +118,13 @@ def score(table, name, run, images, season):
     key = f"{name} on {images} {season}"
     if key in read_rows(table):
         return
-    scenes = [GROUND / images / f"{place}_{season}.tif" for place in TEST]
-    maps = run / f"maps_{images}"
-    done = subprocess.run([sys.executable, "predict.py", "--checkpoint", run / "best.pt", *scenes, "--out", maps], cwd=ROOT,
-                          capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{key} failed: {done.stderr.strip().splitlines()[-1:]}")
+    maps, scenes = run / f"maps_{images}", [GROUND / images / f"{place}_{season}.tif" for place in TEST]
+    if not all((maps / f"{scene.stem}_areas.csv").exists() for scene in scenes):  # which predict.py writes after the map
+        both = [GROUND / images / f"{place}_{each}.tif" for each in SEASONS for place in TEST]
+        done = subprocess.run([sys.executable, "predict.py", "--checkpoint", run / "best.pt", *both, "--out", maps], cwd=ROOT,
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"{key} failed: {done.stderr.strip().splitlines()[-1:]}")
     matrix = ConfusionMatrix(len(NAMES))
     for place, scene in zip(TEST, scenes):
         with open_raster(GROUND / "masks" / f"{place}.tif") as mask, open_raster(maps / f"{scene.stem}_classes.tif") as coarse:

@@ -224,17 +224,17 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     (tmp_path / "more").mkdir()
     save(np.stack([first + 100, first + 200], -1), tmp_path / "more/rest.tif", nodata=0, georeference=Georeference(UTM))
     listed = tmp_path / "place.txt"
-    listed.write_text("B02.tif\n\nmore/rest.tif\n")
+    listed.write_text("B02.tif\n\nmore/rest.tif\nB02.tif\n")
     with open_scene(listed) as scene:
-        assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 3, np.int16, 0)
+        assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 4, np.int16, 0)
         assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
-        assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207], [0, 0, 0]]]
+        assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207, 7], [0] * 4]]
         assert scene.no_data(scene.read(0, 0, 1, 1)).tolist() == [[False]]  # one band of 0 is no gap
         assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
     mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
     source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
     with SceneReader(source.scenes[0], source) as reader:
-        assert reader.read_image(Region("train", 0, 0, 1, 1, 1))[0].tolist() == [[[1, 101, 201]]]
+        assert reader.read_image(Region("train", 0, 0, 1, 1, 1))[0].tolist() == [[[1, 101, 201, 1]]]
     save(first[:2], tmp_path / "B02.tif")
     with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place than B02.tif"):
         open_scene(listed)

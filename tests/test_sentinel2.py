@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labels import land_classes
 from prepare_data import frequency_table, main, parse_args
 from raster import Georeference, open_raster, write_geotiff
 from scenes import open_scene
@@ -104,11 +105,13 @@ def test_no_label_has_no_vote(tmp_path):
         assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
         coarse = bring_down(mask, image, "mode", {}, rows[1:], tmp_path / "voted.tif")
         assert open_raster(coarse).read(0, 0, 1, 1).item() == 0
+        mask = save(np.array([[0, 0], [0, 7]], np.uint8), tmp_path / "mask.tif", nodata=0)
+        coarse = bring_down(mask, image, "mode", {}, rows[1:], tmp_path / "tagged.tif")
+        assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
 
 
 def read_rows(pairs):
     """LandClass rows of (id, name)."""
-    from labels import land_classes
     return land_classes([(value, name, None) for value, name in pairs])
 
 
