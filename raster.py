@@ -87,7 +87,9 @@ class Raster:
         Raises:
             ValueError: the file is damaged there.
         """
-        window = np.full((height, width, self.bands), self.nodata or 0, self.dtype)
+        window = np.zeros((height, width, self.bands), self.dtype)  # costs nothing before it is written to
+        if self.nodata:
+            window.fill(self.nodata)
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.height), min(col + width, self.width)
         if top < bottom and left < right:
