@@ -99,7 +99,9 @@ class Raster:
 
     def no_data(self, pixels):
         """(h, w) bool: where pixels (h, w, C) hold no data: a band is not finite, all are nodata, or transparent."""
-        missing = ~np.isfinite(pixels).all(axis=2)
+        missing = np.zeros(pixels.shape[:2], bool)
+        if self.dtype.kind == "f":
+            missing |= ~np.isfinite(pixels).all(axis=2)
         if self.nodata is not None:
             missing |= (pixels == self.dtype.type(self.nodata)).all(axis=2)
         return missing if self.alpha is None else missing | (pixels[:, :, self.alpha] == 0)

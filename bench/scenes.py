@@ -186,7 +186,9 @@ def predict(args):
     folder = args.folder.resolve()
     common = ["predict.py", "--checkpoint", checkpoint, "--device", "cpu", "--out", folder / "maps", scene]
     for _ in range(args.repeats):
-        yield {"case": f"{side} px, margin 32", **measured(*common, "--margin", 32)}
+        for window in (512, 768, 1024):
+            yield {"case": f"{side} px, margin 32, window {window}",
+                   **measured(*common, "--margin", 32, "--window", window)}
         yield {"case": f"{side} px, exact margin", **measured(*common)}
         yield {"case": f"{side} px, the usual loop",
                **measured("bench/scenes.py", "usual", "--side", side, "--folder", folder)}
