@@ -87,7 +87,9 @@ class Raster:
         Raises:
             ValueError: the file is damaged there.
         """
-        window = np.full((height, width, self.bands), self.nodata or 0, self.dtype)
+        window = np.zeros((height, width, self.bands), self.dtype)  # costs nothing before it is written to
+        if self.nodata:
+            window.fill(self.nodata)
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.height), min(col + width, self.width)
         if top < bottom and left < right:
@@ -97,7 +99,9 @@ class Raster:
 
     def no_data(self, pixels):
         """(h, w) bool: where pixels (h, w, C) hold no data: a band is not finite, all are nodata, or transparent."""
-        missing = ~np.isfinite(pixels).all(axis=2)
+        missing = np.zeros(pixels.shape[:2], bool)
+        if self.dtype.kind == "f":
+            missing |= ~np.isfinite(pixels).all(axis=2)
         if self.nodata is not None:
             missing |= (pixels == self.dtype.type(self.nodata)).all(axis=2)
         return missing if self.alpha is None else missing | (pixels[:, :, self.alpha] == 0)

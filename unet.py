@@ -118,7 +118,9 @@ class UNet(nn.Module):
     def forward(self, x):
         """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
         height, width = x.shape[-2:]
-        x = F.pixel_unshuffle(pad_to_stride(x, self.stride), self.stem)  # (B, C * stem**2, H' / stem, W' / stem)
+        x = pad_to_stride(x, self.stride)
+        if self.stem > 1:
+            x = F.pixel_unshuffle(x, self.stem)  # (B, C * stem**2, H' / stem, W' / stem)
         skips = []
         for down, fuse in zip(self.down, self.fuse):
             x = down(x)
