@@ -48,9 +48,8 @@ def initialise(network):
 def inflate_bands(weight, bands):
     """Rewrite a first convolution learned on red, green, blue for any number of bands.
 
-    Band c takes the filter of colour c mod 3, divided by how many bands share that colour; with fewer than three bands
-    each takes an equal part of the sum. Either way the filters add up to what they were, so that the response to a
-    grey image (all bands alike) is kept.
+    Band c takes the filter of colour c mod 3, shared with the other bands of that colour; fewer than three bands share the
+    sum. The filters add up to what they were, so the response to a grey image (all bands alike) is kept.
 
     Args:
         weight: (O, 3, k, k); bands: C >= 1.
