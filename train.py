@@ -106,10 +106,15 @@ def add_model_flags(parser):
     flag("--encoder", help="resnet18, resnet34, resnet50, mit_b0, mit_b1 or mit_b2; not given: the network's own")
     flag("--width", type=int, default=16, help="channels of the U-Net's first level")
     flag("--depth", type=int, default=4, help="how often the U-Net halves its input, 1 to 6")
-    flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at the U-Net's bottleneck")
+    flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block of the U-Net")
+    flag("--fusion-at", default="bottleneck", choices=("bottleneck", "skips"), help="where that block stands")
+    flag("--upsampling", choices=("bilinear", "transposed"), help="of unet and resunet; not given: the network's own")
+    flag("--no-skips", dest="skips", action="store_false", help="resunet without connections from encoder to decoder")
+    flag("--output-stride", type=int, default=16, choices=(8, 16), help="of deeplabv3plus's encoder, px")
     flag("--stem", type=int, default=1, choices=(1, 2), help="2: the U-Net works at half resolution, about 4x cheaper")
     flag("--dropout", type=float, default=0.0, help="share of channels dropped at the deepest map, 0 to 1")
-    flag("--weights", help="imagenet, or a file of the encoder's published weights; not given: none")
+    flag("--weights", help="imagenet, for a ResNet, or a file of an encoder's published weights; not given: none. Those of "
+         "the mit encoders come with github.com/NVlabs/SegFormer, whose licence is for non-commercial use only")
     flag("--freeze-encoder", action="store_true", help="the encoder's weights and batch-norm statistics stay as they are")
     flag("--encoder-lr", type=float, default=1.0, help="share of --lr for the encoder, 0 to 1")
     flag = parser.add_argument_group("loss").add_argument
@@ -201,7 +206,9 @@ def build_run(args, facts, tiles, device):
     """Build all that a run trains with, as it is before the first step."""
     torch.manual_seed(args.seed)
     kwargs = {"bands": facts["bands"], "classes": len(facts["classes"]), "encoder": args.encoder, "width": args.width,
-              "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout}
+              "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout,
+              "fusion_at": args.fusion_at, "upsampling": args.upsampling, "skips": args.skips,
+              "output_stride": args.output_stride}
     model = build_model(args.model, weights=args.weights, **kwargs).to(device, memory_format=torch.channels_last)
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
