@@ -64,6 +64,7 @@ class Source:
         polygons: {scene name: {split: (2, N) rows and columns, px after scaling}} of the labelled pixels, where these
             are split polygon by polygon.
         max_pixels: largest PNG or JPEG to decode, px.
+        nodata: the value that stands for no data in images whose file names none, or None.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Source:
     clouds: object = None
     polygons: dict = field(default_factory=dict)
     max_pixels: int = 2**31
+    nodata: float | None = None
 
     @property
     def classes(self):

@@ -55,6 +55,7 @@ def parse_args(argv=None):
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
     flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
          "as the data set has them, else 1 2 3")
+    flag("--nodata", type=float, help="value that stands, in every band, for no data in images whose file names none")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
@@ -156,6 +157,7 @@ def find_source(args, work):
     else:
         source = datasets.PUBLIC[args.kind](args.src)
     source.scale, source.tolerance, source.max_pixels = args.scale, args.tolerance, args.max_pixels
+    source.nodata = args.nodata
     if args.threshold is not None:
         source.threshold = args.threshold
     if args.points_file:

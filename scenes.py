@@ -161,6 +161,11 @@ class SceneReader:
     def __init__(self, scene, source):
         self.image = ScaledRaster(scene.image, source, smooth=True)
         self.raster, self.polygons = self.image.raster, source.polygons.get(scene.name)
+        if source.nodata is not None and self.raster.nodata is None:
+            limits = np.iinfo(self.raster.dtype) if self.raster.dtype.kind in "ui" else None
+            if limits and source.nodata not in range(limits.min, limits.max + 1):
+                raise ValueError(f"--nodata {source.nodata:g}: {scene.image} holds {self.raster.dtype}, which cannot be that")
+            self.raster.nodata = source.nodata
         self.has_gaps = self.raster.dtype.kind == "f" or (self.raster.nodata, self.raster.alpha) != (None, None)
         if str(self.raster.dtype) not in DTYPES:
             raise ValueError(f"{scene.image} holds {self.raster.dtype}: convert it to one of {', '.join(DTYPES)}")

@@ -194,6 +194,18 @@ def test_missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
     refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
 
 
+def test_no_data_may_be_named_where_the_file_does_not(tmp_path):
+    write_set(tmp_path, count=1, height=16, width=32)
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:, :17] = 255
+    image[3, 20, :2] = 255  # in two bands of three
+    save(image, tmp_path / "images/s0.png")
+    facts, arrays, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--nodata", 255)
+    assert facts["nodata"] == 255 and facts["dropped"] == {"without data": 1} and facts["pixels"]["train"] == [0, 240]
+    assert (arrays["train_labels"][0] == 255)[:, 0].all() and np.allclose(facts["mean"], [255 / 240, 255 / 240, 0])
+    refuses("--nodata -1: .*s0.png holds uint8", tmp_path, "--nodata", -1)
+
+
 def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
