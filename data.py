@@ -9,6 +9,7 @@ Nothing is decoded while training, so there are no worker processes: rows of a m
 while the network works on the batch before. Everything random is a function of (seed, epoch, place in the epoch).
 """
 
+import argparse
 import dataclasses
 import math
 import pathlib
@@ -207,6 +208,14 @@ def _draw(how, side, target, bands, random):
     frame = np.array([[mirror * cos, -sin, column], [mirror * sin, cos, row]])
     light = random.uniform(-how.jitter, how.jitter, (2, 1)) + random.uniform(-how.jitter, how.jitter, (2, bands)) / 2
     return frame, np.exp(light[0]), light[1]
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows a flag's default where it is a value: not for switches, nor where the text says what happens without."""
+
+    def _get_help_string(self, action):
+        said = action.default is None or action.default == [] or isinstance(action.default, bool)
+        return action.help if said else super()._get_help_string(action)
 
 
 def pick_device(name="auto"):

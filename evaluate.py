@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from checkpoint import load_checkpoint, load_model
 from compare import common_data, run_checkpoint, write_comparison
-from data import Tiles, normalise, pick_device, prefetch
+from data import HelpFormatter, Tiles, normalise, pick_device, prefetch
 from figures import confusion_figure, save_png
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, plain, score_table
@@ -34,7 +34,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description="Score a checkpoint on a split of a prepared data set, or compare runs on it.",
         epilog="example: python evaluate.py --checkpoint runs/demo-unet-1/best.pt --split val",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=HelpFormatter)
     group = parser.add_argument_group("what to score, one of the two")
     flag = group.add_mutually_exclusive_group(required=True).add_argument
     flag("--checkpoint", metavar="FILE", help="best.pt or last.pt of a run")

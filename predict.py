@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import normalise, pick_device
+from data import HelpFormatter, normalise, pick_device
 from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
@@ -44,7 +44,7 @@ def parse_args(argv=None):
     """The command line; `python predict.py --help` shows it."""
     parser = argparse.ArgumentParser(description="Class maps of whole scenes with the network of a checkpoint.",
                                      epilog="example: python predict.py --checkpoint runs/demo/best.pt scene.tif",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     flag = parser.add_argument
     flag("scenes", nargs="+", metavar="SCENE", help="GeoTIFF, TIFF, PNG or JPEG, with the bands trained on")
     flag("--checkpoint", required=True, help="best.pt or last.pt of a run")

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import datasets
 import sentinel2
+from data import HelpFormatter
 from facts import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
 from labels import NO_LABEL, read_points
@@ -40,7 +41,7 @@ def parse_args(argv=None):
     """The command line; `python prepare_data.py --help` shows it."""
     parser = argparse.ArgumentParser(description="Raw scenes and masks -> a prepared data set.",
                                      epilog="example: python prepare_data.py dubai --src dubai --scale 0.5",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     parser.add_argument("kind", choices=["demo", "folder", "sentinel2", *datasets.PUBLIC], help="what to prepare")
     flag = parser.add_argument_group("scenes").add_argument
     flag("--src", help="the unpacked public data set")

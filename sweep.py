@@ -27,7 +27,8 @@ import torch
 from tqdm import tqdm
 
 import train
-from data import load_facts
+from data import HelpFormatter
+from facts import load_facts
 from prepare_data import make_demo
 from search import draw, halve, rung_sizes
 from tables import report
@@ -41,7 +42,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description="Train a grid of settings, or search. Every other flag is train.py's, with one value or several.",
         epilog="example: python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --jobs 2", allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        formatter_class=HelpFormatter)
     parser.add_argument("--out", help="folder; not given: runs/sweep-<data>-<flags>, or runs/search-<data>-<flags>")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, which share the processor's cores")
     parser.add_argument("--search", type=int, default=0, metavar="N", help="settings to draw from ranges such as "

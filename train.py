@@ -23,7 +23,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights
+from data import (Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, pick_device, prefetch,
+                  sampling_weights)
 from evaluate import amp_dtype, evaluate, write_scores
 from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
@@ -44,7 +45,7 @@ def parse_args(argv=None):
     """The command line; `python train.py --help` shows it."""
     parser = argparse.ArgumentParser(description="Train a network on a prepared data set, from every label or a few points.",
                                      epilog="example: python train.py --data data/dubai --points 20 --lr 1e-3 --bs 16",
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                                     formatter_class=HelpFormatter)
     add_model_flags(parser)
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--lr", type=float, default=1e-3, help="peak learning rate")

@@ -97,7 +97,8 @@ def test_a_checkpoint_predicts_from_the_file_alone(place, tmp_path, monkeypatch,
 @pytest.mark.parametrize("script", ["prepare_data.py", "train.py", "evaluate.py", "predict.py", "sweep.py"])
 def test_help_is_there(script, capsys):
     code, printed, _ = in_this_process(capsys, script, "--help")
-    assert code == 0 and "usage" in printed and ("default" in printed or "not given" in printed)
+    assert code == 0 and "usage" in printed and "default: " in printed
+    assert not any(f"default: {nothing}" in printed for nothing in ("None", "True", "False", "[]"))
 
 
 @pytest.mark.parametrize("message, words", [
