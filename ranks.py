@@ -54,7 +54,7 @@ def same_on_all_ranks(value):
     if not torch.distributed.is_initialized():
         return value
     holder = [value]
-    torch.distributed.broadcast_object_list(holder)
+    torch.distributed.broadcast_object_list(holder, src=0)
     return holder[0]
 
 
