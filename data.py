@@ -68,7 +68,7 @@ def _check_facts(path, facts):
                 "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
                 "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
                 "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
-                "nodata": math.isfinite(facts.get("nodata") or 0),
+                "nodata": facts.get("nodata") is None or abs(facts["nodata"]) <= 3.5e38,
                 "classes": 0 < len(classes) <= 255 and all(
                     entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
                 "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]

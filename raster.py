@@ -120,11 +120,10 @@ class _Tiff:
             page, self.tags = file.pages[0], {tag.code: tag.value for tag in file.pages[0].tags}
             self.unpack, self.tables = page.decode, page.jpegtables
         end, size = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0), path.stat().st_size
-        if end > size:
-            raise ValueError(f"it is cut short, {size} of {end} bytes are there")
-        self.path, self.page = path, page
+        if end > size or page.samplesperpixel * page.imagelength * page.imagewidth < 1:
+            raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
         self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
-        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        self.path, self.page, self.planes = path, page, page.samplesperpixel if page.planarconfig == 2 else 1
         self.mapped = page.is_final and page.bitspersample == 8 * self.dtype.itemsize  # uncompressed, in one run
         (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
         self.row_bytes = cols * depth * self.dtype.itemsize

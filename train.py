@@ -332,11 +332,16 @@ def resume(run, args, facts, device):
     if content["data"] != facts:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
     train = content["train"]
-    run.model.load_state_dict(content["model"]["state"])
-    run.optimizer.load_state_dict(train["optimizer"])
-    run.scaler.load_state_dict(train["scaler"])
-    run.plateau, run.record = train["scheduler"], train["record"]
-    run.epoch, run.step, run.best = train["epoch"], train["step"], train["best"]
+    try:
+        run.model.load_state_dict(content["model"]["state"])
+        run.optimizer.load_state_dict(train["optimizer"])
+        run.scaler.load_state_dict(train["scaler"])
+        run.plateau.update(train["scheduler"])
+        run.record.copy_(train["record"])
+        run.epoch, run.step, run.best = int(train["epoch"]), int(train["step"]), float(train["best"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{args.out}/last.pt does not hold all it takes to go on ({error!r:.80}): is it a best.pt? "
+                         "Start a new run") from None
     log = pathlib.Path(args.out, "log.csv")
     if log.exists():
         log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1]), encoding="utf-8")

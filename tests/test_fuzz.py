@@ -114,7 +114,7 @@ def spoil_picture(path, random):
     if how == 0:  # a header that promises more than there is, or nothing
         size = struct.pack(">II", *random.choice([0, 1, 24, 40_000, 2**31 - 1], 2))
         header = b"IHDR" + size + bytes([8, random.choice([0, 2, 3]), 0, 0, 0])
-        data = b"IDAT" + zlib.compress(bytes(100))
+        data = b"IDAT" + zlib.compress(bytes(100))[:-6]
         path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
             struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, data, b"IEND")))
     elif how == 1:  # the same for a TIFF
@@ -145,7 +145,7 @@ def spoil_picture(path, random):
         Image.fromarray(random.choice(np.array([10, 30], np.uint8), shape)).convert(mode).save(path.with_suffix(".png"))
     else:
         name = random.choice(["two words", "line\nbreak", "..", "...", "-x", "ü", "x" * 200, "a,b", '"', "*", "s1"])
-        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (*shape, 3))).save(path.with_name(name + ".png"))
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (*shape, 3))).save(path.with_name(name + ".png"), "PNG")
 
 
 def spoil_text(path, random):
@@ -164,13 +164,13 @@ def spoil_text(path, random):
     path.write_text("\n".join(map(",".join, rows)), encoding="utf-8")
 
 
-def spoil_value(value, random):
+def spoil_value(value, random, deep=True):
     """Replace something somewhere in nested dicts and lists, or take it away."""
     keys = list(value) if isinstance(value, dict) else range(len(value))
     if not len(keys):
         return
     key = keys[random.integers(len(keys))]
-    if isinstance(value[key], (dict, list)) and random.random() < 0.7:
+    if deep and isinstance(value[key], (dict, list)) and random.random() < 0.7:
         spoil_value(value[key], random)
     elif isinstance(value, dict) and random.random() < 0.2:
         del value[key]
@@ -216,7 +216,7 @@ def spoil_checkpoint(path, random):
     elif random.random() < 0.1:
         content[part] = VALUES[random.integers(len(VALUES))]
     else:
-        spoil_value(content[part], random)
+        spoil_value(content[part], random, deep=part != "train")
     save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))
 
 
