@@ -133,13 +133,14 @@ def learning_curves(log):
     """
     try:
         with open(log, newline="", encoding="utf-8") as file:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    except (ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{log} is damaged ({error}): take it away, it is drawn and not needed") from None
+            rows = [{column: float(row[column]) for column in ("epoch", "train_loss", "val_loss", "val_accuracy", "val_miou")}
+                    for row in csv.DictReader(file)]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{log} is damaged ({error!r}), so there are no curves; all else is written") from None
     figures = []
     for label, limits, lines in (("loss", None, {"training": "train_loss", "validation": "val_loss"}),
                                  ("validation score", (0, 1), {"pixel accuracy": "val_accuracy", "mean IoU": "val_miou"})):
-        series = {name: [(row["epoch"], row[column]) for row in rows if {"epoch", column} <= row.keys()] for name, column in lines.items()}
+        series = {name: [(row["epoch"], row[column]) for row in rows] for name, column in lines.items()}
         figures.append(curves(series, "epoch", label, y_limits=limits))
     return stack_images(figures)
 
