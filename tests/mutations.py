@@ -98,13 +98,16 @@ MUTATIONS = [
 ]
 
 
-class Failures(list):
+class Failures:
     """A pytest plugin that lists the tests that failed."""
+
+    def __init__(self):
+        self.names = []
 
     def pytest_runtest_logreport(self, report):
         """Called by pytest after each part of each test."""
         if report.failed:
-            self.append(report.nodeid.removeprefix("tests/"))
+            self.names.append(report.nodeid.removeprefix("tests/"))
 
 
 def first_failure(mutation):
@@ -127,9 +130,9 @@ def first_failure(mutation):
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failures])
         os.chdir(TESTS)
-    if code not in (0, 1) or code != len(failures):
+    if code not in (0, 1) or code != len(failures.names):
         raise RuntimeError(printed.getvalue())
-    return failures[0] if failures else None
+    return failures.names[0] if failures.names else None
 
 
 def main():

@@ -102,6 +102,7 @@ def edit(folder, key, value):
     (lambda folder: (folder / "val_labels.npy").write_bytes(b""), "val_labels.npy is damaged"),
     (lambda folder: (folder / "test_images.npy").write_bytes((folder / "test_images.npy").read_bytes()[:300]), "damaged"),
     (lambda folder: np.save(folder / "val_labels.npy", np.zeros((6, 8, 8), np.int64)), "int64"),
+    (lambda folder: (folder / "val_labels.npy").write_bytes(b"\x93NUMPY\x01\0\x10\0{'descr': (((((((\n"), "damaged"),
     (lambda folder: np.savez(open(folder / "val_labels.npy", "wb"), np.zeros(3)), "several arrays"),
     (lambda folder: (folder / "dataset.json").write_text("[" * 100_000), "damaged"),
     (lambda folder: edit(folder, "std", [1.0, 0.0, 1.0]), "std"),
