@@ -188,6 +188,19 @@ def test_another_network_or_rate_is_refused_on_resume(data, tmp_path):
         run(data, tmp_path / "run", "--epochs", "2", "--resume")
 
 
+def test_what_is_not_a_whole_last_checkpoint_or_log_is_one_line(data, tmp_path):
+    out = tmp_path / "run"
+    run(data, out, "--epochs", "3", "--stop-after", "1")
+    whole = (out / "last.pt").read_bytes()
+    (out / "last.pt").write_bytes((out / "best.pt").read_bytes())
+    with pytest.raises(ValueError, match="last.pt does not hold all it takes to go on.*is it a best.pt"):
+        run(data, out, "--epochs", "3", "--resume")
+    (out / "last.pt").write_bytes(whole)
+    (out / "log.csv").write_text("epoch,train_loss\n1,0.5\n")
+    with pytest.raises(ValueError, match="log.csv is damaged"):
+        run(data, out, "--epochs", "3", "--resume")
+
+
 def test_a_folder_with_a_run_in_it_is_refused(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "1")
     with pytest.raises(ValueError, match="holds a run already"):
