@@ -250,6 +250,8 @@ class Georeference:
         else:
             a, b, _, c, d, e, _, f = tags[34264][:8]
             self.affine = (a, b, c - self.centre * (a + b), d, e, f - self.centre * (d + e))
+        if not np.isfinite(self.affine).all() or self.affine[0] * self.affine[4] == self.affine[1] * self.affine[3]:
+            raise ValueError("its georeference makes no sense: a pixel has no size, or lies nowhere")
 
     def window(self, row, col, factor=1):
         """Georeference of a window whose pixels each cover factor x factor pixels of this raster.
@@ -308,8 +310,7 @@ def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodat
         ValueError: the strips hold too few or too many rows, or do not fit width, bands or dtype.
     """
     path, part, dtype = Path(path), Path(f"{path}.part"), np.dtype(dtype)
-    tags = dict(georeference.tags) if georeference else {}
-    tags |= {} if nodata is None else {NODATA_TAG: f"{nodata:.17g}"}
+    tags = (georeference.tags if georeference else {}) | ({} if nodata is None else {NODATA_TAG: f"{nodata:.17g}"})
     tags = [(code, GEO_TAGS.get(code, "s"), len(value), value.encode() if isinstance(value, str) else value, True)
             for code, value in tags.items()]
     tiles = _tiles(path, strips, height, width, bands, dtype)

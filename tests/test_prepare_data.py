@@ -229,6 +229,8 @@ def test_missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
 def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
+    for words in (("--tile", 10**6), ("--gsd", "inf"), ("--fractions", "inf", 0, 1), ("--fractions", 0.5, "nan", 0.5)):
+        refuses(f"{words[0]} .* makes no sense", tmp_path, *words)
     refuses("--rgb 1 2 9: .* 1 to 3", tmp_path, "--rgb", 1, 2, 9)
     refuses("--src is not for folder", tmp_path, "--src", tmp_path)
     refuses("--val-places goes with", tmp_path, "--val-places", "s0", "--split-by", "block")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets import Scene, Source
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, SceneReader, land_classes, read_classes, read_points, resize, scaled, survey
+from scenes import MaskLabels, Region, ScaledRaster, SceneReader, land_classes, read_classes, read_points, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -83,6 +83,14 @@ def test_masks_that_do_not_fit_their_classes_say_so(tmp_path):
     assert labels_of(tmp_path, np.array([[(30, 30, 30)]], np.uint8), IDS) == [[1]]  # ids written as grey RGB
     with pytest.raises(ValueError, match="mask.png holds ids, but the classes have only colours"):
         labels_of(tmp_path, np.array([[1]], np.uint8), COLOURS)
+
+
+def test_colours_of_more_than_8_bits_are_refused(tmp_path):
+    """256 in green would else be the 1 of red."""
+    rows = [(None, "water", 0x010000), (None, "wood", 0x007800)]
+    path = save(np.full((4, 4, 3), (0, 256, 0), np.uint16), tmp_path / "mask.tif")
+    with pytest.raises(ValueError, match="mask.tif is in colours of uint16"):
+        MaskLabels(ScaledRaster(path, 1, smooth=False), Source("x", land_classes(rows), []))
 
 
 def test_a_threshold_makes_two_values(tmp_path):
@@ -167,7 +175,9 @@ def test_classes_csv(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("id,title\n1,a\n", "no column 'name'"), ("", "no column 'name'"), ("id,name\n", "lists no class"),
     ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"),
-    ("id,name,r\n1,a,9\n", "line 2"),
+    ("id,name,r\n1,a,9\n", "line 2"), ("id,name\nnan,a\n", "line 2"), ("id,name\n1e400,a\n", "line 2"),
+    ("id,name\n1,\n", "line 2: give a name"), ("id,name\n1, \n", "line 2"), ("id,name\n1\n", "line 2"),
+    ('id,name\n1,"line\nbreak"\n', "line 3: give a name"),
     ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats"), ("id,name\n,a\n", "neither id nor colour"),
     ("id,name\n1,ignore\n", "lists no class")])
 def test_bad_classes_are_named_by_line(tmp_path, text, message):
@@ -225,7 +235,8 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
     ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
     ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
     ("p.csv", "scene,row,col,class\n", "holds no points"),
-    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
+    ("p.csv", "scene,row,col,class\ns,1,nan,wood\n", "line 2"), ("p.csv", "x,y,class\ninf,1,wood\n", "line 2"),
+    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"), ("p.json", "[" * 100_000, "not GeoJSON"),
     ("p.json", geojson(((1, 2), {"kind": "wood"})), "feature 1: give x, y, and a class"),
     ("p.json", geojson(((1, 2), {"class": "wood"})).replace('"Point"', '"Polygon"'), "feature 1 is a Polygon")])
 def test_bad_points_are_named_by_place(tmp_path, name, text, message):
