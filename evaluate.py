@@ -45,18 +45,21 @@ def main(args):
     device = pick_device(args.device)
     content = load_checkpoint(args.checkpoint)
     model, facts = load_model(args.checkpoint, device)
-    data = args.data or content["args"]["data"]
+    data = args.data or str(content["args"].get("data"))
     tiles = Tiles(data, args.split)
     check_same_classes(facts, tiles.facts, args.checkpoint, data)
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, build_loss(content["args"]["loss"]),
-                            amp_dtype(device))
+    try:
+        loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{args.checkpoint} does not say its loss and labelled pixels: give another of the run") from None
+    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device))
     print(f"{args.checkpoint} on {data}, split {args.split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
           f"loss {loss:.4f}")
     print(score_table(matrix, facts["classes"]))
     out = pathlib.Path(args.out) if args.out else pathlib.Path(args.checkpoint).parent
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"metrics_{args.split}.json"
-    scores = write_scores(path, matrix, facts, content["train"]["labelled_pixels"], args.split, args.checkpoint)
+    scores = write_scores(path, matrix, facts, labelled_pixels, args.split, args.checkpoint)
     print(path)
     return scores
 

@@ -30,7 +30,7 @@ writes this page.
 | what was broken | in | first test that failed |
 |---|---|---|
 """
-# What is broken; the file; its text and what takes its place; the test files that should notice.
+# What is broken; the file; its text and what takes its place; the test files, or single tests of them, that should notice.
 MUTATIONS = [
     ("the ignore index of a loss", "losses.py", "labelled = labels != ignore\n", "labelled = labels != ignore + 1\n", "losses"),
     ("the ignored label in the confusion matrix", "metrics.py", "unknown[self.ignore - self.classes] = 0",
@@ -41,7 +41,7 @@ MUTATIONS = [
      "return (counts * weight).sum().float()", "return counts.sum().float()", "losses"),
     ("a batch without labels: 0 / 0", "losses.py", "return loss / _not_zero(total)", "return loss / total", "losses"),
     ("the divisor over the whole batch: that of each part of it", "train.py", "loss_function(logits.float(), part_labels, total, parts)",
-     "loss_function(logits.float(), part_labels) / parts", "train"),
+     "loss_function(logits.float(), part_labels) / parts", "train::test_accumulating_equals_the_large_batch"),
     ("Dice masks the prediction too", "losses.py", "labelled = (labels != ignore)[:, None]  # (P, 1)",
      "labelled = torch.ones_like(labels, dtype=torch.bool)[:, None]", "losses"),
     ("frozen points: drawn anew at every visit", "data.py", "labels.scatter_(1, self.positions[indices], self.classes[indices])",
@@ -89,12 +89,12 @@ MUTATIONS = [
     ("the previous checkpoint lives until the new one is whole", "checkpoint.py", 'temporary = f"{path}.tmp"', "temporary = str(path)",
      "checkpoint"),
     ("dataset.json is compared with its arrays", "data.py", "array.shape != tuple(shape) or", "", "data"),
-    ("randomness is stateless: dropout from the step", "train.py", "torch.manual_seed(args.seed + run.epoch * steps + step)", "pass", "train"),
+    ("randomness is stateless: dropout from the step", "train.py", "torch.manual_seed(args.seed + run.epoch * steps + step)", "pass", "train::test_stopped_between_epochs_and_resumed_equals_never_stopped"),
     ("randomness is stateless: the order of an epoch", "data.py", "random = np.random.default_rng([seed, epoch])\n    if weights",
      "random = np.random.default_rng()\n    if weights", "data"),
-    ("on resume the log is cut back", "train.py", "splitlines(keepends=True)[:run.epoch + 1]", "splitlines(keepends=True)", "train"),
+    ("on resume the log is cut back", "train.py", "splitlines(keepends=True)[:run.epoch + 1]", "splitlines(keepends=True)", "train::test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped"),
     ("missing pixels become the band's mean", "data.py", "torch.where(values.isfinite(), values, 0.0)", "values", "data"),
-    ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n", "train"),
+    ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n", "train::test_accumulating_equals_the_large_batch"),
 ]
 
 
@@ -126,7 +126,8 @@ def first_failure(mutation):
             raise ValueError(f"{name} holds {whole.count(text)} times, and not once: {text!r}")
         (folder / name).write_text(whole.replace(text, other), encoding="utf-8")
         os.chdir(folder)
-        failures, files = Failures(), [f"tests/test_{test}.py" for test in tests.split()]
+        failures = Failures()
+        files = [f"tests/test_{file}.py{colons}{test}" for file, colons, test in (word.partition("::") for word in tests.split())]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failures])
         os.chdir(TESTS)

@@ -123,6 +123,7 @@ def test_the_old_file_survives_a_full_disk(tmp_path):
     ("data", "mean", [1.0, 2.0]),
     ("data", "colours", [[0, 0, 300], [0, 0, 0]]),
     ("data", "classes", ["a"]),
+    ("data", "classes", ["a", ["b"]]),
     ("data", "rgb", [3]),
     ("data", "nodata", "none"),
     ("data", "scale", 0),
