@@ -96,7 +96,8 @@ def load_model(path, device="cpu"):
 def _check_data(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
     """Raise an error of any kind where data facts make no sense."""
     mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and all(len(bytes(colour)) == 3 for colour in colours) and ignore == 255
+    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes)
+            and all(len(bytes(colour)) == 3 for colour in colours) and ignore == 255
             and mean.abs().max() < 1e38 and std.min() > 1e-38 and set(rgb) <= set(range(bands)) and 0 < scale <= 16
             and (nodata is None or abs(nodata) <= 3.5e38)):
         raise ValueError("its data facts make no sense")

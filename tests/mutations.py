@@ -127,7 +127,7 @@ def first_failure(mutation):
         (folder / name).write_text(whole.replace(text, other), encoding="utf-8")
         os.chdir(folder)
         failures = Failures()
-        files = [f"tests/test_{file}.py{colons}{test}" for file, colons, test in (word.partition("::") for word in tests.split())]
+        files = [f"tests/test_{word.replace('::', '.py::') if '::' in word else word + '.py'}" for word in tests.split()]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failures])
         os.chdir(TESTS)
