@@ -52,8 +52,7 @@ def save_checkpoint(path, model, data, train, args):
 def load_checkpoint(path, device="cpu"):
     """Read a checkpoint and verify it.
 
-    Returns:
-        the dict described at the top of this file, its tensors on `device`.
+    Returns: the dict described at the top of this file, its tensors on `device`.
     Raises:
         ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code; one line.
     """
@@ -79,8 +78,7 @@ def load_model(path, device="cpu"):
         path: a checkpoint; device: where the model goes.
     Returns:
         (model in eval mode, dict of data facts: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
-    Raises:
-        ValueError, OSError: as `load_checkpoint`.
+    Raises: ValueError, OSError as `load_checkpoint`.
     """
     content = load_checkpoint(path, device)
     try:
@@ -96,10 +94,9 @@ def load_model(path, device="cpu"):
 def _check_data(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
     """Raise an error of any kind where data facts make no sense."""
     mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes)
-            and all(len(bytes(colour)) == 3 for colour in colours) and ignore == 255
-            and mean.abs().max() < 1e38 and std.min() > 1e-38 and set(rgb) <= set(range(bands)) and 0 < scale <= 16
-            and (nodata is None or abs(nodata) <= 3.5e38)):
+    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and ignore == 255
+            and all(len(bytes(colour)) == 3 for colour in colours) and set(rgb) <= set(range(bands)) and 0 < scale <= 16
+            and mean.abs().max() < 1e38 and std.min() > 1e-38 and (nodata is None or abs(nodata) <= 3.5e38)):
         raise ValueError("its data facts make no sense")
 
 

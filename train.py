@@ -106,9 +106,9 @@ def add_model_flags(parser):
 
 def check_args(args):
     """Refuse numbers that make no sense: ValueError with the flag, what was given and what it may be."""
-    limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, None), "bs": (1, None),
+    limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, 1e6), "bs": (1, None),
               "seed": (0, 2**31), "accumulate": (1, args.bs), "epochs": (1, None), "stop_after": (0, None),
-              "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
+              "weight_decay": (0, 1e6), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
               "encoder_lr": (0, 1)}
@@ -278,6 +278,8 @@ def check_losses(run, order, args):
         raise ValueError(f"the loss of epoch {run.epoch + 1}, step {step + 1} is {float(run.record[0, step])} (train tiles "
                          f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr; "
                          f"{args.out}/last.pt is from before")
+    if not all(bool(p.isfinite().all()) for p in run.model.parameters()):
+        raise ValueError(f"weights are not finite after step {run.step} of epoch {run.epoch + 1}: try a lower --lr")
 
 
 def finish_epoch(run, val_tiles, facts, args, device, speed):
@@ -340,8 +342,7 @@ def resume(run, args, facts, device):
         run.record.copy_(train["record"])
         run.epoch, run.step, run.best = int(train["epoch"]), int(train["step"]), float(train["best"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ValueError(f"{args.out}/last.pt does not hold all it takes to go on ({error!r:.80}): is it a best.pt? "
-                         "Start a new run") from None
+        raise ValueError(f"{args.out}/last.pt lacks what going on takes ({error!r:.60}): start a new run") from None
     log = pathlib.Path(args.out, "log.csv")
     if log.exists():
         log.write_text("".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1]), encoding="utf-8")

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -160,9 +161,19 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(data, tmp_
     assert not (tmp_path / "run" / "best.pt").exists()
 
 
+def test_weights_that_the_last_step_made_infinite_are_not_kept():
+    model = torch.nn.Linear(1, 1)
+    run_so_far = types.SimpleNamespace(record=torch.zeros(2, 1), step=1, epoch=0, model=model)
+    train.check_losses(run_so_far, [0], train.parse_args([]))
+    model.weight.data.fill_(math.inf)
+    with pytest.raises(ValueError, match="weights are not finite after step 1 of epoch 1"):
+        train.check_losses(run_so_far, [0], train.parse_args([]))
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--lr", "-1"], "--lr -1.0: give"),
     (["--lr", "nan"], "--lr nan"),
+    (["--lr", "1e300"], "--lr 1e.300: give"),
     (["--bs", "0"], "--bs 0"),
     (["--points", "-3"], "--points -3"),
     (["--depth", "7"], "--depth 7: give a number from 1 to 6"),
@@ -193,7 +204,7 @@ def test_what_is_not_a_whole_last_checkpoint_or_log_is_one_line(data, tmp_path):
     run(data, out, "--epochs", "3", "--stop-after", "1")
     whole = (out / "last.pt").read_bytes()
     (out / "last.pt").write_bytes((out / "best.pt").read_bytes())
-    with pytest.raises(ValueError, match="last.pt does not hold all it takes to go on.*is it a best.pt"):
+    with pytest.raises(ValueError, match="last.pt lacks what going on takes .*optimizer"):
         run(data, out, "--epochs", "3", "--resume")
     (out / "last.pt").write_bytes(whole)
     (out / "log.csv").write_text("epoch,train_loss\n1,0.5\n")
