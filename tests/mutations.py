@@ -94,7 +94,7 @@ MUTATIONS = [
      "random = np.random.default_rng()\n    if weights", "data"),
     ("on resume the log is cut back", "train.py", "splitlines(keepends=True)[:run.epoch + 1]", "splitlines(keepends=True)", "train::test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped"),
     ("missing pixels become the band's mean", "data.py", "torch.where(values.isfinite(), values, 0.0)", "values", "data"),
-    ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n", "train::test_accumulating_equals_the_large_batch"),
+    ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n", "train::test_a_step_leaves_no_gradient_for_the_next"),
 ]
 
 

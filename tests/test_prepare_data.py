@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import datasets
 import prepare_data
 from data import load_facts
 from prepare_data import cut, cut_blocks, draw, frequency_table, main, make_demo, parse_args
@@ -148,6 +149,14 @@ def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
         block._replace(scene=0) for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
     with pytest.raises(ValueError, match="too small"):
         cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
+
+
+def test_scenes_of_a_place_are_drawn_together():
+    scenes = [datasets.Scene(f"s{number}", None, None, f"place{number // 2}") for number in range(20)]
+    source = datasets.Source("x", [], scenes)
+    for seed in range(5):
+        splits = prepare_data.scene_splits(source, parse_args(["folder", "--seed", str(seed), "--split-by", "scene"]))
+        assert splits[::2] == splits[1::2] and set(splits) == {"train", "val", "test"}
 
 
 def test_splits_by_name_and_by_list(tmp_path):

@@ -99,6 +99,13 @@ def test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped(da
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_step_leaves_no_gradient_for_the_next(data, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(train, "finish_epoch", lambda run, *rest: left.extend(p.grad for p in run.model.parameters()))
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    assert left and all(gradient is None for gradient in left)
+
+
 def test_the_same_command_gives_the_same_bits(data, tmp_path):
     for name in ("one", "other"):
         run(data, tmp_path / name, "--epochs", "1")
