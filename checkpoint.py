@@ -41,8 +41,7 @@ def save_checkpoint(path, model, data, train, args):
 def load_checkpoint(path, device="cpu"):
     """Read a checkpoint and verify it.
 
-    Returns:
-        the dict described at the top of this file, its tensors on `device`.
+    Returns: the dict described at the top of this file, its tensors on `device`.
     Raises:
         ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code; one line.
     """
@@ -68,8 +67,7 @@ def load_model(path, device="cpu"):
         path: a checkpoint; device: where the model goes.
     Returns:
         (model in eval mode, dict of data facts: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
-    Raises:
-        ValueError, OSError: as `load_checkpoint`.
+    Raises: ValueError, OSError as `load_checkpoint`.
     """
     content = load_checkpoint(path, device)
     try:

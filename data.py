@@ -202,8 +202,9 @@ def _draw(how, side, target, bands, random):
     quarter = random.integers(4) if how.flips else 0
     angle = math.radians(90 * quarter + random.uniform(-how.rotate, how.rotate))
     size = target / side * math.exp(random.uniform(-1, 1) * math.log(how.zoom))
-    room = max(0.0, 1 - size) + 2 * how.shift
-    column, row = random.uniform(-room, room, 2)
+    room, spare = max(0.0, 1 - size) + 2 * how.shift, (side - target) / 2
+    # In whole pixels: a frame that is neither turned freely nor zoomed then copies pixels, and blurs nothing.
+    column, row = ((random.uniform(-room, room, 2) * side / 2 + spare).round() - spare) * 2 / side
     cos, sin = size * math.cos(angle), size * math.sin(angle)
     frame = np.array([[mirror * cos, -sin, column], [mirror * sin, cos, row]])
     light = random.uniform(-how.jitter, how.jitter, (2, 1)) + random.uniform(-how.jitter, how.jitter, (2, bands)) / 2

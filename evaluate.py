@@ -88,14 +88,17 @@ def score(path, args):
     """Score a checkpoint in one pass over the split: Scored."""
     device, content = pick_device(args.device), load_checkpoint(path)
     model, facts = load_model(path, device)
-    data = args.data or content["args"]["data"]
+    data = args.data or str(content["args"].get("data"))
     tiles = Tiles(data, args.split)
     check_same_classes(facts, tiles.facts, path, data)
     places = tile_places(data, args.split, len(tiles))
     tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"]), tiles.ignore)
-    loss_function = build_loss(content["args"]["loss"])
+    try:
+        loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
     matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally)
-    return Scored(path, model, facts, content["train"]["labelled_pixels"], data, tiles, places, matrix, loss, tally)
+    return Scored(path, model, facts, labelled_pixels, data, tiles, places, matrix, loss, tally)
 
 
 def report(scored, args):

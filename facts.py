@@ -54,7 +54,7 @@ def _check_facts(path, facts):
                 "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
                 "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
                 "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
-                "nodata": math.isfinite(facts.get("nodata") or 0),
+                "nodata": facts.get("nodata") is None or abs(facts["nodata"]) <= 3.5e38,
                 "classes": 0 < len(classes) <= 255 and all(
                     entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
                 "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
@@ -79,11 +79,12 @@ def data_facts(facts):
     return kept
 
 
-def check_kept_facts(classes, colours, ignore, mean, std, bands, rgb, scale=1.0, **others):
-    """Raise an error of any kind where data facts make no sense."""
+def check_kept_facts(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
+    """Raise an error of any kind where the data facts of a checkpoint make no sense; see `data_facts`."""
     mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and all(len(bytes(colour)) == 3 for colour in colours) and ignore == 255
-            and mean.abs().max() < 1e38 and std.min() > 1e-38 and set(rgb) <= set(range(bands)) and 0 < scale <= 16):
+    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and ignore == 255
+            and all(len(bytes(colour)) == 3 for colour in colours) and set(rgb) <= set(range(bands)) and 0 < scale <= 16
+            and mean.abs().max() < 1e38 and std.min() > 1e-38 and (nodata is None or abs(nodata) <= 3.5e38)):
         raise ValueError("its data facts make no sense")
 
 
@@ -107,7 +108,7 @@ def open_array(path, shape, dtype):
         array = np.load(path, mmap_mode="c" if shape[0] else None, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing: prepare the data set again") from None
-    except (ValueError, EOFError, OSError, OverflowError, MemoryError) as error:
+    except Exception as error:  # of half a dozen kinds, by where in the header the damage is
         raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
     if not isinstance(array, np.ndarray) or array.shape != tuple(shape) or array.dtype != dtype:
         held = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "several arrays"

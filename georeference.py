@@ -24,6 +24,8 @@ class Georeference:
         else:
             a, b, _, c, d, e, _, f = tags[34264][:8]
             self.affine = (a, b, c - self.centre * (a + b), d, e, f - self.centre * (d + e))
+        if not np.isfinite(self.affine).all() or self.affine[0] * self.affine[4] == self.affine[1] * self.affine[3]:
+            raise ValueError("its georeference makes no sense: a pixel has no size, or lies nowhere")
 
     def window(self, row, col, factor=1):
         """Georeference of a window whose pixels each cover factor x factor pixels of this raster.

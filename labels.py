@@ -90,6 +90,8 @@ class MaskLabels:
         self.threshold, self.tolerance = source.threshold, source.tolerance
         colours = {row.colour: row.index for row in source.rows if row.colour is not None}
         self.coloured = bool(colours) and (mask.raster.bands >= 3 or self.palette is not None)
+        if self.coloured and mask.raster.dtype != np.uint8:
+            raise ValueError(f"{self.path} is in colours of {mask.raster.dtype}: save it with 8 bits a band")
         table = colours if self.coloured else {row.value: row.index for row in source.rows if row.value is not None}
         if not table:
             raise ValueError(f"{self.path} holds ids, but the classes have only colours: give them ids as well")

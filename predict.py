@@ -34,8 +34,7 @@ from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm
-from raster import open_raster
-from scenes import resize, scaled
+from scenes import open_scene, resize, scaled
 from suggest import uncertainty
 from windows import axis_windows, predict_window, window_and_margin
 
@@ -46,7 +45,8 @@ def parse_args(argv=None):
                                      epilog="example: python predict.py --checkpoint runs/demo/best.pt scene.tif",
                                      formatter_class=HelpFormatter)
     flag = parser.add_argument
-    flag("scenes", nargs="+", metavar="SCENE", help="GeoTIFF, TIFF, PNG or JPEG, with the bands trained on")
+    flag("scenes", nargs="+", metavar="SCENE", help="GeoTIFF, TIFF, PNG or JPEG with the bands trained on, or a list "
+         "of a scene's files, NAME.txt")
     flag("--checkpoint", required=True, help="best.pt or last.pt of a run")
     flag("--out", default=".", help="folder for the maps")
     flag("--window", type=int, default=1024, help="side of what is read at a time, margins included, px")
@@ -85,7 +85,8 @@ def main(args):
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     paths = []
     for scene in args.scenes[rank::processes or 1]:
-        with open_raster(scene, args.max_pixels) as raster:
+        with open_scene(scene, args.max_pixels) as raster:
+            raster.nodata = facts.get("nodata") if raster.nodata is None else raster.nodata
             check_scene(raster, facts, args.checkpoint)
             raster = at_scale(raster, scale)
             strips = predicted_strips(model, raster, facts, device, args)

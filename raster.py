@@ -132,8 +132,8 @@ class _Tiff:
             page.compression = 1 if self.lzw else page.compression  # what `_undo_lzw` leaves for tifffile to do
             self.unpack, self.tables = page.decode, page.jpegtables
         end, size = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0), path.stat().st_size
-        if end > size:
-            raise ValueError(f"it is cut short, {size} of {end} bytes are there")
+        if end > size or page.samplesperpixel * page.imagelength * page.imagewidth < 1:
+            raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
         self.path, self.page = path, page
         if self.mapped:  # it can be cut anywhere: small enough that what maps touch stays within the cache
             rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)
@@ -278,8 +278,7 @@ def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodat
         ValueError: the strips hold too few or too many rows, or do not fit width, bands or dtype.
     """
     path, part, dtype = Path(path), Path(f"{path}.part"), np.dtype(dtype)
-    tags = dict(georeference.tags) if georeference else {}
-    tags |= {} if nodata is None else {NODATA_TAG: f"{nodata:.17g}"}
+    tags = (georeference.tags if georeference else {}) | ({} if nodata is None else {NODATA_TAG: f"{nodata:.17g}"})
     tags = [(code, GEO_TAGS.get(code, "s"), len(value), value.encode() if isinstance(value, str) else value, True)
             for code, value in tags.items()]
     tiles = _tiles(path, strips, height, width, bands, dtype)

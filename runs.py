@@ -109,13 +109,17 @@ def resume(run, args, facts, device):
     if content["data"] != facts:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
     train = content["train"]
-    run.model.load_state_dict(content["model"]["state"])
-    if run.average:
-        run.average.load_state_dict(train["ema"])
-    run.optimizer.load_state_dict(train["optimizer"])
-    run.scaler.load_state_dict(train["scaler"])
-    run.plateau, run.record = train["scheduler"], train["record"]
-    run.epoch, run.step, run.best = train["epoch"], train["step"], train["best"]
+    try:
+        run.model.load_state_dict(content["model"]["state"])
+        if run.average:
+            run.average.load_state_dict(train["ema"])
+        run.optimizer.load_state_dict(train["optimizer"])
+        run.scaler.load_state_dict(train["scaler"])
+        run.plateau.update(train["scheduler"])
+        run.record.copy_(train["record"])
+        run.epoch, run.step, run.best = int(train["epoch"]), int(train["step"]), float(train["best"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{args.out}/last.pt lacks what going on takes ({error!r:.60}): start a new run") from None
     log = pathlib.Path(args.out, "log.csv")
     if log.exists():  # the header goes with the last row: a process may have ended halfway through writing both
         rows = log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1 if run.epoch else 0]

@@ -126,9 +126,9 @@ def add_model_flags(parser):
 
 def check_args(args):
     """Refuse numbers that make no sense: ValueError with the flag, what was given and what it may be."""
-    limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, None), "bs": (1, None),
+    limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, 1e6), "bs": (1, None),
               "seed": (0, 2**31), "accumulate": (1, args.bs), "epochs": (1, None), "stop_after": (0, None),
-              "weight_decay": (0, None), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
+              "weight_decay": (0, 1e6), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
               "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
@@ -337,6 +337,11 @@ def check_record(run, order, args):
                          f"{float(run.record[1, step])} (train tiles "
                          f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
                          f"{args.out}/last.pt is from before")
+    if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
+        raise ValueError(f"weights are not finite after step {run.step} of epoch {run.epoch + 1}: try a lower --lr; "
+                         f"{args.out}/last.pt is from before")
+    if not all(bool(p.isfinite().all()) for p in run.model.parameters()):
+        raise ValueError(f"weights are not finite after step {run.step} of epoch {run.epoch + 1}: try a lower --lr")
 
 
 def finish_epoch(run, val_tiles, facts, args, device, speed):

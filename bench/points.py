@@ -18,7 +18,7 @@ import sys
 
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from baseline import DUBAI, RESOLUTIONS
+from baseline import DUBAI
 from figures import curves, save_png
 from run_table import ROOT, read_rows, run_missing
 
@@ -181,7 +181,7 @@ def main(args):
     techniques = [PIXELS, *METHODS]
     sets = {"demo": cells_of("demo", args.demo, DEMO, (1, 5, 20, 100), techniques, 5)}
     if args.dubai:
-        sets["dubai"] = cells_of("dubai", args.dubai, [*RESOLUTIONS["standard"], *DUBAI], (1, 5, 20), (PIXELS, BASELINE, PAIR), 5)
+        sets["dubai"] = cells_of("dubai", args.dubai, [*DUBAI, "--epochs", "20"], (1, 5, 20), (PIXELS, BASELINE, PAIR), 5)
     if args.roads:
         sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, PAIR), 5)
     for cell in (cell for cells in sets.values() for cell in cells):

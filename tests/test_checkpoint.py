@@ -1,6 +1,7 @@
 """A checkpoint rebuilds its model from the file alone, and is refused when anything about it is wrong."""
 
 import pickle
+import resource
 
 import pytest
 import torch
@@ -95,3 +96,45 @@ def test_the_old_file_survives_a_failed_write(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="free some space"):
         write_checkpoint(path, seed=1)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_old_file_survives_a_full_disk(tmp_path):
+    """The disk is full after 4,000 bytes: a limit on the size of a file is met in the same place, and in the same way."""
+    path = tmp_path / "last.pt"
+    write_checkpoint(path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert len(before) > 4000
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+        with pytest.raises(OSError, match="free some space") as error:
+            write_checkpoint(path, seed=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    load_checkpoint(path)
+
+
+@pytest.mark.parametrize("part, key, value", [
+    ("model", "kwargs", {"bands": 1, "classes": 2, "width": 10**6, "depth": 6}),  # a network of 10^17 weights
+    ("model", "name", "alexnet"),
+    ("model", "state", {}),
+    ("data", "std", [0.0]),
+    ("data", "mean", [float("nan")]),
+    ("data", "mean", [1.0, 2.0]),
+    ("data", "colours", [[0, 0, 300], [0, 0, 0]]),
+    ("data", "classes", ["a"]),
+    ("data", "classes", ["a", ["b"]]),
+    ("data", "rgb", [3]),
+    ("data", "nodata", "none"),
+    ("data", "scale", 0),
+])
+def test_facts_that_make_no_sense_are_one_line(tmp_path, part, key, value):
+    path = tmp_path / "best.pt"
+    write_checkpoint(path)
+    content = load_checkpoint(path)
+    content[part][key] = value
+    save_checkpoint(path, *(content[name] for name in ("model", "data", "train", "args")))  # with a checksum that fits
+    with pytest.raises(ValueError, match="best.pt does not fit") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)

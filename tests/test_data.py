@@ -181,6 +181,14 @@ def test_crops_are_cut_out_of_the_tile():
     assert (moved_labels != 255).all()  # without a shift a crop stays inside
 
 
+@pytest.mark.parametrize("side, target", [(12, 0), (12, 7), (13, 6), (9, 9)])
+def test_without_free_rotation_and_zoom_pixels_are_copied_and_not_blurred(side, target):
+    images = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side).repeat(6, 1, 1, 1)
+    labels = torch.zeros(6, side, side, dtype=torch.uint8)
+    moved, _ = augment(images, labels, Augmentation(shift=0.2, crop=target, jitter=0), 0, 0, range(6))
+    assert (moved - moved.round()).abs().max() < 1e-3
+
+
 def test_zoom_sees_less_or_more_ground():
     images = torch.arange(32.0).expand(40, 1, 32, 32).contiguous()
     labels = torch.zeros(40, 32, 32, dtype=torch.uint8)

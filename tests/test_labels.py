@@ -25,7 +25,9 @@ def test_classes_csv(tmp_path):
 @pytest.mark.parametrize("text, message", [
     ("id,title\n1,a\n", "no column 'name'"), ("", "no column 'name'"), ("id,name\n", "lists no class"),
     ("id,name\nx,a\n", "line 2"), ("id,name,r,g,b\n1,a,0,0,0\n2,b,0,0,256\n", "line 3"),
-    ("id,name,r\n1,a,9\n", "line 2"),
+    ("id,name,r\n1,a,9\n", "line 2"), ("id,name\nnan,a\n", "line 2"), ("id,name\n1e400,a\n", "line 2"),
+    ("id,name\n1,\n", "line 2: give a name"), ("id,name\n1, \n", "line 2"), ("id,name\n1\n", "line 2"),
+    ('id,name\n1,"line\nbreak"\n', "line 3: give a name"),
     ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats"), ("id,name\n,a\n", "neither id nor colour"),
     ("id,name\n1,ignore\n", "lists no class")])
 def test_bad_classes_are_named_by_line(tmp_path, text, message):
@@ -44,7 +46,8 @@ def geojson(*points):
     ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
     ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
     ("p.csv", "scene,row,col,class\n", "holds no points"),
-    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"),
+    ("p.csv", "scene,row,col,class\ns,1,nan,wood\n", "line 2"), ("p.csv", "x,y,class\ninf,1,wood\n", "line 2"),
+    ("p.json", "[]", "not GeoJSON"), ("p.json", "{", "not GeoJSON"), ("p.json", "[" * 100_000, "not GeoJSON"),
     ("p.json", geojson(((1, 2), {"kind": "wood"})), "feature 1: give x, y, and a class"),
     ("p.json", geojson(((1, 2), {"class": "wood"})).replace('"Point"', '"Polygon"'), "feature 1 is a Polygon")])
 def test_bad_points_are_named_by_place(tmp_path, name, text, message):

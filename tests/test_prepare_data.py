@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import datasets
 import prepare_data
 from facts import load_facts
 from prepare_data import frequency_table, main, make_demo, parse_args
@@ -209,6 +210,8 @@ def test_no_data_may_be_named_where_the_file_does_not(tmp_path):
 def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
+    for words in (("--tile", 10**6), ("--gsd", "inf"), ("--fractions", "inf", 0, 1), ("--fractions", 0.5, "nan", 0.5)):
+        refuses(f"{words[0]} .* makes no sense", tmp_path, *words)
     refuses("--rgb 1 2 9: .* 1 to 3", tmp_path, "--rgb", 1, 2, 9)
     refuses("s0.png: .*40 x 50 px, to be decoded whole, but --max-pixels is 1999", tmp_path, "--max-pixels", 1999)
     refuses("--src is not for folder", tmp_path, "--src", tmp_path)

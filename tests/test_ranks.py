@@ -16,18 +16,21 @@ import ranks
 import train
 from losses import build_loss, labelled_weight
 from test_data import write_set
-from test_train import TINY, log
+from test_train import TINY, log, weights
 from unet import UNet
 
 ROOT = pathlib.Path(ranks.__file__).parent
-# What each of two processes does: all cases with its half of the batch.
+# What each of two processes does: all cases with its half of the batch, then a run.
 HALF = """
 import sys, torch
 sys.path.insert(0, "tests")
 from test_ranks import gradients
-import ranks
+import ranks, train
 rank, size = ranks.join(torch.device("cpu"))
 torch.save({case: gradients(case, rank, size) for case in ("unequal", "nothing", "statistics")}, f"{sys.argv[1]}.{rank}")
+real = torch.nn.Module.train
+torch.nn.Module.train = lambda self, mode=True: real(self, False)  # batch norm would see other tiles in each process
+train.main(train.parse_args(sys.argv[2:]))
 torch.distributed.destroy_process_group()
 """
 
@@ -62,9 +65,21 @@ def start_two(words, cwd=ROOT):
     return [printed for printed, _ in outputs]
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path):
+def test_two_processes_have_the_gradients_and_the_weights_of_one(tmp_path, monkeypatch):
     """Also where one of them has no label at all; and batch-norm statistics are the mean of both."""
-    start_two(["-c", HALF, str(tmp_path / "found")])
+    write_set(tmp_path / "data", count=5, side=16)
+    labels = np.load(tmp_path / "data" / "train_labels.npy")
+    labels[:2, 1:] = 255  # unequal shares
+    np.save(tmp_path / "data" / "train_labels.npy", labels)
+    flags = ["--data", str(tmp_path / "data"), *TINY, "--points", "0", "--bs", "4", "--epochs", "2", "--optimizer", "sgd",
+             "--lr", "0.1", "--class-weights", "sqrt", "--out"]
+    start_two(["-c", HALF, str(tmp_path / "found"), *flags, str(tmp_path / "two")])
+    real = torch.nn.Module.train
+    monkeypatch.setattr(torch.nn.Module, "train", lambda self, mode=True: real(self, False))
+    train.main(train.parse_args([*flags, str(tmp_path / "one")]))
+    one, two = (weights(tmp_path / name) for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-6) for name in one)
+    monkeypatch.undo()
     found = [torch.load(tmp_path / f"found.{rank}") for rank in range(2)]
     for case in ("unequal", "nothing"):
         expected, _ = gradients(case, 0, 1)

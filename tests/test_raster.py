@@ -272,6 +272,22 @@ def test_pictures_that_would_lose_something_are_refused(tmp_path):
             open_raster(tmp_path / name)
 
 
+@pytest.mark.parametrize("scale, tie", [((0.0, 1.0, 0.0), (0.0,) * 6), ((1.0, float("nan"), 0.0), (0.0,) * 6),
+                                        ((1.0, 1.0, 0.0), (0.0, 0.0, 0.0, float("inf"), 0.0, 0.0))])
+def test_a_georeference_that_makes_no_sense_is_one_line(tmp_path, scale, tie):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.uint8), extratags=[(33550, 12, 3, scale, True), (33922, 12, 6, tie, True)])
+    with pytest.raises(ValueError, match="a.tif: [^\n]*its georeference makes no sense"):
+        open_raster(tmp_path / "a.tif")
+
+
+def test_an_image_of_no_bands_is_one_line(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.uint8))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["SamplesPerPixel"].overwrite(0)
+    with pytest.raises(ValueError, match="a.tif: [^\n]*no pixels"):
+        open_raster(tmp_path / "a.tif")
+
+
 def test_missing_empty_and_foreign_files_are_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.tif: no such file"):
         open_raster(tmp_path / "a.tif")

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from datasets import Scene, Source
-from labels import land_classes, read_points
+from labels import MaskLabels, land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, SceneReader, open_scene, resize, scaled, survey
+from scenes import Region, ScaledRaster, SceneReader, open_scene, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -84,6 +84,14 @@ def test_masks_that_do_not_fit_their_classes_say_so(tmp_path):
     assert labels_of(tmp_path, np.array([[(30, 30, 30)]], np.uint8), IDS) == [[1]]  # ids written as grey RGB
     with pytest.raises(ValueError, match="mask.png holds ids, but the classes have only colours"):
         labels_of(tmp_path, np.array([[1]], np.uint8), COLOURS)
+
+
+def test_colours_of_more_than_8_bits_are_refused(tmp_path):
+    """256 in green would else be the 1 of red."""
+    rows = [(None, "water", 0x010000), (None, "wood", 0x007800)]
+    path = save(np.full((4, 4, 3), (0, 256, 0), np.uint16), tmp_path / "mask.tif")
+    with pytest.raises(ValueError, match="mask.tif is in colours of uint16"):
+        MaskLabels(ScaledRaster(path, Source("x", [], []), smooth=False), Source("x", land_classes(rows), []))
 
 
 def test_a_threshold_makes_two_values(tmp_path):

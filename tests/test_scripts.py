@@ -133,3 +133,13 @@ def test_the_first_command_reaches_what_the_readme_promises(tmp_path):
     assert metrics["miou"] >= 0.80 and metrics["labelled_pixels"] == 20 * 192
     assert printed.rstrip().splitlines()[-3:] == [f"runs/demo-unet-1/{name}" for name in
                                                   ("preview.png", "curves.png", "metrics.json")]
+
+
+def test_out_of_memory_is_one_line_that_says_what_to_change(place, monkeypatch, capsys):
+    def too_large(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes.\nmore lines")
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("unet.UNet.forward", too_large)
+    code, _, errors = in_this_process(capsys, "train.py", "--data", "data/places", "--out", "runs/large")
+    line, = errors.strip().splitlines()
+    assert code == 2 and line.startswith("train.py: out of memory: lower --bs") and "--accumulate" in line and "--tile" in line

@@ -103,6 +103,13 @@ def test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped(da
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+def test_a_step_leaves_no_gradient_for_the_next(data, tmp_path, monkeypatch):
+    left = []
+    monkeypatch.setattr(train, "finish_epoch", lambda run, *rest: left.extend(p.grad for p in run.model.parameters()))
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    assert left and all(gradient is None for gradient in left)
+
+
 def test_the_same_command_gives_the_same_bits(data, tmp_path):
     for name in ("one", "other"):
         run(data, tmp_path / name, "--epochs", "1")
@@ -228,6 +235,7 @@ def test_a_missing_tensorboard_is_named(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, message", [
     (["--lr", "-1"], "--lr -1.0: give"),
     (["--lr", "nan"], "--lr nan"),
+    (["--lr", "1e300"], "--lr 1e.300: give"),
     (["--bs", "0"], "--bs 0"),
     (["--points", "-3"], "--points -3"),
     (["--depth", "7"], "--depth 7: give a number from 1 to 6"),
@@ -251,6 +259,19 @@ def test_another_network_or_rate_is_refused_on_resume(data, tmp_path):
     edit(tmp_path / "data", "mean", [1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="is not the data set"):
         run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_what_is_not_a_whole_last_checkpoint_or_log_is_one_line(data, tmp_path):
+    out = tmp_path / "run"
+    run(data, out, "--epochs", "3", "--stop-after", "1")
+    whole = (out / "last.pt").read_bytes()
+    (out / "last.pt").write_bytes((out / "best.pt").read_bytes())
+    with pytest.raises(ValueError, match="last.pt lacks what going on takes .*optimizer"):
+        run(data, out, "--epochs", "3", "--resume")
+    (out / "last.pt").write_bytes(whole)
+    (out / "log.csv").write_text("epoch,train_loss\n1,0.5\n")
+    with pytest.raises(ValueError, match="log.csv is damaged"):
+        run(data, out, "--epochs", "3", "--resume")
 
 
 def test_a_folder_with_a_run_in_it_is_refused(data, tmp_path):
@@ -308,3 +329,13 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_slower_one_moves_less(data, tmp_p
     free, slow, frozen = moved
     assert frozen == 0 < slow < free / 10
     assert "learned nothing" in capsys.readouterr().err
+
+
+def test_weights_that_the_last_step_made_infinite_are_not_kept():
+    model = torch.nn.Linear(1, 1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    so_far = types.SimpleNamespace(record=torch.zeros(2, 1), step=1, epoch=0, model=model, scaler=scaler)
+    train.check_record(so_far, [0], train.parse_args([]))
+    model.weight.data.fill_(math.inf)
+    with pytest.raises(ValueError, match="weights are not finite after step 1 of epoch 1"):
+        train.check_record(so_far, [0], train.parse_args([]))
