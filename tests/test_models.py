@@ -221,9 +221,9 @@ def test_weights_from_a_file(name, first, extra, tmp_path):
     assert torch.equal(inflated[first], inflate_bands(loaded[first], 10))
 
 
-def test_weights_without_batch_counters(tmp_path):
-    state = {key: value for key, value in make("fpn").encoder.state_dict().items() if "num_batches" not in key}
-    torch.save(state, tmp_path / "old.pth")
+def test_weights_in_the_form_of_old_files(tmp_path):
+    state = {key: torch.nn.Parameter(value) for key, value in make("fpn").encoder.state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     model = build_model("fpn", 3, 2, weights=str(tmp_path / "old.pth"))
     assert torch.equal(model.encoder.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
 
