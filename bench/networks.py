@@ -1,9 +1,9 @@
 """The networks side by side: what each costs, and what it learns from one and the same budget.
 
     python bench/networks.py --jobs 2                           the demo, made where it is missing, three seeds
-    python bench/networks.py --dubai data/dubai                 and Dubai in its standard form (see baseline.py), one seed
+    python bench/networks.py --dubai data/dubai                 and Dubai in its standard form, see baseline.py, once
     python bench/networks.py --only demo-unet-                  the runs whose names start so
-    python bench/networks.py --measure                          speed and memory of all, a quarter of an hour on a quiet machine
+    python bench/networks.py --measure                          speed and memory of all, a quarter of an hour
 
 Rows go to results/networks.csv, one a run; what is there is skipped, so it goes on where it was stopped. The measured
 costs go to results/networks_cost.csv. From both it then writes results/networks.md.
@@ -144,7 +144,8 @@ def speeds(networks):
         seconds[name]["training_img_s"].append(second_call(lambda: training_step(model, optimizer)))
         fold_batch_norm(model.eval())
         seconds[name]["inference_img_s"].append(second_call(lambda: prediction(model)))
-    return {name: {work: BATCH / statistics.median(times) for work, times in works.items()} for name, works in seconds.items()}
+    return {name: {work: BATCH / statistics.median(times) for work, times in works.items()}
+            for name, works in seconds.items()}
 
 
 def measure(networks, threads):
@@ -234,7 +235,8 @@ def table_lines(rows, costs):
 
 def parse_args(argv=None):
     """The command line; `python bench/networks.py --help` shows it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--demo", default="data/demo", help="the prepared demo; made where it is missing")
     parser.add_argument("--dubai", help="Dubai in its standard form, see baseline.py; not given: left out")
     parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="run those whose names start so, such as "
@@ -257,9 +259,11 @@ def main(args):
         if any(name.startswith("demo-") for name, _ in wanted) and not (ROOT / args.demo).exists():
             subprocess.run([sys.executable, "prepare_data.py", "demo", "--out", args.demo], cwd=ROOT, check=True)
         run_missing(TABLE, wanted, ROOT / "runs" / "networks", args.jobs, args.threads)
-    lines = ["Written by `python bench/networks.py` from networks.csv and networks_cost.csv; each row there holds its command.",
-             f"GFLOP, img/s and MB are of {SIDE} px images with {BANDS} bands and {CLASSES} classes; img/s and MB in batches of "
-             f"{BATCH}, float32, channels-last, inference with batch norms folded.", "", *table_lines(read_rows(TABLE), read_rows(COSTS))]
+    lines = ["Written by `python bench/networks.py` from networks.csv and networks_cost.csv; each row there holds its "
+             f"command. GFLOP, img/s and MB are of {SIDE} px images with {BANDS} bands and {CLASSES} classes; img/s and MB in "
+             f"batches of {BATCH}, float32, channels-last, inference with batch norms folded. MB is what training adds to a "
+             "process. Frozen networks have no score, for an encoder frozen without weights has learned nothing.", "",
+             *table_lines(read_rows(TABLE), read_rows(COSTS))]
     (ROOT / "results" / "networks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
