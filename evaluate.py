@@ -152,7 +152,8 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
     starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
     batches = prefetch(lambda start: tiles.take(range(start, min(start + batch_size, len(tiles)))), starts)
     with torch.inference_mode():
-        for start, (images, labels) in zip(starts, tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch")):
+        progress = tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch")
+        for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
                 logits = model(normalise(images, facts["mean"], facts["std"], facts.get("nodata")))
@@ -171,7 +172,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
 
 
 def amp_dtype(device, how="auto"):
-    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; None, which is float32, elsewhere or "off"."""
+    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; elsewhere or "off" None, which is float32."""
     if device.type != "cuda" or how == "off":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

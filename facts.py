@@ -1,7 +1,6 @@
 """What a prepared data set says of itself: dataset.json, read and believed only as far as it makes sense."""
 
 import json
-import math
 import pathlib
 
 import numpy as np
@@ -98,7 +97,8 @@ def display_limits(facts):
     """
     if facts["dtype"] == "uint8":
         return None
-    return [(facts["mean"][band] - 2 * facts["std"][band], facts["mean"][band] + 2 * facts["std"][band]) for band in facts["rgb"]]
+    shown = [(facts["mean"][band], facts["std"][band]) for band in facts["rgb"]]
+    return [(mean - 2 * std, mean + 2 * std) for mean, std in shown]
 
 
 def open_array(path, shape, dtype):

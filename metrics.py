@@ -124,9 +124,9 @@ class ConfusionMatrix:
         columns = {"iou": self.iou(), "dice": self.dice(), "precision": self.precision(), "recall": self.recall()}
         rows = [{"name": name, **{key: plain(column[k]) for key, column in columns.items()},
                  "pixels": int(self.counts[k].sum())} for k, name in enumerate(names)]
-        return {"miou": plain(self.miou()), "pixel_accuracy": plain(self.pixel_accuracy()), "mean_accuracy": plain(self.mean_accuracy()),
-                "mean_dice": plain(self.mean_dice()), "kappa": plain(self.kappa()), "scored_classes": self.scored_classes(),
-                "classes": rows, "confusion": self.counts.tolist()}
+        return {"miou": plain(self.miou()), "pixel_accuracy": plain(self.pixel_accuracy()),
+                "mean_accuracy": plain(self.mean_accuracy()), "mean_dice": plain(self.mean_dice()), "kappa": plain(self.kappa()),
+                "scored_classes": self.scored_classes(), "classes": rows, "confusion": self.counts.tolist()}
 
     def _sums(self):
         """Hits, true pixels and predicted pixels per class: (K,) float64 each, exact up to 2^53 pixels."""

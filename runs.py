@@ -67,13 +67,13 @@ def claimed_folder(args):
     if not args.resume and folder.exists() and {path.name for path in folder.iterdir()} - {"args.json", "last.pt.tmp"}:
         raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, or another folder")
     if args.resume and not folder.joinpath("last.pt").exists():
-        raise ValueError(f"--resume: there is no checkpoint {folder}/last.pt to go on from; look at --out, or leave out --resume")
+        raise ValueError(f"--resume: there is no checkpoint {folder}/last.pt to go on from: look at --out")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "args.json", "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"--out {folder} is being written to by another process: wait for it, or give another folder") from None
+            raise ValueError(f"--out {folder} is being written to by another process: give another folder") from None
         if not args.resume:
             file.truncate(0)
             file.write(json.dumps(vars(args), indent=1) + "\n")
@@ -81,8 +81,20 @@ def claimed_folder(args):
         yield
 
 
+def describe(args, run, train_tiles, val_tiles, device):
+    """Print what is about to be learned, from how many labels, where."""
+    facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
+    kept = f"{args.points} points a {counted}" if args.points else "every one there is"
+    share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
+    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, "
+          f"{facts['bands']} bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, "
+          f"{share:.3%} of the training tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
+          f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
+          f"{args.bs} tiles an epoch -> {args.out}", flush=True)
+
+
 def save(name, run, facts, args):
-    """Write best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here. Rank 0 does it."""
+    """Rank 0 writes best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
     if run.rank:
         return
     train = {"epoch": run.epoch, "step": run.step, "best": run.best, "labelled_pixels": run.labelled_pixels}
@@ -102,8 +114,9 @@ def resume(run, args, facts, device):
         ValueError: another command, or other data, than the run was started with; one line that says in what.
     """
     content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
-    changed = [f"--{key.replace('_', '-')} was {content['args'].get(key)} and is {value} now" for key, value in vars(args).items()
-               if key not in MAY_CHANGE_ON_RESUME and content["args"].get(key) != value]
+    before = content["args"]
+    changed = [f"--{key.replace('_', '-')} was {before.get(key)} and is {value} now" for key, value in vars(args).items()
+               if key not in MAY_CHANGE_ON_RESUME and before.get(key) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
     if content["data"] != facts:

@@ -7,7 +7,6 @@ What the star stands for is the place: images of one place are its seasons, and 
 files of their own is given as a list of them, NAME.txt (see scenes.open_scene).
 """
 
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm

@@ -98,11 +98,9 @@ def plan(args):
     """
     if args.jobs < 1 or args.search < 0:
         raise ValueError(f"--jobs {args.jobs} --search {args.search}: give 1 job or more, and 0 draws or more")
-    if args.search:
-        settings = draw(args.flags, args.search, args.search_seed)
-    else:
-        choices = [values or [None] for values in args.flags.values()]
-        settings = [dict(zip(args.flags, values)) for values in itertools.product(*choices)]
+    choices = [values or [None] for values in args.flags.values()]
+    settings = (draw(args.flags, args.search, args.search_seed) if args.search
+                else [dict(zip(args.flags, values)) for values in itertools.product(*choices)])
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
     cells = {}
     for setting in settings:
@@ -256,5 +254,5 @@ if __name__ == "__main__":
         print("sweep.py: stopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
-        print(f"sweep.py: {error}", file=sys.stderr)
+        print(f"sweep.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -34,7 +34,8 @@ from models import build_model, freeze_encoder
 from prepare_data import make_demo
 from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
 from reports import learning_curves, preview
-from runs import Run, append_row, claimed_folder, noted_signals, open_board, peak_memory_mb, resume, save, show_epoch
+from runs import (Run, append_row, claimed_folder, describe, noted_signals, open_board, peak_memory_mb, resume, save,
+                  show_epoch)
 from weak import learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
@@ -232,6 +233,8 @@ def build_run(args, facts, tiles, device):
 def build_optimizer(model, args):
     """The optimiser of --optimizer; decay pulls on convolution weights only, for norms and biases have no scale to lose."""
     encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else set()
+    if args.encoder_lr < 1 and not encoder:
+        raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder, leave it out")
     kinds = {}
     for p in model.parameters():
         if p.requires_grad:
@@ -285,8 +288,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
         for part_images, part_layers, part_places in zip(*chunks):
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond, args.teacher,
-                                             (args.seed, run.epoch), run.weight, tiles.ignore)
+                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond,
+                                             args.teacher, (args.seed, run.epoch), run.weight, tiles.ignore)
             parts = len(chunks[0]) * run.size
             loss = loss_function(logits.float(), part_layers[:, 0], total, parts) + extra / parts
             run.scaler.scale(loss).backward()
@@ -299,7 +302,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
             check_record(run, order, args)
             save("last.pt", run, facts, args)
             if sum_over_ranks(torch.tensor(len(stop_signals), device=device)):
-                raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: --out {args.out} --resume")
+                raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: --out {args.out} "
+                                 "--resume")
     seconds = time.perf_counter() - started
     return {"seconds": seconds, "waiting_share": waited / seconds, "images_per_s": (steps - first_step) * count / seconds}
 
@@ -373,18 +377,6 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
         run.best = score
         save("best.pt", run, facts, args)
     save("last.pt", run, facts, args)
-
-
-def describe(args, run, train_tiles, val_tiles, device):
-    """Print what is about to be learned, from how many labels, where."""
-    facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
-    kept = f"{args.points} points a {counted}" if args.points else "every one there is"
-    share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
-    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, {facts['bands']} "
-          f"bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training "
-          f"tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
-          f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
-          f"{args.bs} tiles an epoch -> {args.out}", flush=True)
 
 
 def report(run, args, facts, device):

@@ -7,7 +7,6 @@ thing in it, runs the command that reads it, its `__main__` block included, and 
 """
 
 import contextlib
-import csv
 import io
 import json
 import os

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
 import prepare_data
 from facts import load_facts
 from prepare_data import frequency_table, main, make_demo, parse_args

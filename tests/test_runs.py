@@ -17,7 +17,7 @@ import train
 import weak
 from checkpoint import load_checkpoint, load_model
 from test_data import write_set
-from test_train import TINY, run, same_run, weights
+from test_train import TINY, run, same_run
 
 ROOT = pathlib.Path(train.__file__).parent
 # Everything random in play at once.

@@ -240,6 +240,7 @@ def test_a_missing_tensorboard_is_named(data, tmp_path, monkeypatch):
     (["--points", "-3"], "--points -3"),
     (["--depth", "7"], "--depth 7: give a number from 1 to 6"),
     (["--model", "resnet"], "unet"),
+    (["--encoder-lr", "0.1"], "unet has no encoder"),
     (["--loss", "iou"], "choose from ce, focal, dice, jaccard"),
     (["--oversample", "trees"], "--oversample trees: made has the classes c0, c1, c2"),
     (["--data", "nowhere"], "nowhere is not a prepared data set"),
