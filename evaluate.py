@@ -27,6 +27,7 @@ from metrics import ConfusionMatrix, class_map, plain, score_table
 from ranks import join, rank_and_size, sum_over_ranks
 from reports import boundary_scores, reliability_figure, report_text, scene_rows, tile_panels, write_rows
 from tally import Tally, area_rows, contiguous_blocks, read_areas, tile_places
+from windows import average_symmetries
 
 
 def parse_args(argv=None):
@@ -48,6 +49,8 @@ def parse_args(argv=None):
     flag = parser.add_argument_group("how").add_argument
     flag("--out", metavar="FOLDER", help="where files go; not given: the checkpoint's folder, or with --compare "
          "the working folder")
+    flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square, as "
+         "predict.py --tta does")
     flag("--bs", type=int, default=16, help="tiles at a time, 1 or more")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
@@ -97,7 +100,8 @@ def score(path, args):
         loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally)
+    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally,
+                            tta=args.tta)
     return Scored(path, model, facts, labelled_pixels, data, tiles, places, matrix, loss, tally)
 
 
@@ -117,7 +121,7 @@ def report(scored, args):
     out = pathlib.Path(args.out or pathlib.Path(scored.path).parent)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"metrics_{split}.json"
-    scores = write_scores(path, matrix, facts, scored.labelled_pixels, split, scored.path, extra)
+    scores = write_scores(path, matrix, facts, scored.labelled_pixels, split, scored.path, {"tta": args.tta, **extra})
     write_rows(out / f"scenes_{split}.csv", scenes)
     write_rows(out / f"areas_{split}.csv", extra["areas"])
     pictures = {"confusion.png": confusion_figure(matrix.counts, names, f"{split} split, % of each true class"),
@@ -129,7 +133,8 @@ def report(scored, args):
     return scores
 
 
-def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None):
+def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None,
+             tta=False):
     """Run a model over a split, every tile once, and count; under torchrun each process runs its share of the batches.
 
     Args:
@@ -142,6 +147,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         amp: torch.bfloat16 or torch.float16 to compute the network in, or None for float32.
         limit: batches to stop after; 0 is all.
         tally: tally.Tally that counts along, or None.
+        tta: average the probabilities over the eight symmetries of the square.
     Returns:
         (ConfusionMatrix, mean loss over the labelled pixels; NaN without a loss function or without labels).
     """
@@ -156,7 +162,8 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                logits = model(normalise(images, facts["mean"], facts["std"], facts.get("nodata")))
+                inputs = normalise(images, facts["mean"], facts["std"], facts.get("nodata"))
+                logits = average_symmetries(model, inputs).clamp(min=1e-12).log() if tta else model(inputs)
             prediction = class_map(logits)
             matrix.update(prediction, labels)
             if tally is not None:

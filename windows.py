@@ -96,9 +96,9 @@ def average_symmetries(model, inputs):
     strides; windows then add up to the whole scene as they do without.
 
     Args:
-        model: in eval mode; inputs: (1, C, h, w) normalised.
+        model: in eval mode; inputs: (B, C, h, w) normalised.
     Returns:
-        (1, K, h, w) float32.
+        (B, K, h, w) float32.
     """
     padded = pad_to_stride(inputs, model.stride)
     total = 0

@@ -13,11 +13,12 @@ in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pix
 """
 
 import argparse
+import json
 import statistics
 import subprocess
 import sys
 
-from run_table import ROOT, run_missing
+from run_table import ROOT, append, commit, read_rows, run_missing
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
 
@@ -37,12 +38,30 @@ def main():
         subprocess.run([sys.executable, "prepare_data.py", "demo"], cwd=ROOT, check=True)
     rows = run_missing(ROOT / "results" / "baseline.csv", sum(families.values(), []), ROOT / "runs" / "baseline", args.jobs)
     by_name = {row["name"]: row for row in rows}
-    print("| labels | labelled px | mean IoU | minutes on one thread |\n|---|---|---|---|")
+    for name in by_name:
+        by_name[name]["miou_tta"] = score_symmetries(name)
+    print("| labels | labelled px | mean IoU | over eight symmetries | minutes on one thread |\n|---|---|---|---|---|")
     for family, cells in families.items():
-        scores = [float(by_name[name]["miou"]) for name, _ in cells]
         minutes = statistics.mean(float(by_name[name]["train_s"]) for name, _ in cells) / 60
-        print(f"| {family} | {int(by_name[cells[0][0]]['labelled_pixels']):,} | {statistics.mean(scores):.3f} "
-              f"+- {statistics.stdev(scores):.3f} | {minutes:.1f} |")
+        print(f"| {family} | {int(by_name[cells[0][0]]['labelled_pixels']):,}", end=" | ")
+        for column in ("miou", "miou_tta"):
+            scores = [float(by_name[name][column]) for name, _ in cells]
+            print(f"{statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", end=" | ")
+        print(f"{minutes:.1f} |")
+
+
+def score_symmetries(name):
+    """Test mean IoU of a finished run with probabilities averaged over the eight symmetries; a row is kept of it."""
+    table, run = ROOT / "results" / "baseline_tta.csv", ROOT / "runs" / "baseline" / name
+    if name not in read_rows(table):
+        checkpoint = json.loads((run / "metrics.json").read_text())["checkpoint"]
+        command = ["evaluate.py", "--checkpoint", checkpoint, "--tta", "--out", str(run / "tta")]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+        scores = json.loads((run / "tta" / "metrics_test.json").read_text())
+        append(table, {"name": name, "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"],
+                       "class_iou": json.dumps({entry["name"]: round(entry["iou"], 4) for entry in scores["classes"]}),
+                       "commit": commit(), "command": " ".join(["python", *command])})
+    return read_rows(table)[name]["miou"]
 
 
 if __name__ == "__main__":

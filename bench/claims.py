@@ -18,7 +18,7 @@ import sys
 
 import numpy as np
 
-from runs import ROOT, _append, read_rows, run_missing
+from run_table import ROOT, append, read_rows, run_missing
 
 sys.path.insert(0, str(ROOT))
 import datasets  # noqa: E402
@@ -132,7 +132,7 @@ def score(table, name, run, images, season):
             predicted = coarse.read(0, 0, coarse.height, coarse.width)[:, :, 0].repeat(factor, 0).repeat(factor, 1)
             matrix.update(predicted, mask.read(0, 0, mask.height, mask.width)[:, :, 0])
     class_iou = {name: round(value, 4) for name, value in zip(NAMES, matrix.iou().tolist())}
-    _append(table, {"name": key, "miou": float(matrix.miou()), "pixel_accuracy": float(matrix.pixel_accuracy()),
+    append(table, {"name": key, "miou": float(matrix.miou()), "pixel_accuracy": float(matrix.pixel_accuracy()),
                     "class_iou": json.dumps(class_iou)})
 
 

@@ -55,7 +55,7 @@ def run_missing(table, experiments, folder, jobs=1, threads=1, script="train.py"
     with ThreadPoolExecutor(jobs) as pool:
         for name, row in zip([name for name, _ in missing],
                              pool.map(lambda cell: _train(*cell, pathlib.Path(folder) / cell[0], threads, script), missing)):
-            _append(table, {"name": name, **row})
+            append(table, {"name": name, **row})
             print(f"{name}: mean IoU {float(row['miou']):.3f}, {float(row['train_s']):.0f} s", flush=True)
     rows = read_rows(table)
     return [rows[name] for name in names]
@@ -88,7 +88,7 @@ def _train(name, flags, out, threads, script):
                   "processor": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": " ".join(command)}
 
 
-def _append(table, row):
+def append(table, row):
     """Add a row, with the header first where the table is new."""
     table.parent.mkdir(parents=True, exist_ok=True)
     with open(table, "a", newline="", encoding="utf-8") as file:

@@ -160,3 +160,22 @@ def test_data_of_another_kind_is_refused(checkpoint, tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint), "--data", str(tmp_path / "other")]))
     assert "\n" not in str(error.value) and not (tmp_path / "metrics_test.json").exists()
+
+
+def test_symmetries_are_averaged_where_asked(tmp_path):
+    """A network that looks at the left half alone says another thing of the mirrored tile; the average is of both."""
+    class LeftIsSure(torch.nn.Module):
+        stride = 1
+
+        def forward(self, x):
+            logits = torch.zeros(len(x), 2, *x.shape[2:])
+            logits[:, 1, :, :x.shape[3] // 2] = 2.0
+            return logits
+
+    write_set(tmp_path, count=2, side=8, classes=2)
+    tiles = Tiles(tmp_path, "test")
+    facts = data_facts(tiles.facts)
+    plain_matrix, _ = evaluate.evaluate(LeftIsSure(), tiles, facts, torch.device("cpu"))
+    averaged, _ = evaluate.evaluate(LeftIsSure(), tiles, facts, torch.device("cpu"), tta=True)
+    assert plain_matrix.counts.sum(0).tolist() == [64, 64]  # the right half is a tie, which the first class takes
+    assert averaged.counts.sum(0).tolist() == [0, 128]  # half of the eight looks see every pixel on the left
