@@ -14,6 +14,7 @@ in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pix
 
 import argparse
 import json
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -54,8 +55,9 @@ def score_symmetries(name):
     """Test mean IoU of a finished run with probabilities averaged over the eight symmetries; a row is kept of it."""
     table, run = ROOT / "results" / "baseline_tta.csv", ROOT / "runs" / "baseline" / name
     if name not in read_rows(table):
-        checkpoint = json.loads((run / "metrics.json").read_text())["checkpoint"]
-        command = ["evaluate.py", "--checkpoint", checkpoint, "--tta", "--out", str(run / "tta")]
+        weights = pathlib.Path(json.loads((run / "metrics.json").read_text())["checkpoint"]).name
+        folder = run.relative_to(ROOT)
+        command = ["evaluate.py", "--checkpoint", f"{folder}/{weights}", "--tta", "--out", f"{folder}/tta"]
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
         scores = json.loads((run / "tta" / "metrics_test.json").read_text())
         append(table, {"name": name, "miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"],

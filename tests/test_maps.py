@@ -9,9 +9,9 @@ import tifffile
 from PIL import Image
 
 import maps
+from labels import land_classes, read_points
 from maps import Strip, write_areas, write_legend, write_maps
 from raster import open_raster, write_geotiff
-from scenes import land_classes, read_points
 
 FACTS = {"classes": ["water", 'wood & "field" <1>', "sand"], "colours": [[0, 0, 255], [0, 120, 9], [250, 220, 90]]}
 PLACE = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 500000.0, 4600000.0, 0), True),
