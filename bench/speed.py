@@ -200,10 +200,12 @@ def loss(args):
     for percent, aim in ((0.1, 8), (1, None), (10, None), (100, 0.95)):
         labels = torch.where(chance < percent / 100, truth, 255)
         ours = forward_backward(partial_cross_entropy, logits.contiguous(memory_format=torch.channels_last), labels)
-        theirs = forward_backward(functools.partial(F.cross_entropy, ignore_index=255), logits, labels.long())
+        plain, rows = functools.partial(F.cross_entropy, ignore_index=255), logits.contiguous(memory_format=torch.channels_last)
+        theirs, same = (forward_backward(plain, values, labels.long()) for values in (logits, rows))
         # The gradient is written whatever happens; all logits are read only where all pixels count.
         yield Work(f"cross-entropy and gradient, {percent} % labelled", truth.numel() / 1e6, "MPix", ours,
-                   {"F.cross_entropy(ignore_index), NCHW": (theirs, aim)},
+                   {"F.cross_entropy(ignore_index), NCHW": (theirs, aim),
+                    "F.cross_entropy(ignore_index), channels-last": (same, aim)},
                    moved=logits.nbytes * (1 + percent / 100) + truth.nbytes)
 
 
