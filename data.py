@@ -127,7 +127,9 @@ class Tiles:
 def to_device(values, device):
     """A tensor or array on the device; CUDA fetches it from pinned memory when it gets there, and nobody waits."""
     values = torch.as_tensor(values)
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not values.is_cuda else values.to(device)
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def normalise(images, mean, std, nodata=None):

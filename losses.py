@@ -4,7 +4,6 @@ Logits are (B, K, H, W); labels are (B, H, W) with classes 0..K-1 and `ignore` (
 without a single labelled pixel costs exactly 0, and its gradient is exactly 0 and not NaN.
 """
 
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -30,8 +29,7 @@ def labelled_pixels(logits, labels, ignore=255):
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not of the same pixels")
     if labels.device.type != "cpu":
         return logits, labels.long()
-    # NumPy goes through bytes several times faster than torch does.
-    values, classes = labels.reshape(-1).numpy(), logits.shape[1]  # (B*H*W,)
+    values, classes = labels.reshape(-1).numpy(), logits.shape[1]  # NumPy goes through bytes several times faster than torch
     labelled = values != ignore
     odd = labelled & ((values < 0) | (values >= classes))
     if odd.any():
@@ -169,14 +167,12 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
 
 def _mean_of_hardest(logits, labels, ignore, weight, hardest, total):
     """The part of `partial_cross_entropy` that ranks the labelled pixels by their loss and keeps the worst."""
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none").reshape(-1)  # (N,)
     labels = labels.reshape(-1)  # (N,)
-    losses = F.cross_entropy(logits, labels.view(logits[:, 0].shape), ignore_index=ignore, reduction="none").reshape(-1)  # (N,)
     losses, order = losses.masked_fill(labels == ignore, -1).sort(descending=True)  # by rank, for the host knows no number
     kept = torch.arange(len(losses), device=losses.device) < (hardest * (labels != ignore).sum()).ceil()
-    pixel_weight = kept.to(losses.dtype)
-    if weight is not None:
-        pixel_weight = pixel_weight * weight[labels[order].clamp(max=len(weight) - 1)]
-    total = pixel_weight.sum() if total is None else total * hardest
+    pixel_weight = kept if weight is None else kept * weight[labels[order].clamp(max=len(weight) - 1)]
+    total = pixel_weight.sum().to(losses.dtype) if total is None else total * hardest
     return (pixel_weight * losses).sum() / _not_zero(total)
 
 

@@ -3,7 +3,8 @@
     python bench/growth.py                 a table, results/growth.csv and docs/growth.png; some minutes
     python bench/growth.py --quick         two small sizes of each, to see that it runs
 
-Each row is a run of train.py on a synthetic set, two epochs of which the second counts. Scene area is bench/scenes.py's subject.
+Each row is a run of train.py on a synthetic set, two epochs of which the second counts. How prediction grows
+with a scene's area is not measured here.
 """
 
 import argparse
@@ -35,8 +36,8 @@ def epoch_cost(tiles, classes, bands, side, flags):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         write_synthetic_set(folder / "set", {"train": tiles, "val": 4, "test": 1}, side, bands, classes)
-        command = [sys.executable, ROOT / "train.py", "--data", folder / "set", "--out", folder / "run", "--bs", 4, "--epochs", 2,
-                   *flags]
+        command = [sys.executable, ROOT / "train.py", "--data", folder / "set", "--out", folder / "run", "--bs", 4,
+                   "--epochs", 2, *flags]
         done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"train.py failed: {done.stderr.strip().splitlines()[-1:]}")
@@ -57,8 +58,8 @@ def main():
         for value in values:
             row = epoch_cost(**{**usual, what: value}, flags=["--width", args.width])
             seconds, memory = float(row["seconds"]), float(row["peak_memory_mb"])
-            rows.append({"grows": what, **usual, what: value, "s an epoch": f"{seconds:.2f}", "peak memory, MiB": f"{memory:.0f}",
-                         "waiting for input": f"{float(row['waiting_share']):.1%}"})
+            rows.append({"grows": what, **usual, what: value, "s an epoch": f"{seconds:.2f}",
+                         "peak memory, MiB": f"{memory:.0f}", "waiting for input": f"{float(row['waiting_share']):.1%}"})
             lines.setdefault(what, []).append((value, seconds))
             print(f"{what} {value}: {seconds:.2f} s, {memory:.0f} MiB", file=sys.stderr, flush=True)
     print(markdown(rows))

@@ -85,9 +85,9 @@ def write_synthetic_set(folder, counts, side=256, bands=3, classes=7):
             size = min(64, count - start)
             images[start:start + size], labels[start:start + size] = (part[:size] for part in made)
         pixels[split] = np.bincount(labels.reshape(-1), minlength=classes).tolist()
-    facts = {"format": 1, "name": folder.name, "classes": [{"name": f"class {k}", "colour": [9 * k, 0, 0]} for k in range(classes)],
-             "ignore": 255, "bands": bands, "dtype": "uint8", "tile": side, "gsd_m": None, "rgb": list(range(min(3, bands)))[:3 if
-             bands > 2 else 1], "mean": [110.0] * bands, "std": [60.0] * bands, "tiles": counts, "pixels": pixels, "arguments": {}}
+    names = [{"name": f"class {k}", "colour": [9 * k, 0, 0]} for k in range(classes)]
+    facts = {"format": 1, "name": folder.name, "classes": names, "ignore": 255, "bands": bands, "dtype": "uint8", "tile": side,
+             "gsd_m": None, "rgb": [0, 1, 2] if bands > 2 else [0], "mean": [110.0] * bands, "std": [60.0] * bands, "tiles": counts, "pixels": pixels, "arguments": {}}
     (folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
