@@ -128,8 +128,8 @@ def to_device(values, device):
     """A tensor or array on the device; CUDA fetches it from pinned memory when it gets there, and nobody waits."""
     values = torch.as_tensor(values)
     if device.type == "cuda" and not values.is_cuda:
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def normalise(images, mean, std, nodata=None):
