@@ -108,7 +108,7 @@ class Tiles:
         Returns:
             images (B, H, W, C) as stored, labels (B, H, W) uint8 with 255 wherever the run may not look.
         """
-        indices = torch.as_tensor(indices, device=self.images.device)
+        indices = to_device(np.asarray(indices), self.images.device)
         images = _gather(self.images, indices)
         if self.positions is None:
             return images, self.labels.index_select(0, indices)
@@ -124,6 +124,14 @@ class Tiles:
         return images, torch.stack([labels, labels if self.patches is None else self.patches[indices], ground], 1)
 
 
+def to_device(values, device):
+    """A tensor or array on the device; CUDA fetches it from pinned memory when it gets there, and nobody waits."""
+    values = torch.as_tensor(values)
+    if device.type == "cuda" and not values.is_cuda:
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
 def normalise(images, mean, std, nodata=None):
     """Stored values -> what the networks take: zero mean, unit deviation, bands first.
 
@@ -135,9 +143,10 @@ def normalise(images, mean, std, nodata=None):
     Returns:
         (B, C, H, W) float32; a view of bands-last memory, so channels-last already.
     """
-    mean = torch.as_tensor(mean, dtype=torch.float32, device=images.device)
-    scale = 1 / torch.as_tensor(std, dtype=torch.float32, device=images.device)
-    values = (images.float() - mean).mul_(scale)  # (B, H, W, C)
+    mean, std = (to_device(torch.as_tensor(part, dtype=torch.float32), images.device) for part in (mean, std))
+    values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)  # (B, H, W, C)
+    # Row by row of pixels, for the processor is slow at loops as short as the bands.
+    values.flatten(2).sub_(mean.repeat(values.shape[2])).mul_((1 / std).repeat(values.shape[2]))
     if images.is_floating_point():
         values = torch.where(values.isfinite(), values, 0.0)
     if nodata is not None:
@@ -183,7 +192,7 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
     side = labels.shape[-1]
     target = how.crop or side
     draws = [_draw(how, side, target, images.shape[1], np.random.default_rng([seed, epoch, int(place)])) for place in places]
-    frames, gains, offsets = (torch.from_numpy(np.stack(part)).float().to(images.device) for part in zip(*draws))
+    frames, gains, offsets = (to_device(np.stack(part), images.device).float() for part in zip(*draws))
     grid = F.affine_grid(frames, (len(images), 1, target, target), align_corners=False)  # (B, S', S', 2)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     images = images * gains[:, :, None, None] + offsets[:, :, None, None]
