@@ -15,7 +15,7 @@ LOSS_NAMES = ("ce", "focal", "dice", "jaccard")
 def labelled_pixels(logits, labels, ignore=255):
     """Keep only the labelled pixels where they are few, for with twenty points a tile the dense kernel works on nothing.
 
-    But on the CPU everything is handed back: counting the labelled pixels would make the host wait for the device.
+    On all devices but the CPU everything is handed back: counting the labelled pixels would make the host wait for them.
 
     Args:
         logits: (B, K, H, W) float.

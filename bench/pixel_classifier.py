@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from checkpoint import data_facts
 from data import Tiles, normalise
 from evaluate import write_scores
+from facts import data_facts
 from metrics import ConfusionMatrix, score_table
 from train import parse_args
 

@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from runs import ROOT, commit, processor
+from run_table import ROOT, commit, processor
 
 sys.path.insert(0, str(ROOT))
 from raster import downscale_classes, open_raster, write_geotiff  # noqa: E402
