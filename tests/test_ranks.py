@@ -101,6 +101,8 @@ def test_one_process_is_the_same_path():
 def test_train_and_evaluate_as_two_processes(tmp_path):
     """One writer, and every tile is scored once."""
     write_set(tmp_path / "data", count=7, side=16)
+    rows = [f"{split},{index},scene,0,{16 * index}" for split in ("train", "val", "test") for index in range(7)]
+    (tmp_path / "data" / "tiles.csv").write_text("\n".join(["split,index,scene,row,col", *rows]) + "\n")
     out = tmp_path / "run"
     printed, silent = start_two(["train.py", "--data", str(tmp_path / "data"), "--out", str(out), *TINY, "--epochs", "2",
                                  "--ema", "0.9"])
