@@ -1,6 +1,5 @@
 """What the speed commands share: calls timed in turns, synthetic prepared sets, rows of a table."""
 
-import csv
 import json
 import statistics
 import time
@@ -8,7 +7,7 @@ import time
 import numpy as np
 import torch
 
-from run_table import commit, processor
+from run_table import append, commit, processor
 
 
 def wait_for_device():
@@ -100,15 +99,11 @@ def append_rows(path, rows, command, threads):
         command: as typed.
         threads: that torch uses on the CPU.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     origin = {"threads": threads, "processor": device, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
               "commit": commit(), "command": command}
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *origin])
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerows({**row, **origin} for row in rows)
+    for row in rows:
+        append(path, {**row, **origin})
 
 
 def markdown(rows):
