@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+import datasets
 import splits
 from prepare_data import main, parse_args
 from raster import write_geotiff
@@ -99,3 +100,11 @@ def test_masks_that_are_not_sparse_are_not_split_by_polygon(tmp_path, monkeypatc
     with pytest.raises(ValueError, match="p.tif labels more than 100 px: --split-by polygon is for sparse"):
         main(parse_args(["folder", "--images", str(tmp_path / "spring"), "--masks", str(tmp_path / "p.tif"), "--classes",
                          str(tmp_path / "classes.csv"), "--out", str(tmp_path / "out"), "--split-by", "polygon"]))
+
+
+def test_scenes_of_a_place_are_drawn_together():
+    scenes = [datasets.Scene(f"s{number}", None, None, f"place{number // 2}") for number in range(20)]
+    source = datasets.Source("x", [], scenes)
+    for seed in range(5):
+        drawn = splits.scene_splits(source, parse_args(["folder", "--seed", str(seed), "--split-by", "scene"]))
+        assert drawn[::2] == drawn[1::2] and set(drawn) == {"train", "val", "test"}
