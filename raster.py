@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import os
 import struct
 from collections import OrderedDict
@@ -134,6 +135,8 @@ class _Tiff:
         end, size = max(map(sum, zip(page.dataoffsets, page.databytecounts)), default=0), path.stat().st_size
         if end > size or page.samplesperpixel * page.imagelength * page.imagewidth < 1:
             raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
+        if len(page.dataoffsets) < math.prod(page.chunked):
+            raise ValueError(f"it says where {len(page.dataoffsets)} of its {math.prod(page.chunked)} pieces are")
         self.path, self.page = path, page
         if self.mapped:  # it can be cut anywhere: small enough that what maps touch stays within the cache
             rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)

@@ -288,6 +288,14 @@ def test_an_image_of_no_bands_is_one_line(tmp_path):
         open_raster(tmp_path / "a.tif")
 
 
+def test_a_height_that_the_pieces_do_not_make_up_is_refused(tmp_path):
+    write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", compression="zlib", rowsperstrip=8)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags["ImageLength"].overwrite(4_000_000_000)
+    with pytest.raises(ValueError, match="a.tif: [^\n]*says where 9 of its 500000000 pieces are"):
+        open_raster(tmp_path / "a.tif")
+
+
 def test_missing_empty_and_foreign_files_are_one_line(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.tif: no such file"):
         open_raster(tmp_path / "a.tif")
