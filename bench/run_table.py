@@ -1,8 +1,8 @@
 """Training runs as rows of a table: what an experiment has done is kept, what is missing is run.
 
 An experiment is a list of (name, train.py flags), to which "script" may name another script that takes these flags and
-leaves the same files. A row is appended to its CSV the moment a run ends, with the command and
-the commit it was run on, so an experiment that was interrupted goes on where it stopped, also within a run.
+leaves the same files. A row is appended to its CSV the moment a run ends, with the command, as it would be typed in the
+project's folder, and the commit it was run on: an experiment that was interrupted goes on where it stopped, also within a run.
 """
 
 import csv
@@ -71,7 +71,7 @@ def read_rows(table):
 
 def _train(name, flags, out, threads, script):
     """One run of the script, resumed where it was interrupted; returns its row."""
-    command = ["python", script, *map(str, flags), "--out", str(out)]
+    command = ["python", script, *map(str, flags), "--out", os.path.relpath(out, ROOT)]
     resume = ["--resume"] if (out / "last.pt").exists() else []
     if not (out / "metrics.json").exists():
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
