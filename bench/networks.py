@@ -25,7 +25,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # before this folder, whose points.py is another
+sys.path.insert(0, str(ROOT))  # before this folder, whose scenes.py is another
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before bench: points.py is the project's
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before bench: scenes.py is the project's
 
 import train
 from data import HelpFormatter, Tiles, normalise

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from test_bench_points import load
+from test_bench_few_points import load
 
 BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
 

@@ -1,8 +1,8 @@
 """Points against full supervision: every method on the same frozen points, over several draws of them.
 
-    python bench/points.py --jobs 2                                     the demo, made where it is missing
-    python bench/points.py --dubai data/dubai --roads data/roads        and real imagery, prepared before
-    python bench/points.py --only demo-1-                               the runs whose names start so
+    python bench/few_points.py --jobs 2                                     the demo, made where it is missing
+    python bench/few_points.py --dubai data/dubai --roads data/roads        and real imagery, prepared before
+    python bench/few_points.py --only demo-1-                               the runs whose names start so
 
 Rows go to results/points.csv, one a run; what is there is skipped, so it goes on where it was stopped. From all rows it then
 writes results/points.md and docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
@@ -163,7 +163,7 @@ def figure(cells, rows, title):
 
 
 def parse_args(argv=None):
-    """The command line; `python bench/points.py --help` shows it."""
+    """The command line; `python bench/few_points.py --help` shows it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--demo", default="data/demo", help="the prepared demo; made where it is missing")
     parser.add_argument("--dubai", help="Dubai in its standard form, see baseline.py; not given: left out")
@@ -194,7 +194,7 @@ def main(args):
             run_missing(TABLE, wanted, ROOT / "runs" / "points", args.jobs, args.threads, SCRIPTS.get(cell.method, "train.py"))
     if args.list:
         return
-    rows, lines = read_rows(TABLE), ["Written by `python bench/points.py` from points.csv; each row there holds its command."]
+    rows, lines = read_rows(TABLE), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
     for name, cells in sets.items():
         lines += ["", f"## {name}", "", *table_lines(cells, rows)]
         picture = figure(cells, rows, f"{name}: points against every label")

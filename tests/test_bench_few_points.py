@@ -14,7 +14,7 @@ BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
 
 
 def load(name):
-    """A script of bench/ as a module under a name of its own: bench/points.py is not points.py."""
+    """A script of bench/ as a module under a name of its own: bench/scenes.py is not scenes.py."""
     specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
     module = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
@@ -24,7 +24,7 @@ def load(name):
 @pytest.fixture
 def experiment(monkeypatch):
     monkeypatch.syspath_prepend(BENCH)
-    return load("points")
+    return load("few_points")
 
 
 def cells(experiment):
