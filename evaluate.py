@@ -108,7 +108,7 @@ def score(path, args):
 def report(scored, args):
     """Print the tables of one checkpoint; write its scores and pictures; returns what metrics_<split>.json holds."""
     facts, tiles, matrix, tally, split = scored.facts, scored.tiles, scored.matrix, scored.tally, args.split
-    names, gsd_m, device = facts["classes"], tiles.facts["gsd_m"], pick_device(args.device)
+    names, gsd_m, device = facts["classes"], tiles.facts.get("gsd_m"), pick_device(args.device)
     # Pixels without a label are no part of the map: they may be the mirrored filling of tiles at a scene's edge.
     mapped, total_ha = matrix.counts.sum(0).tolist(), gsd_m and int(matrix.counts.sum()) * gsd_m ** 2 / 1e4
     if args.areas:

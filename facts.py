@@ -50,6 +50,7 @@ def _check_facts(path, facts):
     try:
         mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
         fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
+                "gsd_m": 0 < (facts.get("gsd_m") or 1) < 1e9,
                 "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
                 "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
                 "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
@@ -81,7 +82,7 @@ def data_facts(facts):
 def check_kept_facts(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
     """Raise an error of any kind where the data facts of a checkpoint make no sense; see `data_facts`."""
     mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and ignore == 255
+    if not (len(classes) == len(colours) and len(rgb) in (1, 3) and all(name.isprintable() for name in classes) and ignore == 255
             and all(len(bytes(colour)) == 3 for colour in colours) and set(rgb) <= set(range(bands)) and 0 < scale <= 16
             and mean.abs().max() < 1e38 and std.min() > 1e-38 and (nodata is None or abs(nodata) <= 3.5e38)):
         raise ValueError("its data facts make no sense")

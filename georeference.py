@@ -3,6 +3,7 @@
 import numpy as np
 
 GEO_TAGS = {33550: "d", 33922: "d", 34264: "d", 34735: "H", 34736: "d", 34737: "s"}  # code: type in the file
+MOST = 1e100  # a tag's number from which it is damage; scaling such a one would overflow
 METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG code of a linear unit: metre, foot, US survey foot
 
 
@@ -24,7 +25,8 @@ class Georeference:
         else:
             a, b, _, c, d, e, _, f = tags[34264][:8]
             self.affine = (a, b, c - self.centre * (a + b), d, e, f - self.centre * (d + e))
-        if not np.isfinite(self.affine).all() or self.affine[0] * self.affine[4] == self.affine[1] * self.affine[3]:
+        numbers = [*self.affine, *tags.get(33550, ()), *tags.get(33922, ()), *tags.get(34264, ())]
+        if not np.abs(numbers).max() < MOST or self.affine[0] * self.affine[4] == self.affine[1] * self.affine[3]:
             raise ValueError("its georeference makes no sense: a pixel has no size, or lies nowhere")
 
     def window(self, row, col, factor=1):

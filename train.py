@@ -341,11 +341,9 @@ def check_record(run, order, args):
                          f"{float(run.record[1, step])} (train tiles "
                          f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
                          f"{args.out}/last.pt is from before")
-    if not torch.stack([p.isfinite().all() for p in run.model.parameters()]).all():
-        raise ValueError(f"weights are not finite after step {run.step} of epoch {run.epoch + 1}: try a lower --lr; "
-                         f"{args.out}/last.pt is from before")
-    if not all(bool(p.isfinite().all()) for p in run.model.parameters()):
-        raise ValueError(f"weights are not finite after step {run.step} of epoch {run.epoch + 1}: try a lower --lr")
+    if not torch.stack([values.isfinite().all() for values in run.model.state_dict().values()]).all():
+        raise ValueError(f"weights, or batch norm's statistics, are not finite after step {run.step} of epoch {run.epoch + 1}: "
+                         f"try a lower --lr; {args.out}/last.pt is from before")
 
 
 def finish_epoch(run, val_tiles, facts, args, device, speed):

@@ -125,7 +125,7 @@ def test_the_old_file_survives_a_full_disk(tmp_path):
     ("data", "colours", [[0, 0, 300], [0, 0, 0]]),
     ("data", "classes", ["a"]),
     ("data", "classes", ["a", ["b"]]),
-    ("data", "rgb", [3]),
+    ("data", "rgb", [3]), ("data", "rgb", ""), ("data", "rgb", []),
     ("data", "nodata", "none"),
     ("data", "scale", 0),
 ])

@@ -39,6 +39,8 @@ def break_format(folder):
     (lambda folder: edit(folder, "classes", [{"name": "line\nbreak", "colour": [0, 0, 0]}] * 3), "classes"),
     (lambda folder: edit(folder, "dtype", "object"), "dtype"),
     (lambda folder: edit(folder, "ignore", 0), "ignore"),
+    (lambda folder: edit(folder, "gsd_m", -1.0), "gsd_m"),
+    (lambda folder: edit(folder, "gsd_m", "1 m"), "bands, mean"),
     (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [-1, 0, 0])), "pixels"),
     (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [10**6, 0, 0])), "pixels"),
     (lambda folder: edit(folder, "arguments", {"scale": "half"}), "arguments|scale|'<'"),

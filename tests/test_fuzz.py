@@ -326,9 +326,9 @@ def see_that_what_is_there_is_whole(out, script, code, before):
                 counts = np.bincount(np.load(out / f"{split}_labels.npy").reshape(-1), minlength=256)
                 assert counts[:255].sum() == sum(facts["pixels"][split])
                 assert counts[:len(facts["classes"])].tolist() == facts["pixels"][split]
-    for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" else []:
-        if code == 0:
-            assert all(tensor.isfinite().all() for tensor in load_checkpoint(path)["model"]["state"].values())
+    for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" and code == 0 else []:
+        state = load_checkpoint(path)["model"]["state"]
+        assert not [name for name, tensor in state.items() if not tensor.isfinite().all()]
     for path in out.rglob("*.json") if out.is_dir() and code == 0 else []:
         json.loads(path.read_text(), parse_constant=pytest.fail)
     for path in out.rglob("*_classes.tif") if out.is_dir() else []:
@@ -353,7 +353,8 @@ def test_spoilt_input_ends_well(whole, case, tmp_path, monkeypatch):
     strangers = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
                  and out not in pathlib.Path(path).parents]
     assert not strangers, f"{words}\n{strangers}"
-    assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+    if out.parts[:1] != ("..",):
+        assert [path.name for path in tmp_path.iterdir()] == ["copy"], words
     see_that_what_is_there_is_whole(out, words[0], code, before)
 
 

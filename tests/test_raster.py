@@ -272,7 +272,7 @@ def test_pictures_that_would_lose_something_are_refused(tmp_path):
             open_raster(tmp_path / name)
 
 
-@pytest.mark.parametrize("scale, tie", [((0.0, 1.0, 0.0), (0.0,) * 6), ((1.0, float("nan"), 0.0), (0.0,) * 6),
+@pytest.mark.parametrize("scale, tie", [((0.0, 1.0, 0.0), (0.0,) * 6), ((1.0, 1.0, 0.0), (1e300, 0.0, 0.0, 1e300, 0.0, 0.0)), ((1.0, float("nan"), 0.0), (0.0,) * 6),
                                         ((1.0, 1.0, 0.0), (0.0, 0.0, 0.0, float("inf"), 0.0, 0.0))])
 def test_a_georeference_that_makes_no_sense_is_one_line(tmp_path, scale, tie):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.uint8), extratags=[(33550, 12, 3, scale, True), (33922, 12, 6, tie, True)])

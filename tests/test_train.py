@@ -338,5 +338,9 @@ def test_weights_that_the_last_step_made_infinite_are_not_kept():
     so_far = types.SimpleNamespace(record=torch.zeros(2, 1), step=1, epoch=0, model=model, scaler=scaler)
     train.check_record(so_far, [0], train.parse_args([]))
     model.weight.data.fill_(math.inf)
-    with pytest.raises(ValueError, match="weights are not finite after step 1 of epoch 1"):
+    with pytest.raises(ValueError, match="weights, or batch .* are not finite after step 1 of epoch 1"):
+        train.check_record(so_far, [0], train.parse_args([]))
+    so_far.model = torch.nn.BatchNorm2d(1)
+    so_far.model.running_var.fill_(math.inf)
+    with pytest.raises(ValueError, match="batch norm's statistics, are not finite"):
         train.check_record(so_far, [0], train.parse_args([]))
