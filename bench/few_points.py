@@ -25,20 +25,29 @@ from run_table import ROOT, read_rows, run_missing
 TABLE = ROOT / "results" / "points.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
 ROADS = "--stem 2 --crop 192 --bs 8 --lr 3e-3 --epochs 40 --final last".split()
-AVERAGED = ["--ema", "0.98"]  # all but the plain baseline are scored so: what a method adds is not what averaging adds
+# Where weights are averaged, that holds for all but the plain baseline: what a method adds is not what averaging adds.
+AVERAGED = {"demo": True, "dubai": False, "roads": True}
+PATCHES = {"demo": ["--superpixels", "16"], "dubai": ["--superpixels", "8"], "roads": ["--superpixels", "8"]}
 WEIGHTED = ["--class-weights", "sqrt"]  # one point a tile leaves a rare class a handful of labels
+AVERAGE, TEACHER = ["--ema", "0.98"], ["--teacher", "0.7"]
 BASELINE, PIXELS, FRESH, FULL = "partial CE", "pixel classifier", "points drawn anew at each visit", "every label"
-METHODS = {"partial CE, last weights": [],
-           BASELINE: AVERAGED,
-           "partial CE, class weights": AVERAGED + WEIGHTED,
-           "superpixels": AVERAGED + ["--superpixels", "16"],
-           "superpixels, class weights": AVERAGED + WEIGHTED + ["--superpixels", "16"],
-           "teacher": AVERAGED + ["--teacher", "0.7"],
-           "gated CRF": AVERAGED + ["--crf", "0.03"],
-           "superpixels + teacher": AVERAGED + ["--superpixels", "16", "--teacher", "0.7"]}
-PAIR = "superpixels + teacher"
+PLAIN = "partial CE, last weights"
+BEST, PAIR = "superpixels, class weights", "superpixels, class weights, teacher"
+METHODS = {PLAIN: [], BASELINE: [], "partial CE, class weights": WEIGHTED, "superpixels": ["patches"],
+           BEST: [*WEIGHTED, "patches"], "teacher": TEACHER, "gated CRF": ["--crf", "0.03"],
+           PAIR: [*WEIGHTED, "patches", *TEACHER]}
 SCRIPTS = {PIXELS: "bench/pixel_classifier.py", FRESH: "bench/fresh_points.py"}
 JITTER = 4.0  # px
+SAME = {f"dubai-{new}-draw{draw}": f"dubai-long-{old}-seed{draw}"  # runs that baseline.py trains
+        for new, old in (("0-every-label", 0), ("20-partial-CE", 20)) for draw in range(3)}
+
+
+def flags_of(data, method):
+    """train.py's flags of a method on a set."""
+    words = METHODS.get(method, [])
+    words = [flag for word in words for flag in (PATCHES[data] if word == "patches" else [word])]
+    averaged = "--teacher" in words or AVERAGED[data] and method != PLAIN
+    return (AVERAGE if averaged else []) + words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +87,21 @@ def cells_of(data, folder, flags, points, methods, controls):
 
     def cell(k, method, note="", *more):
         return Cell(data, k, method, 5 if k == 1 and data == "demo" else 3,
-                    (*flags, *METHODS.get(method, AVERAGED), *more), note)
+                    (*flags, *flags_of(data, method), *more), note)
 
     cells = [cell(0, FULL)] + [cell(k, method) for k in points for method in methods]
     if controls:
         cells += [cell(1, FRESH), cell(controls, FRESH)]
-        cells += [cell(controls, method, "jitter", "--point-jitter", str(JITTER)) for method in (BASELINE, PAIR)]
+        cells += [cell(controls, method, "jitter", "--point-jitter", str(JITTER)) for method in (BASELINE, BEST)]
     if data == "demo":
-        cells += [cell(k, method, "per class", "--points-per", "class") for k in (1, 5) for method in (BASELINE, PAIR)]
+        cells += [cell(k, method, "per class", "--points-per", "class") for k in (1, 5) for method in (BASELINE, BEST)]
     return cells
+
+
+def all_rows():
+    """The rows by name, with those of baseline.py that are of this table too."""
+    others = read_rows(ROOT / "results" / "baseline.csv")
+    return read_rows(TABLE) | {name: others[other] for name, other in SAME.items() if other in others}
 
 
 def scores_of(cell, rows):
@@ -181,11 +196,11 @@ def main(args):
     techniques = [PIXELS, *METHODS]
     sets = {"demo": cells_of("demo", args.demo, DEMO, (1, 5, 20, 100), techniques, 5)}
     if args.dubai:
-        sets["dubai"] = cells_of("dubai", args.dubai, [*DUBAI, "--epochs", "20"], (1, 5, 20), (PIXELS, BASELINE, PAIR), 5)
+        sets["dubai"] = cells_of("dubai", args.dubai, DUBAI, (1, 5, 20), (PIXELS, BASELINE, BEST), 5)
     if args.roads:
-        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, PAIR), 5)
+        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, BEST), 5)
     for cell in (cell for cells in sets.values() for cell in cells):
-        wanted = [(name, flags) for name, flags in cell.experiments() if name.startswith(tuple(args.only))]
+        wanted = [(name, flags) for name, flags in cell.experiments() if name.startswith(tuple(args.only)) and name not in SAME]
         if args.list:
             print(*(f"{name}: {' '.join(map(str, flags))}" for name, flags in wanted), sep="\n")
         elif wanted:
@@ -194,7 +209,7 @@ def main(args):
             run_missing(TABLE, wanted, ROOT / "runs" / "points", args.jobs, args.threads, SCRIPTS.get(cell.method, "train.py"))
     if args.list:
         return
-    rows, lines = read_rows(TABLE), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
+    rows, lines = all_rows(), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
     for name, cells in sets.items():
         lines += ["", f"## {name}", "", *table_lines(cells, rows)]
         picture = figure(cells, rows, f"{name}: points against every label")

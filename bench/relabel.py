@@ -31,7 +31,7 @@ import torch
 
 from checkpoint import load_model
 from data import Tiles, normalise
-from few_points import AVERAGED, DEMO, DUBAI, mean_and_spread, spread
+from few_points import BASELINE, DEMO, DUBAI, flags_of, mean_and_spread, spread
 from few_points import TABLE as POINTS
 from points import choose_points
 from run_table import read_rows, run_missing
@@ -49,7 +49,7 @@ def main(args):
     if not (ROOT / args.demo).exists():
         subprocess.run([sys.executable, "prepare_data.py", "demo", "--out", args.demo], cwd=ROOT, check=True)
     for name, (folder, flags) in sets.items():
-        flags = [*flags, *AVERAGED]
+        flags = [*flags, *flags_of(name, BASELINE)]
         for draw in range(DRAWS):
             compared = [(f"{name}-1-partial-CE-draw{draw}", ["--points", 1]), (f"{name}-5-partial-CE-draw{draw}", ["--points", 5]),
                         (f"{name}-1-per-class-partial-CE-draw{draw}", ["--points", 1, "--points-per", "class"])]
