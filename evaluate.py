@@ -182,7 +182,7 @@ def amp_dtype(device, how="auto"):
     """The type a network computes in under autocast: bfloat16 or float16 on CUDA; elsewhere or "off" None, which is float32."""
     if device.type != "cuda" or how == "off":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def check_same_classes(model_facts, data_facts, checkpoint, data):
@@ -231,4 +231,9 @@ if __name__ == "__main__":
         main(parse_args())
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        print("evaluate.py: out of memory: lower --bs", file=sys.stderr)
         sys.exit(2)

@@ -91,7 +91,7 @@ def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
     losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")  # (P,) or (B, H, W), 0 where ignored
     losses = (-torch.expm1(-losses)) ** gamma * losses  # 1 - p = 1 - exp(-ce)
     if weight is not None:
-        losses = losses * weight[labels.clamp(max=len(weight) - 1)]  # an ignored pixel's loss is 0 whatever its weight
+        losses = losses * weight[labels.clamp(0, len(weight) - 1)]  # an ignored pixel's loss is 0 whatever its weight
     return losses.sum() / _not_zero(total)
 
 
@@ -152,6 +152,8 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
     unknown = [term for term in terms if term not in LOSS_NAMES]
     if unknown:
         raise ValueError(f"unknown loss '{unknown[0]}' in '{name}': choose from {', '.join(LOSS_NAMES)}, joined by +")
+    if not 0 < hardest <= 1:
+        raise ValueError(f"hardest {hardest}: give a share above 0 and at most 1")
     if hardest < 1 and "ce" not in terms:
         raise ValueError(f"hardest {hardest} concerns the loss 'ce', which '{name}' does not hold")
 
@@ -171,9 +173,11 @@ def _mean_of_hardest(logits, labels, ignore, weight, hardest, total):
     labels = labels.reshape(-1)  # (N,)
     losses, order = losses.masked_fill(labels == ignore, -1).sort(descending=True)  # by rank, for the host knows no number
     kept = torch.arange(len(losses), device=losses.device) < (hardest * (labels != ignore).sum()).ceil()
-    pixel_weight = kept if weight is None else kept * weight[labels[order].clamp(max=len(weight) - 1)]
-    total = pixel_weight.sum().to(losses.dtype) if total is None else total * hardest
-    return (pixel_weight * losses).sum() / _not_zero(total)
+    pixel_weight = kept if weight is None else kept * weight[labels[order].clamp(0, len(weight) - 1)]
+    divisor = pixel_weight.sum().to(losses.dtype)
+    if total is not None:  # of the labelled pixels of the whole batch; of those of the other parts, a like share is kept
+        divisor = total * divisor / _not_zero(labelled_weight(labels, weight, ignore))
+    return (pixel_weight * losses).sum() / _not_zero(divisor)
 
 
 def _soft_overlap(logits, labels, ignore):
@@ -183,7 +187,7 @@ def _soft_overlap(logits, labels, ignore):
     probabilities = logits.softmax(dim=1).movedim(1, -1).reshape(-1, classes)  # (P, K)
     labels = labels.reshape(-1)  # (P,)
     labelled = (labels != ignore)[:, None]  # (P, 1)
-    truth = F.one_hot(labels.clamp(max=classes - 1), classes) * labelled  # (P, K)
+    truth = F.one_hot(labels.clamp(0, classes - 1), classes) * labelled  # (P, K)
     probabilities = probabilities * labelled
     return (probabilities * truth).sum(0), probabilities.sum(0), truth.sum(0).to(probabilities.dtype)
 

@@ -44,6 +44,8 @@ class ConfusionMatrix:
             raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size")
         if truth.numel() == 0:
             return
+        prediction, truth = (values.long() if values.dtype in (torch.uint16, torch.uint32) else values
+                             for values in (prediction, truth))  # torch has no minimum of these
         lowest, highest = int(prediction.min()), int(prediction.max())
         if not 0 <= lowest <= highest < self.classes:
             raise ValueError(f"prediction holds {lowest} to {highest}, but classes are 0 to {self.classes - 1}")

@@ -44,7 +44,8 @@ def point_labels(labels, points, seed, index, per="image", ignore=255):
     Returns:
         (H, W) uint8: the label at each chosen point, `ignore` elsewhere.
     """
-    kept = np.full_like(labels, ignore)
+    labels = np.asarray(labels)
+    kept = np.full(labels.shape, ignore, labels.dtype)  # not full_like: of a transposed map, reshape would be a copy
     chosen = choose_points(labels, points, seed, index, per, ignore)
     kept.reshape(-1)[chosen] = labels.reshape(-1)[chosen]
     return kept

@@ -49,7 +49,8 @@ def parse_args(argv=None):
          "of a scene's files, NAME.txt")
     flag("--checkpoint", required=True, help="best.pt or last.pt of a run")
     flag("--out", default=".", help="folder for the maps")
-    flag("--window", type=int, default=1024, help="side of what is read at a time, margins included, px")
+    flag("--window", type=int, help="side of what is read at a time, margins included, px; not given: 1024, or four margins "
+         "where that is more")
     flag("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's radius, "
          "which makes the result exact; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
@@ -180,6 +181,11 @@ if __name__ == "__main__":
         main(parse_args())
     except (ValueError, OSError) as error:
         print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        print("predict.py: out of memory: lower --window", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("predict.py: interrupted; nothing is left of the scene under way", file=sys.stderr)

@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import sys
 from collections import Counter
 from contextlib import ExitStack
@@ -327,8 +328,15 @@ def frequency_table(facts):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end it as Ctrl-C does: what is half-written is removed
     try:
         main(parse_args())
     except (ValueError, OSError) as error:
         print(f"prepare_data.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except MemoryError:
+        print("prepare_data.py: out of memory: lower --scale, or give scenes as tiled TIFFs", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("prepare_data.py: interrupted; nothing is left of the set under way", file=sys.stderr)
+        sys.exit(130)

@@ -45,6 +45,23 @@ class Run:
     board: object = None  # of --tensorboard
 
 
+def started_flags(out, defaults):
+    """The flags that the run in a folder was started with, as defaults for argparse; none where it has no readable args.json.
+
+    Args:
+        out: the run's folder; defaults: {flag: value} of this version.
+    Returns:
+        {flag: value}, numbers as text, so that argparse checks them as if they were typed.
+    """
+    try:
+        saved = json.loads(pathlib.Path(out, "args.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    names = (saved.keys() & defaults.keys()) - {"out", "resume", "stop_after"} if isinstance(saved, dict) else ()
+    return {name: str(saved[name]) if type(saved[name]) in (int, float) else saved[name] for name in names
+            if isinstance(saved[name], (list, dict)) == isinstance(defaults[name], list)}
+
+
 @contextlib.contextmanager
 def claimed_folder(args):
     """Within it, the run's folder is there and no other process writes to it.

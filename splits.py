@@ -81,6 +81,8 @@ def scene_splits(source, args):
         ValueError, OSError: a name that is no scene, place or split.
     """
     if args.split_list:
+        if len(args.split_list) > 1:
+            raise ValueError(f"--split-list {' '.join(map(str, args.split_list))}: give one CSV of scene,split")
         listed = {}
         for number, line in read_csv(args.split_list[0], ["scene", "split"]):
             listed[line["scene"]] = line["split"]

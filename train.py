@@ -35,7 +35,7 @@ from prepare_data import make_demo
 from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
 from reports import learning_curves, preview
 from runs import (Run, append_row, claimed_folder, describe, noted_signals, open_board, peak_memory_mb, resume, save,
-                  show_epoch)
+                  show_epoch, started_flags)
 from weak import learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
@@ -76,7 +76,7 @@ def parse_args(argv=None):
     flag("--jitter", type=float, default=0.1, help="brightness and contrast, standard deviations")
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; not given: runs/<data>-<model>-<n>, the next free n")
-    flag("--resume", action="store_true", help="go on with the run in --out")
+    flag("--resume", action="store_true", help="go on with the run in --out, whose flags hold unless given again")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test table is of: best "
          "validation mean IoU, or last step")
     flag("--seed", type=int, default=0, help="decides first weights, points, order and augmentation")
@@ -88,7 +88,11 @@ def parse_args(argv=None):
     flag("--compile", action="store_true", help="compile the network first: a minute or more, then faster")
     flag("--save-every", type=int, default=100, help="steps between two checkpoints within an epoch")
     flag("--limit-batches", type=int, default=0, help="train and validate on so few batches an epoch; 0 is all")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.resume and args.out:
+        parser.set_defaults(**started_flags(args.out, vars(args)))
+        args = parser.parse_args(argv)
+    return args
 
 
 def add_model_flags(parser):
@@ -402,9 +406,9 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
-              f"({str(error).splitlines()[0][:100]})", file=sys.stderr)
+              f"({str(error)[:100]!r})", file=sys.stderr)
         sys.exit(2)

@@ -7,6 +7,7 @@ import torch
 from metrics import class_map
 from resnet import pad_to_stride
 
+WINDOW = 1024  # px
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
 
 Window = collections.namedtuple("Window", "origin size keep_from keep_to")
@@ -16,7 +17,7 @@ def window_and_margin(window, margin, model):
     """The sizes asked for, brought to multiples of the network's stride.
 
     Args:
-        window: side with both margins, px; rounded up.
+        window: side with both margins, px; rounded up. None is WINDOW, or four margins where that is more.
         margin: px, rounded up; None is the network's radius.
         model: with .stride and .radius, px.
     Returns:
@@ -26,6 +27,8 @@ def window_and_margin(window, margin, model):
     """
     if margin is None:
         margin = MARGIN_WITHOUT_RADIUS if model.radius is None else model.radius
+    if window is None:
+        window = max(WINDOW, 4 * margin)
     if margin < 0 or window < 1:
         raise ValueError(f"--window {window} --margin {margin}: give a window of 1 px or more, a margin of 0 or more")
     window, margin = (-(-side // model.stride) * model.stride for side in (window, margin))

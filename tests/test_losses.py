@@ -75,6 +75,28 @@ def test_hardest_keeps_the_worst_labelled_pixels(hardest, kept):
     assert float(loss) == pytest.approx(sum(kept) / len(kept), abs=1e-12)
 
 
+def test_hardest_of_one_labelled_pixel_is_that_pixel_also_with_a_total():
+    labels = torch.full((1, 3, 3), 255, dtype=torch.uint8)
+    labels[0, 1, 1] = 0
+    plain = partial_cross_entropy(logits_3x3(), labels)
+    for weight in (None, torch.tensor([2.0, 1.0]).double()):
+        total = labelled_weight(labels, weight)
+        assert torch.allclose(partial_cross_entropy(logits_3x3(), labels, weight=weight, hardest=0.1, total=total), plain)
+
+
+@pytest.mark.parametrize("ignore", [-100, -1, 200])
+def test_any_value_may_be_the_ignored_one(ignore):
+    labels = LABELS.long()
+    other = torch.where(labels == 255, ignore, labels)
+    weight = torch.tensor([2.0, 1.0]).double()
+    for loss_function in (dice_loss, jaccard_loss, focal_loss, partial_cross_entropy):
+        assert torch.equal(loss_function(logits_3x3(), other, ignore=ignore), loss_function(logits_3x3(), labels))
+    for options in ({"weight": weight}, {"weight": weight, "hardest": 0.5}):
+        assert torch.equal(partial_cross_entropy(logits_3x3(), other, ignore=ignore, **options),
+                           partial_cross_entropy(logits_3x3(), labels, **options))
+    assert torch.equal(focal_loss(logits_3x3(), other, ignore=ignore, weight=weight), focal_loss(logits_3x3(), labels, weight=weight))
+
+
 @pytest.mark.parametrize("loss_function", ALL)
 @pytest.mark.parametrize("weight", [None, torch.tensor([2.0, 1.0])])
 def test_nothing_labelled_costs_nothing_and_pulls_nowhere(loss_function, weight):
@@ -159,6 +181,9 @@ def test_build_loss_adds_up():
         build_loss("ce+iou")
     with pytest.raises(ValueError, match="hardest"):
         build_loss("dice", hardest=0.5)
+    for hardest in (0.0, 1.5):
+        with pytest.raises(ValueError, match="hardest"):
+            build_loss("ce", hardest=hardest)
 
 
 def test_what_does_not_fit_is_refused():

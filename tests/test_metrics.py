@@ -45,6 +45,13 @@ def test_a_class_that_is_nowhere_is_nan_and_not_in_the_mean():
     assert "over 2 of 3 classes" in score_table(matrix, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.uint32, np.int64])
+def test_integers_of_every_kind_are_counted(dtype):
+    matrix = ConfusionMatrix(2)
+    matrix.update(np.array([0, 1, 1], dtype), np.array([0, 1, 255], dtype))
+    assert matrix.counts.tolist() == [[1, 0], [0, 1]]
+
+
 def test_a_perfect_prediction_scores_1_with_a_class_missing():
     matrix = ConfusionMatrix(3)
     matrix.update(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]))

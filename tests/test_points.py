@@ -26,6 +26,12 @@ def test_seeds_and_tiles_have_points_of_their_own():
     assert len(draws) == 16
 
 
+def test_a_map_in_another_memory_order_has_its_points_too():
+    for labels in (dense().T, np.asfortranarray(dense()), np.rot90(dense())):
+        assert np.array_equal(point_labels(labels, 5, 0, 0), point_labels(labels.copy(order="C"), 5, 0, 0))
+        assert (point_labels(labels, 5, 0, 0) != 255).sum() == 5
+
+
 def test_kept_labels_are_the_true_ones_and_exactly_k():
     labels = dense()
     kept = point_labels(labels, 20, 0, 0)

@@ -123,6 +123,19 @@ def test_a_torn_row_of_the_log_is_cut_off(data, tmp_path):
     assert (tmp_path / "run" / "log.csv").read_text() == whole
 
 
+def test_a_run_goes_on_by_its_folder_alone(data, tmp_path, monkeypatch):
+    flags = ["--data", str(data), "--width", "4", "--depth", "2", "--bs", "2", "--lr", "3e-4", "--no-flips", "--oversample", "c0",
+             "--epochs", "2", "--points", "3", "--final", "last", "--out", str(tmp_path / "run")]
+    train.main(train.parse_args([*flags, "--stop-after", "1"]))
+    monkeypatch.chdir(tmp_path)
+    args = train.parse_args(["--out", "run", "--resume"])
+    assert (args.lr, args.points, args.flips, args.oversample, args.stop_after) == (3e-4, 3, False, ["c0"], 0)
+    assert train.main(args)["checkpoint"].endswith("last.pt") and not (tmp_path / "data" / "demo").exists()
+    (tmp_path / "run" / "args.json").write_text('{"lr": [1], "epochs": "x')
+    with pytest.raises(ValueError, match="--lr was 0.0003"):  # so the flags have to be given
+        train.main(train.parse_args(["--out", "run", "--resume", "--data", str(data)]))
+
+
 def test_every_change_is_named_when_a_run_is_not_resumed(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     with pytest.raises(ValueError, match="--width was 4 and is 8 now; --lr was 0.001 and is 0.1 now"):

@@ -1,5 +1,7 @@
 """Windows tile a scene and, whatever the network, add up to the scene predicted whole, turned and mirrored too."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -50,6 +52,14 @@ def in_windows(model, image, window, margin, function):
             out[-1].append(part[:, :, row.keep_from - row.origin:row.keep_to - row.origin,
                                 col.keep_from - col.origin:col.keep_to - col.origin])
     return torch.cat([torch.cat(parts, 3) for parts in out], 2)
+
+
+def test_a_window_that_is_not_asked_for_holds_its_margins():
+    small, large = SimpleNamespace(stride=16, radius=107), SimpleNamespace(stride=32, radius=573)
+    assert window_and_margin(None, None, small) == (1024, 112)
+    assert window_and_margin(None, None, large) == (2304, 576)  # 4 * 573, up to the stride
+    with pytest.raises(ValueError, match="leaves nothing"):
+        window_and_margin(1024, None, large)
 
 
 EXACT = [("unet", {"depth": 3, "width": 4}), ("unet", {"depth": 3, "width": 4, "upsampling": "bilinear"}),
