@@ -59,7 +59,7 @@ def parse_args(argv=None):
     flag("--suggest", type=int, default=0, metavar="N", help="also name the N pixels of each scene to label next; "
          "0 is none")
     flag("--scale", type=float, help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
-         "what the training scenes were resized by; other than 1 holds a scene in memory")
+         "what the training scenes were resized by")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
     return parser.parse_args(argv)
@@ -111,15 +111,15 @@ def check_scene(raster, facts, checkpoint):
                          "values would mean something else; convert the scene as the training scenes were")
 
 
-class Pixels:
-    """A whole image in memory, in the place of a Raster's file."""
+class Resized:
+    """A raster at another size, in the place of a Raster's file."""
 
-    def __init__(self, pixels):
-        self.pixels = pixels
+    def __init__(self, raster, height, width):
+        self.raster, self.size = raster, (height, width)
 
     def copy(self, row, col, window):
         """Copy what lies at row, col into window (h, w, C)."""
-        window[:] = self.pixels[row:row + window.shape[0], col:col + window.shape[1]]
+        window[:] = resize(self.raster, *self.size, smooth=True, window=(row, col, *window.shape[:2]))
 
 
 def at_scale(raster, scale):
@@ -128,8 +128,8 @@ def at_scale(raster, scale):
         return raster
     height, width = scaled(raster.height, scale), scaled(raster.width, scale)
     georeference = raster.georeference and raster.georeference.window(0, 0, 1 / scale)
-    return dataclasses.replace(raster, source=Pixels(resize(raster, height, width, smooth=True)), height=height,
-                               width=width, georeference=georeference)
+    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height, width=width,
+                               georeference=georeference)
 
 
 def predicted_strips(model, raster, facts, device, args):

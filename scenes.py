@@ -1,6 +1,7 @@
 """One raw scene: its pixels, and its labels from a mask or from points, window by window at the scale asked for."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,26 +93,34 @@ class Stack:
             band += raster.bands
 
 
-def resize(raster, height, width, smooth):
-    """A whole raster at another size.
+def resize(raster, height, width, smooth, window=None):
+    """A raster at another size, or a window of that; only what lies under the window is read.
 
     Args:
         raster: Raster.
-        height, width: of the result, px.
+        height, width: of the whole result, px.
         smooth: average the valid pixels under each new one; else take the one at its centre, as class ids need it.
+        window: (row, col, height, width) inside the result, px; None is all of it.
     Returns:
-        (height, width, C) of the raster's dtype; where the pixel at the centre is no data, it stays as it is.
+        (h, w, C) of the raster's dtype; where the pixel at the centre is no data, it stays as it is.
     """
-    pixels = raster.read(0, 0, raster.height, raster.width)
-    rows = ((np.arange(height) + 0.5) * raster.height / height).astype(int)
-    cols = ((np.arange(width) + 0.5) * raster.width / width).astype(int)
+    row, col, h, w = window or (0, 0, height, width)
+    down, across = raster.height / height, raster.width / width  # px of the raster under one of the result
+    top, left = max(0, int(row * down) - 1), max(0, int(col * across) - 1)  # a pixel more: bilinear looks one beyond
+    bottom = min(raster.height, math.ceil((row + h) * down) + 1)
+    right = min(raster.width, math.ceil((col + w) * across) + 1)
+    pixels = raster.read(top, left, bottom - top, right - left)
+    rows = ((np.arange(row, row + h) + 0.5) * raster.height / height).astype(int) - top
+    cols = ((np.arange(col, col + w) + 0.5) * raster.width / width).astype(int) - left
+    box = (col * across - left, row * down - top, min((col + w) * across - left, right - left),
+           min((row + h) * down - top, bottom - top))
     resized = pixels[rows][:, cols]
     if not smooth:
         return resized
     method = Image.Resampling.BOX if height <= raster.height else Image.Resampling.BILINEAR
 
     def average(band):
-        return np.asarray(Image.fromarray(band.astype(np.float32)).resize((width, height), method))
+        return np.asarray(Image.fromarray(band.astype(np.float32)).resize((w, h), method, box))
 
     valid = ~raster.no_data(pixels)
     kept, share = valid[rows][:, cols], np.maximum(average(valid), 1e-6)
@@ -122,7 +131,7 @@ def resize(raster, height, width, smooth):
 
 
 class ScaledRaster:
-    """A raster file at another scale: read in windows at scale 1, else resized whole at the first read.
+    """A raster file at another scale, read in windows.
 
     Args:
         path: the image, a list of images, or the mask.
@@ -131,7 +140,7 @@ class ScaledRaster:
     """
 
     def __init__(self, path, source, smooth):
-        self.path, self.raster, self.smooth, self.pixels = path, open_scene(path, source.max_pixels), smooth, None
+        self.path, self.raster, self.smooth = path, open_scene(path, source.max_pixels), smooth
         scale = source.scale
         self.height, self.width = scaled(self.raster.height, scale), scaled(self.raster.width, scale)
 
@@ -139,9 +148,7 @@ class ScaledRaster:
         """(height, width, C) pixels of a window that lies inside."""
         if (self.height, self.width) == (self.raster.height, self.raster.width):
             return self.raster.read(row, col, height, width)
-        if self.pixels is None:
-            self.pixels = resize(self.raster, self.height, self.width, self.smooth)
-        return self.pixels[row:row + height, col:col + width]
+        return resize(self.raster, self.height, self.width, self.smooth, (row, col, height, width))
 
 
 class SceneReader:

@@ -143,6 +143,18 @@ def test_images_are_averaged_and_masks_are_not(tmp_path, dtype):
     assert resized(tmp_path, pixels[:, :2], 4, 4, smooth=False) == [[0, 0, 4, 4]] * 2 + [[8, 8, 8, 8]] * 2
 
 
+@pytest.mark.parametrize("height, width, apart", [(32, 24, 0), (64, 48, 0), (128, 96, 0), (23, 37, 1), (90, 101, 1)])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_windows_of_a_resized_raster_are_those_of_the_whole(tmp_path, height, width, apart, smooth):
+    pixels = np.random.default_rng(0).integers(0, 250, (64, 48)).astype(np.uint8)
+    with open_raster(save(pixels, tmp_path / "band.tif")) as raster:
+        whole = resize(raster, height, width, smooth).astype(int)
+        for row, col, h, w in [(0, 0, 9, 9), (5, 7, 3, 11), (height - 4, width - 5, 4, 5), (0, width - 1, height, 1)]:
+            part = resize(raster, height, width, smooth, (row, col, h, w)).astype(int)
+            assert part.shape == (h, w, 1)
+            assert np.abs(part - whole[row:row + h, col:col + w]).max() <= (apart if smooth else 0)
+
+
 def test_missing_pixels_do_not_spread_when_images_are_averaged(tmp_path):
     assert resized(tmp_path, np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8), 1, 2, True, nodata=0) == [[0, 7]]
     pixels = np.array([[3, 5], [np.nan, 7]], np.float32)
