@@ -1,10 +1,10 @@
-"""How the cost of training grows: seconds an epoch and peak memory by tiles, classes, bands and side of a tile.
+"""How cost grows: with tiles, classes, bands and the side of a tile in training, with a scene's area in prediction.
 
-    python bench/growth.py                 a table, results/growth.csv and docs/growth.png; some minutes
+    python bench/growth.py                 a table, results/growth.csv and docs/growth.png; a quarter of an hour
     python bench/growth.py --quick         two small sizes of each, to see that it runs
 
-Each row is a run of train.py on a synthetic set, two epochs of which the second counts. How prediction grows
-with a scene's area is not measured here.
+Training: two epochs of train.py on a synthetic set, of which the second counts. Prediction: predict.py on a synthetic scene,
+start-up and files included. Rows that are in the table already are not measured again.
 """
 
 import argparse
@@ -18,35 +18,60 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before b
 
 from data import HelpFormatter
 from figures import curves, save_png
-from measure import append_rows, markdown, write_synthetic_set
+from measure import append_rows, markdown, measured, synthetic_tiles, write_synthetic_set
+from raster import write_geotiff
 from run_table import ROOT
 
 USUAL = {"tiles": 64, "classes": 7, "bands": 3, "side": 128}
-SIZES = {"tiles": (32, 64, 128, 256), "classes": (2, 5, 10, 23), "bands": (3, 4, 8, 13), "side": (64, 128, 256, 512)}
-QUICK = {"tiles": (4, 8), "classes": (2, 23), "bands": (3, 13), "side": (32, 64)}
+SIZES = {"tiles": (32, 64, 128, 256), "classes": (2, 5, 10, 23), "bands": (3, 4, 8, 13), "side": (64, 128, 256, 512),
+         "scene": (1024, 2048, 4096, 8192)}
+QUICK = {"tiles": (4, 8), "classes": (2, 23), "bands": (3, 13), "side": (32, 64), "scene": (64, 128)}
+TABLE = ROOT / "results" / "growth.csv"
 
 
-def epoch_cost(tiles, classes, bands, side, flags):
-    """Train twice over a synthetic set; returns the second epoch's row of log.csv.
+def train(folder, tiles, classes, bands, side, width):
+    """Train for two epochs on a synthetic set; returns the second one's row of log.csv.
 
     Args:
+        folder: pathlib.Path, for the set and the run.
         tiles: training tiles; classes, bands: K, C; side: of a tile, px.
-        flags: more of train.py's flags.
+        width: of the U-Net.
     """
+    write_synthetic_set(folder / "set", {"train": tiles, "val": 4, "test": 1}, side, bands, classes)
+    command = [sys.executable, ROOT / "train.py", "--data", folder / "set", "--out", folder / "run", "--bs", 4,
+               "--epochs", 2, "--width", width]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"train.py failed: {done.stderr.strip().splitlines()[-1:]}")
+    with open(folder / "run" / "log.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))[-1]
+
+
+def cost(what, value, usual, width):
+    """Seconds (of an epoch, or of a scene) and peak memory, MB, where one of USUAL, or the scene's side, px, is `value`."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        write_synthetic_set(folder / "set", {"train": tiles, "val": 4, "test": 1}, side, bands, classes)
-        command = [sys.executable, ROOT / "train.py", "--data", folder / "set", "--out", folder / "run", "--bs", 4,
-                   "--epochs", 2, *flags]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise ValueError(f"train.py failed: {done.stderr.strip().splitlines()[-1:]}")
-        with open(folder / "run" / "log.csv", newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))[-1]
+        if what != "scene":
+            row = train(folder, **{**usual, what: value}, width=width)
+            return float(row["seconds"]), float(row["peak_memory_mb"])
+        train(folder, **{**usual, "tiles": 4}, width=width)
+        strip = synthetic_tiles(1, value, usual["bands"], usual["classes"])[0][0][:min(512, value)]  # over and over
+        strips = (strip[:value - row] for row in range(0, value, 512))
+        write_geotiff(folder / "scene.tif", strips, value, value, usual["bands"], "uint8", level=1)
+        used = measured("predict.py", "--checkpoint", folder / "run" / "last.pt", "--out", folder, folder / "scene.tif")
+        return used["wall_s"], used["resident_mb"]
+
+
+def read_rows():
+    """The rows that are there: {(what grows, its value as text): row}."""
+    if not TABLE.exists():
+        return {}
+    with open(TABLE, newline="", encoding="utf-8") as file:
+        return {(row["grows"], row["to"]): row for row in csv.DictReader(file)}
 
 
 def main():
-    """Measure, print the table, append its rows, draw the figure."""
+    """Measure what is missing, a row at a time, print the table, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes only; writes no figure and no rows")
     parser.add_argument("--width", type=int, default=16, help="of the U-Net")
@@ -54,20 +79,23 @@ def main():
     args = parser.parse_args()
     usual, sizes = ({**USUAL, "tiles": 8, "side": 32}, QUICK) if args.quick else (USUAL, SIZES)
     rows, lines = [], {}
-    for what, values in sizes.items():
-        for value in values:
-            row = epoch_cost(**{**usual, what: value}, flags=["--width", args.width])
-            seconds, memory = float(row["seconds"]), float(row["peak_memory_mb"])
-            rows.append({"grows": what, **usual, what: value, "s an epoch": f"{seconds:.2f}",
-                         "peak memory, MiB": f"{memory:.0f}", "waiting for input": f"{float(row['waiting_share']):.1%}"})
-            lines.setdefault(what, []).append((value, seconds))
-            print(f"{what} {value}: {seconds:.2f} s, {memory:.0f} MiB", file=sys.stderr, flush=True)
+    there = {} if args.quick else read_rows()
+    for what, value in ((what, value) for what, values in sizes.items() for value in values):
+        row = there.get((what, str(value)))
+        if row is None:
+            seconds, memory = cost(what, value, usual, args.width)
+            row = {"grows": what, "to": value, "s": f"{seconds:.2f}", "peak memory, MB": f"{memory:.0f}"}
+            if not args.quick:
+                append_rows(TABLE, [row], " ".join(["python", *sys.argv]), args.threads)
+        rows.append({key: row[key] for key in ("grows", "to", "s", "peak memory, MB")})
+        size = value ** 2 if what in ("side", "scene") else value  # area
+        lines.setdefault({"side": "area of a tile", "scene": "area of a scene"}.get(what, what), []).append((size, float(row["s"])))
+        print(f"{what} {value}: {row['s']} s, {row['peak memory, MB']} MB", file=sys.stderr, flush=True)
     print(markdown(rows))
     if not args.quick:
-        append_rows(ROOT / "results" / "growth.csv", rows, " ".join(["python", *sys.argv]), args.threads)
-        # Relative to the smallest, so that four subjects fit on one pair of axes.
+        # Relative to the smallest, so that five subjects fit on one pair of axes.
         relative = {name: [(x / line[0][0], y / line[0][1]) for x, y in line] for name, line in lines.items()}
-        save_png(curves(relative, "times the smallest", "seconds an epoch, times the smallest's"), ROOT / "docs" / "growth.png")
+        save_png(curves(relative, "times the smallest", "seconds, times the smallest's"), ROOT / "docs" / "growth.png")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """What the speed commands share: calls timed in turns, synthetic prepared sets, rows of a table."""
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
 import torch
 
-from run_table import append, commit, processor
+from run_table import ROOT, append, commit, processor
 
 
 def wait_for_device():
@@ -35,6 +38,17 @@ def in_turns(calls, repeats):
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measured(*command):
+    """Run a script of ours as a process of its own; returns a dict of wall_s, cpu_s, and resident_mb at most."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ValueError(f"{' '.join(map(str, command))} failed")
+    return {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime,
+            "resident_mb": usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
 
 
 def matrix_product(side, dtype=torch.float32, device="cpu"):

@@ -13,15 +13,14 @@ rasterio.
 
 import argparse
 import csv
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
 
+from measure import measured
 from run_table import ROOT, commit, processor
 
 sys.path.insert(0, str(ROOT))
@@ -166,17 +165,6 @@ def write_scene(args, height, width):
         strips = (ground(min(512, height - row), width, BANDS, row) for row in range(0, height, 512))
         write_geotiff(path, strips, height, width, BANDS, "uint16", level=1)
     return path
-
-
-def measured(*command):
-    """Run a command of ours; returns its wall-clock s, CPU s and most resident MB."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise ValueError(f"{' '.join(map(str, command))} failed")
-    return {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime,
-            "resident_mb": usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
 
 
 def predict(args):

@@ -1,6 +1,5 @@
 """A prepared set is believed only as far as its dataset.json makes sense and its arrays are what it says."""
 
-import json
 
 import numpy as np
 import pytest
