@@ -220,6 +220,21 @@ def _draw(how, side, target, bands, random):
     return frame, np.exp(light[0]), light[1]
 
 
+def thin_labels(labels, share, seed, epoch, places, ignore=255):
+    """Forget labels at random, others at each visit, so that a step learns from a part of a tile's points.
+
+    Args:
+        labels: (B, H, W) uint8.
+        share: kept of them, each by a draw of its own, 0 to 1.
+        seed, epoch, places: as in `augment`.
+    Returns:
+        (B, H, W) uint8.
+    """
+    kept = np.stack([np.random.default_rng([seed, epoch, int(place), 3]).random(labels.shape[1:], np.float32) < share
+                     for place in places])  # 3: a stream of its own; augment and weak.py draw from others
+    return torch.where(to_device(kept, labels.device), labels, ignore).to(torch.uint8)
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows a flag's default where it is a value: not for switches, nor where the text says what happens without."""
 
@@ -243,6 +258,11 @@ def pick_device(name="auto"):
     if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
     return torch.device(name)
+
+
+def out_of_memory(error):
+    """Whether an exception says that memory ran out: numpy's, torch's on the CPU or on a card."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
 
 
 def epoch_order(count, seed, epoch, weights=None):

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from checkpoint import load_checkpoint, load_model
 from compare import common_data, run_checkpoint, write_comparison
-from data import HelpFormatter, Tiles, normalise, pick_device, prefetch
+from data import HelpFormatter, Tiles, normalise, out_of_memory, pick_device, prefetch
 from figures import confusion_figure, save_png
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, plain, score_table
@@ -233,7 +233,7 @@ if __name__ == "__main__":
         print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         print("evaluate.py: out of memory: lower --bs", file=sys.stderr)
         sys.exit(2)

@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import HelpFormatter, normalise, pick_device
+from data import HelpFormatter, normalise, out_of_memory, pick_device
 from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
@@ -44,24 +44,26 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Class maps of whole scenes with the network of a checkpoint.",
                                      epilog="example: python predict.py --checkpoint runs/demo/best.pt scene.tif",
                                      formatter_class=HelpFormatter)
-    flag = parser.add_argument
+    flag = parser.add_argument_group("what to map").add_argument
     flag("scenes", nargs="+", metavar="SCENE", help="GeoTIFF, TIFF, PNG or JPEG with the bands trained on, or a list "
          "of a scene's files, NAME.txt")
     flag("--checkpoint", required=True, help="best.pt or last.pt of a run")
+    flag("--scale", type=float, help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
+         "what the training scenes were resized by")
+    flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
+    flag = parser.add_argument_group("what to write").add_argument
     flag("--out", default=".", help="folder for the maps")
+    flag("--probabilities", action="store_true", help="also write those of every class, and the map's confidence")
+    flag("--suggest", type=int, default=0, metavar="N", help="also name the N pixels of each scene to label next; "
+         "0 is none")
+    flag = parser.add_argument_group("how").add_argument
     flag("--window", type=int, help="side of what is read at a time, margins included, px; not given: 1024, or four margins "
          "where that is more")
     flag("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's radius, "
          "which makes the result exact; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
          "maps in eight times the time")
-    flag("--probabilities", action="store_true", help="also write those of every class, and the map's confidence")
-    flag("--suggest", type=int, default=0, metavar="N", help="also name the N pixels of each scene to label next; "
-         "0 is none")
-    flag("--scale", type=float, help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
-         "what the training scenes were resized by")
-    flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
-    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
+    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
 
 
@@ -183,7 +185,7 @@ if __name__ == "__main__":
         print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         print("predict.py: out of memory: lower --window", file=sys.stderr)
         sys.exit(2)

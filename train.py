@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import (Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, pick_device, prefetch,
-                  sampling_weights)
+from data import (Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, out_of_memory, pick_device,
+                  prefetch, sampling_weights, thin_labels)
 from evaluate import amp_dtype, evaluate, write_scores
 from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
@@ -102,6 +102,8 @@ def add_model_flags(parser):
     flag("--points", type=int, help="labelled pixels kept of each training tile; 0 keeps every label; not given: 20, or 0 "
          "where under 1 %% of the pixels are labelled to begin with")
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
+    flag("--points-share", type=float, default=1.0, help="share of a tile's labels that a step learns from, others each time, "
+         "0 to 1")
     flag("--point-jitter", type=float, default=0.0, help="how far off the points are put, px, standard deviation, while their "
          "labels stay: what wrong clicks cost")
     flag("--oversample", nargs="+", default=[], metavar="CLASS", help="rare classes whose tiles are visited more often")
@@ -137,7 +139,7 @@ def check_args(args):
               "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
               "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
-              "crf": (0, 10), "point_jitter": (0, 1000)}
+              "crf": (0, 10), "point_jitter": (0, 1000), "points_share": (1e-6, 1)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
@@ -287,6 +289,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         images, labels = augment(images, labels, how, args.seed, run.epoch, places, tiles.ignore)
         torch.manual_seed(args.seed + run.epoch * steps + step)  # dropout, too, is a function of the step
         layers = labels if labels.ndim == 4 else labels[:, None]  # (B, L, S', S'): the points first
+        if args.points_share < 1:
+            layers[:, 0] = thin_labels(layers[:, 0], args.points_share, args.seed, run.epoch, places, tiles.ignore)
         total = sum_over_ranks(labelled_weight(layers[:, 0], run.weight, tiles.ignore))
         chunks = [part.chunk(args.accumulate) for part in (images, layers, torch.tensor(places))]
         beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
@@ -407,7 +411,7 @@ if __name__ == "__main__":
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if not out_of_memory(error):
             raise
         print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
               f"({str(error)[:100]!r})", file=sys.stderr)

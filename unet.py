@@ -86,7 +86,8 @@ class UNet(nn.Module):
     Attributes:
         stride, radius: px; see `models.build_model`.
     Source: Ronneberger 2015, "U-Net", figure 1. Differs from the paper in padded convolutions, so that the output has
-        the input's size, and in batch norm. Width 64, depth 4, 3 bands, 2 classes: 31,037,698 parameters.
+        the input's size, and in batch norm. Width 64, depth 4, 3 bands, 2 classes: 31,037,698 parameters, as in
+        github.com/milesial/Pytorch-UNet.
     """
 
     def __init__(self, bands, classes, width=16, depth=4, fusion="none", fusion_at="bottleneck", stem=1,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data import to_device
 from losses import partial_cross_entropy
 
 SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0
@@ -63,7 +64,7 @@ def learn_beyond(model, average, images, layers, places, weights, threshold, ran
     if weights["teacher"]:
         with torch.no_grad():
             targets = teacher_targets(average(images).float(), layers[:, 0], seen, threshold, ignore)
-        boxes = cut_boxes(*random_key, places, *images.shape[2:]).to(images.device)
+        boxes = to_device(cut_boxes(*random_key, places, *images.shape[2:]), images.device)
         views = torch.cat([images, cut_mix(strong_view(images, *random_key, places), boxes)])
     # One pass for both views: batch norm then sees in training the mixture that its running statistics are of.
     logits = model(views.contiguous(memory_format=torch.channels_last))
@@ -137,7 +138,7 @@ def strong_view(images, seed, epoch, places):
         random = np.random.default_rng([seed, epoch, int(place), 1])  # 1: augment draws from the key without it
         light = random.normal(0, STRONG_JITTER, (2, 1)) + random.normal(0, STRONG_JITTER / 2, (2, bands))
         draws.append(np.concatenate([np.exp(light[0]), light[1], [random.random() < 0.5]]))
-    draws = torch.from_numpy(np.stack(draws)).float().to(images.device)[:, :, None, None]  # (B, 2C + 1, 1, 1)
+    draws = to_device(np.stack(draws), images.device).float()[:, :, None, None]  # (B, 2C + 1, 1, 1)
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     images = torch.where(draws[:, -1:] > 0, blurred, images)
     return images * draws[:, :bands] + draws[:, bands:-1]

@@ -45,6 +45,7 @@ CATALAN = "--model resunet --upsampling transposed"
 NETWORKS = {  # name: flags; the network whose place it takes, to say what the change brings
     "unet-depth4": ("--model unet", None),
     "unet-depth3": ("--model unet --depth 3", "unet-depth4"),
+    "unet-stem2": ("--model unet --stem 2", "unet-depth4"),
     "unet-depth5": ("--model unet --depth 5", "unet-depth4"),
     "unet-concat": ("--model unet --fusion concat", "unet-depth4"),
     "unet-sum": ("--model unet --fusion sum", "unet-depth4"),

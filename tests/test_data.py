@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data import Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights
+from data import (Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights,
+                  thin_labels)
 from facts import load_facts
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
@@ -203,6 +204,16 @@ def test_jitter_scales_and_shifts_bands():
     offset, gain = moved[0], moved[1] - moved[0]
     assert (offset.std((1, 2)) < 1e-5).all() and len(offset[:, 0, 0].unique()) == 3  # one offset a band
     assert offset.abs().max() <= 0.3 and (gain.log().abs() <= 0.3 + 1e-5).all() and (gain != 1).any()
+
+
+def test_thinned_labels_are_a_share_of_them_and_others_at_each_visit():
+    labels = torch.ones(3, 64, 64, dtype=torch.uint8)
+    labels[:, :8] = 255
+    thin = thin_labels(labels, 0.25, 0, 1, [5, 6, 7])
+    assert thin.dtype == torch.uint8 and (thin[:, :8] == 255).all() and set(thin.unique().tolist()) == {1, 255}
+    assert 0.22 < (thin[:, 8:] == 1).float().mean() < 0.28
+    assert torch.equal(thin[1], thin_labels(labels[:1], 0.25, 0, 1, [6])[0])
+    assert not torch.equal(thin, thin_labels(labels, 0.25, 0, 2, [5, 6, 7]))
 
 
 def test_epochs_visit_every_tile_once_in_an_order_of_their_own():

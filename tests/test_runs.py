@@ -23,7 +23,7 @@ ROOT = pathlib.Path(train.__file__).parent
 # Everything random in play at once.
 RICH = ["--epochs", "3", "--bs", "1", "--dropout", "0.2", "--rotate", "10", "--zoom", "1.2", "--jitter", "0.1", "--ema", "0.9",
         "--loss", "ce+jaccard", "--class-weights", "sqrt", "--save-every", "2", "--superpixels", "4", "--teacher", "0.5",
-        "--crf", "0.1", "--point-jitter", "1"]
+        "--crf", "0.1", "--point-jitter", "1", "--points-share", "0.5"]
 # A process that kills itself at the n-th call of one of train.py's functions: in a step, before a checkpoint takes its
 # name, or between an epoch's row and its checkpoint.
 KILLED = """

@@ -1,0 +1,91 @@
+"""What each step of tuning partial cross-entropy brings, judged on training places that training does not see.
+
+    python bench/tune.py --dubai FOLDER --jobs 2        FOLDER holds the images of Dubai as they were published
+    python bench/tune.py --points 1 20 --only base ema  some numbers of points a tile, some settings
+
+Folds of Dubai: train on places 4, 5, 7, 8, judge on 2 and 6; train on 4, 6, 7, 8, judge on 2 and 5. Places 1 and 3 are never
+looked at. Folds of the demo: judge on places 1 to 4, or 5 to 8; train on the others but 11 and 12. Each setting
+differs from `base` in the flags given. Judged are the weights of the last step. Rows go to results/tune.csv; what is there is skipped.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+from few_points import mean_and_spread
+from run_table import ROOT, read_rows, run_missing
+
+TABLE = ROOT / "results" / "tune.csv"
+BASE = {"dubai": "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 15 --loss ce+jaccard --jitter 0.2 --final last".split(),
+        "demo": "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()}
+FOLDS = {"dubai": {"a": ["2", "6"], "b": ["2", "5"]},
+         "demo": {"a": [f"place_0{place}" for place in (1, 2, 3, 4)], "b": [f"place_0{place}" for place in (5, 6, 7, 8)]}}
+TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every fold
+SETTINGS = {  # what differs from the base; of a flag given twice the last counts
+    "base": [], "twice the epochs": ["--epochs", "30"], "plateau": ["--schedule", "plateau"], "no jitter": ["--jitter", "0"],
+    "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "class weights sqrt": ["--class-weights", "sqrt"],
+    "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
+    "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
+    "half of the points a step": ["--points-share", "0.5"], "superpixels": ["--superpixels", "8"],
+    "superpixels, class weights": ["--superpixels", "8", "--class-weights", "sqrt"]}
+SAME = {"demo": ("no jitter", "plain cross-entropy"), "dubai": ()}  # as the base
+
+
+def prepare(name, source, fold, places):
+    """Prepare a fold of Dubai or the demo, if it is missing; returns its folder.
+
+    The places judged on are its validation and its test split: the set's own test places are not in it at all.
+    """
+    folder = pathlib.Path("data", "tune", f"{name}-{fold}")
+    if not (ROOT / folder).exists():
+        kind = ["dubai", "--src", source, "--scale", "0.5", "--tile", "256", "--min-labelled", "20000"] if source else ["demo"]
+        subprocess.run([sys.executable, "prepare_data.py", *kind, "--val-places", *places,
+                        "--test-places", *TEST[name], "--out", folder], cwd=ROOT, check=True)
+        for kind in ("images", "labels"):
+            shutil.copy(ROOT / folder / f"val_{kind}.npy", ROOT / folder / f"test_{kind}.npy")
+        facts = json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
+        facts["tiles"]["test"], facts["pixels"]["test"] = facts["tiles"]["val"], facts["pixels"]["val"]
+        (ROOT / folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+        rows = [line for line in (ROOT / folder / "tiles.csv").read_text(encoding="utf-8").splitlines() if not line.startswith("test,")]
+        rows += ["test" + line.removeprefix("val") for line in rows if line.startswith("val,")]
+        (ROOT / folder / "tiles.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+def main(args):
+    """Run what is missing, then print and write the table."""
+    lines = ["Written by `python bench/tune.py` from tune.csv: on training places that were held out.", "",
+             "| set | points a tile | setting | mean IoU, a fold each | gain over base, points of mean IoU |", "|---|---|---|---|---|"]
+    for name, source in {"demo": None, **({"dubai": args.dubai} if args.dubai else {})}.items():
+        folders = {fold: prepare(name, source, fold, places) for fold, places in FOLDS[name].items()}
+        for points in args.points:
+            cells = {setting: [(f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}",
+                                ["--data", folder, *BASE[name], *flags, "--points", points])
+                               for fold, folder in folders.items()]
+                     for setting, flags in SETTINGS.items() if setting.startswith(tuple(args.only)) and setting not in SAME[name]}
+            run_missing(TABLE, sum(cells.values(), []), ROOT / "runs" / "tune", args.jobs)
+            rows = read_rows(TABLE)
+            scores = {setting: [float(rows[run]["miou"]) for run, _ in runs] for setting, runs in cells.items()}
+            for setting, values in scores.items():
+                gains = [100 * (mine - base) for mine, base in zip(values, scores.get("base", ()))] if setting != "base" else []
+                lines.append(f"| {name} | {points or 'all'} | {setting} | {' '.join(f'{value:.3f}' for value in values)} | "
+                             f"{mean_and_spread(gains, '+.1f') if gains else ''} |")
+    TABLE.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+
+
+def parse_args(argv=None):
+    """The command line; `python bench/tune.py --help` shows it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dubai", help="the published folder; not given: the demo only")
+    parser.add_argument("--points", type=int, nargs="+", default=[1, 20], help="a tile; 0: every label")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so")
+    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main(parse_args())
