@@ -252,7 +252,7 @@ def _ticks(span, most=6, whole=False):
     return {number * step: f"{number * step:,.{decimals}f}" for number in numbers}
 
 
-def curves(series, x_label, y_label, title=None, y_limits=None):
+def curves(series, x_label, y_label, title=None, y_limits=None, x_ticks=None):
     """Lines over common axes with round ticks, a grid and a legend; a point that is not finite is left out.
 
     Args:
@@ -260,13 +260,14 @@ def curves(series, x_label, y_label, title=None, y_limits=None):
         x_label, y_label: with their units.
         title: text above all.
         y_limits: (low, high) of the y axis; None: those of the values.
+        x_ticks: {x: text} of the x axis, such as {0: "1", 2: "100"} where x is a logarithm; None: round numbers.
     Returns:
         PIL.Image.
     """
     lines = [[point for point in line if all(map(math.isfinite, point))] for line in series.values()]
     xs, ys = ([point[axis] for line in lines for point in line] for axis in (0, 1))
     x_span, y_span = _span(xs), y_limits or _span(ys)
-    x_ticks, y_ticks = _ticks(x_span, whole=all(x == int(x) for x in xs)), _ticks(y_span)
+    x_ticks, y_ticks = x_ticks or _ticks(x_span, whole=all(x == int(x) for x in xs)), _ticks(y_span)
     width, height, inset = 1030, 560, 18  # px, of the plot, and what is kept free inside its four sides
 
     def to_pixel(x, y):

@@ -169,13 +169,14 @@ def figure(cells, rows, title):
         if not values or cell.note or cell.method == FRESH:
             continue
         mean, off = statistics.mean(values), spread(values)
-        xs = [math.log10(cell.points)] if cell.points else [0, math.log10(max(c.points for c in cells))]
+        xs = [math.log10(cell.points)] if cell.points else [-0.05, math.log10(max(c.points for c in cells)) + 0.3]
         line = series.setdefault(cell.method, [])
         beside = 0.025 * list(series).index(cell.method)
         line += [(x + beside, y) for x in xs for y in (mean, mean + off, mean - off, mean)]  # up, down and back
     if not series:
         return None
-    return curves(series, "points a tile, powers of ten: 0 is 1 point, 1 is 10, 2 is 100", "mean IoU, test split", title)
+    ticks = {math.log10(k): str(k) for k in sorted({cell.points for cell in cells if cell.points})}
+    return curves(series, "points a tile", "mean IoU, test split; strokes: one standard deviation over draws", title, x_ticks=ticks)
 
 
 def parse_args(argv=None):
