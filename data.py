@@ -38,7 +38,7 @@ class Tiles:
         patches: (N, H, W) uint8, labels that superpixels lend; None before `lend_points`.
         labelled_pixels: labelled pixels a run is given, over all tiles.
         class_counts: (K,) int64, the same by class.
-        tile_counts: (N, K) int64, the same by tile and class; None with points=0.
+        tile_counts: (N, K) int64, the same by tile and class; None with points=0, where all labels would be read.
     Raises:
         ValueError, OSError: as `load_facts`, or no tile in this split.
     """
@@ -264,14 +264,14 @@ def sampling_weights(tiles, rare, threshold, factor):
     """Weights that visit tiles holding rare classes more often, in place of copies on disk.
 
     Args:
-        tiles: Tiles with points, whose labels the run is given; of the others it may not look which holds what.
+        tiles: Tiles, of which only the labels count that the run is given: the points, or with points=0 every one.
         rare: class names; none: every tile is visited once.
         threshold: share of a tile's labelled pixels that must be of rare classes, 0..1; more than this counts.
         factor: how much more often such a tile is drawn.
     Returns:
         (N,) float64, or None without rare classes.
     Raises:
-        ValueError: a class that the set does not have, or tiles without points.
+        ValueError: a class that the set does not have.
     """
     if not rare:
         return None
@@ -279,9 +279,10 @@ def sampling_weights(tiles, rare, threshold, factor):
     strangers = [name for name in rare if name not in names]
     if strangers:
         raise ValueError(f"--oversample {strangers[0]}: {tiles.facts['name']} has the classes {', '.join(names)}")
-    if tiles.tile_counts is None:
-        raise ValueError("--oversample counts points, tile by tile: give --points")
-    share = tiles.tile_counts[:, [names.index(name) for name in rare]].sum(1) / np.maximum(tiles.tile_counts.sum(1), 1)
+    counts = tiles.tile_counts
+    if counts is None:
+        counts = np.array([np.bincount(tile.reshape(-1), minlength=256)[:len(names)] for tile in tiles.labels.numpy()])
+    share = counts[:, [names.index(name) for name in rare]].sum(1) / np.maximum(counts.sum(1), 1)
     return np.where(share > threshold, float(factor), 1.0)
 
 

@@ -108,7 +108,7 @@ def check_args(args):
     if args.val_places and (args.split_by or args.split_list):
         raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
     if args.overlap and args.split_by == "tile":
-        raise ValueError(f"--overlap {args.overlap}: the shared pixels would be in two splits with --split-by tile: leave one out")
+        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share pixels: leave one out")
     fine = {"scale": 0 < args.scale <= 16, "tile": 0 < args.tile <= 2**14, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or 0 < args.gsd < 1e9, "seed": args.seed >= 0,
             "max_cloud": 0 <= args.max_cloud <= 1, "reflectance": args.reflectance is None or args.reflectance > 0,

@@ -221,8 +221,18 @@ def test_rare_classes_are_visited_more_often(tmp_path):
     assert visits[1] == pytest.approx(4 / 7, abs=0.03)
     with pytest.raises(ValueError, match="--oversample moss: made has the classes c0, c1, c2"):
         sampling_weights(tiles, ["moss"], 0.05, 4)
-    with pytest.raises(ValueError, match="give --points"):
-        sampling_weights(Tiles(tmp_path, "train"), ["c1"], 0.05, 4)
+
+
+def test_rare_classes_are_counted_over_every_label_where_there_are_no_points(tmp_path):
+    write_set(tmp_path, count=4)
+    labels = np.full((4, 8, 8), 0, np.uint8)
+    labels[1, 0, :4] = 1  # 4 of 64 px, more than 5 %
+    labels[2, 0, :3] = 1  # 3 of 64 px
+    labels[3], labels[3, 0, 0] = 255, 1  # the only label of its tile
+    np.save(tmp_path / "train_labels.npy", labels)
+    tiles = Tiles(tmp_path, "train")
+    assert sampling_weights(tiles, ["c1"], 0.05, 4).tolist() == [1, 4, 1, 4]
+    assert sampling_weights(tiles, ["c2"], 0, 4).tolist() == [1, 1, 1, 1] and sampling_weights(tiles, [], 0, 4) is None
 
 
 def test_prefetch_keeps_order_and_hands_on_errors():
