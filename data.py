@@ -73,13 +73,18 @@ class Tiles:
             positions[index, :len(kept)] = moved
             classes[index, :len(kept)] = self.labels[index].numpy().reshape(-1)[where[kept]]
             counts[index] = np.bincount(classes[index, :len(kept)], minlength=256)
-        known = len(self.facts["classes"])
-        if counts[:, known:].any():
-            raise ValueError(f"{self.facts['name']}: tile {int(counts[:, known:].any(1).argmax())} holds a label that is "
-                             f"none of its {known} classes: prepare the data set again")
         self.positions, self.classes = torch.from_numpy(positions), torch.from_numpy(classes)  # (N, P), (N, P)
-        self.tile_counts = counts[:, :known]
+        self._check_labels(self.classes, range(len(chosen)))
+        self.tile_counts = counts[:, :len(self.facts["classes"])]
         self.class_counts = self.tile_counts.sum(0)
+
+    def _check_labels(self, labels, indices):
+        """Refuse uint8 labels (B, ...) of these tiles that are neither a class nor `ignore`."""
+        known = len(self.facts["classes"])
+        if labels.numel() and (labels + 1).max() > known:  # uint8: 255, no label, becomes 0
+            tile = indices[int(((labels + 1).flatten(1) > known).any(1).long().argmax())]
+            raise ValueError(f"{self.facts['name']}: tile {int(tile)} holds a label that is none of its {known} "
+                             "classes: prepare the data set again")
 
     def lend_points(self, size):
         """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
@@ -95,6 +100,8 @@ class Tiles:
         self.images = self.images.to(device)
         self.patches = None if self.patches is None else self.patches.to(device)
         if self.positions is None:
+            for index, labels in enumerate(self.labels):  # here, as looking at them on the device would make it wait
+                self._check_labels(labels[None], [index])
             self.labels = self.labels.to(device)
         else:
             self.positions, self.classes = self.positions.to(device), self.classes.to(device)
@@ -107,11 +114,16 @@ class Tiles:
             indices: (B,) tile indices.
         Returns:
             images (B, H, W, C) as stored, labels (B, H, W) uint8 with 255 wherever the run may not look.
+        Raises:
+            ValueError: a label that is no class.
         """
         indices = to_device(np.asarray(indices), self.images.device)
         images = _gather(self.images, indices)
         if self.positions is None:
-            return images, self.labels.index_select(0, indices)
+            labels = self.labels.index_select(0, indices)
+            if labels.device.type == "cpu":  # what went to a device was looked at on the way
+                self._check_labels(labels, indices)
+            return images, labels
         side = self.facts["tile"]
         labels = torch.full((len(indices), side * side + 1), self.ignore, dtype=torch.uint8, device=indices.device)
         labels.scatter_(1, self.positions[indices], self.classes[indices])

@@ -94,8 +94,27 @@ def test_a_label_that_is_no_class(tmp_path):
     labels = np.load(tmp_path / "train_labels.npy")
     labels[3] = 9
     np.save(tmp_path / "train_labels.npy", labels)
-    with pytest.raises(ValueError, match="tile 3 holds a label"):
+    refused = "made: tile 3 holds a label that is none of its 3 classes: prepare the data set again"
+    with pytest.raises(ValueError, match=refused):
         Tiles(tmp_path, "train", points=5)
+    tiles = Tiles(tmp_path, "train")
+    assert torch.equal(tiles.take([4, 2])[1], torch.from_numpy(labels[[4, 2]]))  # what is not taken does no harm
+    for take in (tiles.take, tiles.take_layers):
+        with pytest.raises(ValueError, match=refused):
+            take([4, 3, 2])
+    with pytest.raises(ValueError, match=refused):
+        tiles.to(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stranger", [3, 254])
+def test_every_label_beyond_the_classes_is_refused_but_255(tmp_path, stranger):
+    write_set(tmp_path, ignore_share=0.5)
+    Tiles(tmp_path, "train").to(torch.device("cpu")).take(range(6))
+    labels = np.load(tmp_path / "train_labels.npy")
+    labels[5, 7, 7] = stranger
+    np.save(tmp_path / "train_labels.npy", labels)
+    with pytest.raises(ValueError, match="tile 5 holds a label"):
+        Tiles(tmp_path, "train").take([0, 5])
 
 
 def test_normalise():
