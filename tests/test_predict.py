@@ -100,8 +100,7 @@ def test_map_areas_and_overlay_of_a_georeferenced_scene(tmp_path):
     with open(tmp_path / "maps" / "scene_areas.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["pixels"]) for row in rows] == np.bincount(classes.reshape(-1), minlength=3).tolist()
-    if "area_ha" in rows[0]:
-        assert float(rows[0]["area_ha"]) == pytest.approx(int(rows[0]["pixels"]) * 4 / 1e4, abs=1e-4)
+    assert [float(row["area_ha"]) for row in rows] == pytest.approx([int(row["pixels"]) * 4 / 1e4 for row in rows], abs=1e-4)
     with Image.open(tmp_path / "maps" / "scene_overlay.png") as overlay:
         assert overlay.width >= 90 and overlay.height > 70  # the legend comes below
 
