@@ -116,6 +116,18 @@ def test_pixels_without_data_stay_without_class(tmp_path):
     assert missing[:10].all() and missing[20, 30] and missing.sum() == 10 * 50 + 1
 
 
+def test_what_lies_under_transparent_pixels_does_not_matter(tmp_path):
+    write_checkpoint(tmp_path / "best.pt", bands=4)
+    image, maps = scene(40, 50, bands=4), []
+    image[:, :, 3] = 255
+    for hidden in (0, 77):
+        image[10:20, 10:30] = hidden, hidden, hidden, 0
+        Image.fromarray(image).save(tmp_path / "scene.png")
+        path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--probabilities"])
+        maps.append(tifffile.imread(tmp_path / "scene_probabilities.tif"))
+    assert np.array_equal(*maps) and (tifffile.imread(path) == 255).sum() == 200
+
+
 def test_probabilities_and_confidence_are_those_behind_the_map(tmp_path):
     model = write_checkpoint(tmp_path / "best.pt", depth=2)
     image = scene(60, 130)
