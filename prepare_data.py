@@ -34,7 +34,7 @@ from data import HelpFormatter
 from facts import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
 from labels import NO_LABEL, read_points
-from scenes import SceneReader, survey
+from scenes import SceneReader, shared_nodata, survey
 from splits import cut, plan_regions
 
 
@@ -128,11 +128,11 @@ def main(args):
     work.mkdir(parents=True)
     try:
         source = find_source(args, work)
-        sizes, measured = survey(source, args.gsd)
+        sizes, measured, missing = survey(source, args.gsd)
         facts = {**name_facts(source, measured["bands"], args), **measured}
         regions = plan_regions(source, sizes, args)
         tiles, counts = choose_tiles(source, regions, facts["gsd_m"], args)
-        facts.update(counts)
+        facts.update(counts, nodata=shared_nodata(source, tiles, missing, facts["dtype"]))
         facts.update(write_tiles(work, source, tiles, facts))
         save_png(contact_sheet(work, facts), work / "preview.png")
         (work / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -232,13 +232,14 @@ def choose_tiles(source, regions, gsd_m, args):
 def write_tiles(folder, source, tiles, facts):
     """Write the tiles' images and labels, and where each comes from.
 
-    Smaller tiles are filled up at the right and bottom, with the image mirrored and without labels.
+    Smaller tiles are filled up at the right and bottom, with the image mirrored and without labels. Pixels that are no
+    data by their scene's nodata value or alpha band get the set's nodata value, or NaN where it has none.
 
     Args:
         folder: Path, where {train,val,test}_{images,labels}.npy and tiles.csv are made.
         source: Source.
         tiles: list of Region, scene by scene.
-        facts: dict with bands, dtype, and tiles by split.
+        facts: dict with bands, dtype, nodata, and tiles by split.
     Returns:
         dict of mean and std of each band over the training tiles' valid pixels, std being 1 where the band is constant;
         and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
@@ -257,6 +258,9 @@ def write_tiles(folder, source, tiles, facts):
             with SceneReader(source.scenes[number], source) as reader:
                 for tile in group:
                     pixels, valid = reader.read_image(tile)
+                    marked = ~valid & np.isfinite(pixels).all(axis=2)
+                    if marked.any():
+                        pixels[marked] = np.nan if facts["nodata"] is None else facts["nodata"]
                     missing = [(0, side - tile.height), (0, side - tile.width)]
                     images[tile.split].write(np.pad(pixels, [*missing, (0, 0)], mode="reflect").tobytes())
                     classes = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
