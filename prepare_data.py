@@ -170,7 +170,7 @@ def find_source(args, work):
 
 
 def name_facts(source, bands, args):
-    """What dataset.json holds that is said, not measured: names, colours, tile size, and the bands to show.
+    """What dataset.json holds that is said, not measured: names, colours, tile size, bands to show, places.
 
     Raises:
         ValueError: --rgb names bands that are not there.
@@ -180,8 +180,9 @@ def name_facts(source, bands, args):
         raise ValueError(f"--rgb {' '.join(map(str, shown))}: give three bands, or one, from 1 to {bands}")
     classes = [{"name": row.name, "colour": list(row.colour.to_bytes(3, "big") if row.colour is not None else colour)}
                for row, colour in zip(source.classes, default_colours(len(source.classes)))]
+    places = {scene.name: scene.place for scene in source.scenes if scene.place != scene.name}
     return {"format": 1, "name": Path(args.out).name, "classes": classes, "ignore": NO_LABEL, "tile": args.tile,
-            "rgb": [band - 1 for band in shown], "arguments": vars(args)}
+            "rgb": [band - 1 for band in shown], "places": places, "arguments": vars(args)}
 
 
 def choose_tiles(source, regions, gsd_m, args):

@@ -79,7 +79,7 @@ def test_every_pixel_is_kept_once_and_lies_where_tiles_csv_says(tmp_path):
         assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
         seen[scene, top:top + height, left:left + width] += 1
     assert (seen == 1).all()
-    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")}
+    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")} and facts["places"] == {}
     assert [entry["name"] for entry in facts["classes"]] == ["water", "wood"]
     assert facts["classes"][1]["colour"] == [0, 120, 0] and facts["gsd_m"] is None and facts["km2"] is None
 
@@ -322,6 +322,8 @@ def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
     prepared = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         make_demo(tmp_path / name, seed)
+        places = load_facts(tmp_path / name)["places"]
+        assert len(places) == 2 and len(set(places.values())) == 1  # two seasons of a place
         prepared.append(read(tmp_path / name)[1]["train_images"])
     assert (prepared[0] == prepared[1]).all() and (prepared[0] != prepared[2]).any()
 
