@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from facts import load_facts, open_array
 from points import choose_points, move_points, spread_points, superpixels
@@ -89,7 +90,7 @@ class Tiles:
     def lend_points(self, size):
         """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
         self.patches = torch.empty_like(self.labels)
-        for index in range(len(self)):
+        for index in tqdm(range(len(self)), "superpixels", unit="tile", disable=None, leave=False):
             images, labels = self.take([index])
             values = normalise(images, self.facts["mean"], self.facts["std"], self.facts.get("nodata"))[0]  # (C, H, W)
             segments = superpixels(values.permute(1, 2, 0).numpy(), size)

@@ -239,7 +239,7 @@ def survey(source, gsd=None):
         ValueError, OSError: scenes of different bands or dtype, or a point that lies in none of them.
     """
     sizes, gsds, missing, inside, first = [], [], {}, False, None
-    for scene in source.scenes:
+    for scene in tqdm(source.scenes, "opening", unit="scene", disable=None, leave=False):
         with SceneReader(scene, source) as reader:
             raster = reader.raster
             first = first or raster

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import data
 from data import Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights
 from facts import load_facts
 
@@ -294,6 +295,14 @@ def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
         assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
         assert torch.equal(patches[tile][known], points[tile][known])
     assert (ground[0, :2] == 255).all() and (ground[0, 2:] == 0).all() and (ground[1] == 0).all()
+
+
+def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
+    write_set(tmp_path, count=3)
+    bars = []
+    monkeypatch.setattr(data, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
+    Tiles(tmp_path, "train", points=1).lend_points(4)
+    assert bars == [(3, None)]
 
 
 def test_layers_move_together():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import scenes
 from datasets import Scene, Source
 from labels import MaskLabels, land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
@@ -222,7 +223,7 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
         survey(source)
 
 
-def test_survey_tells_what_scenes_have_in_common(tmp_path):
+def test_survey_tells_what_scenes_have_in_common(tmp_path, monkeypatch):
     mask = save(np.full((2, 2), 10, np.uint8), tmp_path / "mask.png")
     coarse = {**UTM, 33550: (3.0, 3.0, 0.0)}
     images = [save(np.zeros((2, 2), np.uint8), tmp_path / f"{name}.tif", nodata, reference and Georeference(reference))
@@ -232,10 +233,13 @@ def test_survey_tells_what_scenes_have_in_common(tmp_path):
         source = Source("x", land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
         return survey(source, **more)[1:]
 
+    bars = []
+    monkeypatch.setattr(scenes, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
     assert facts(0)[0]["gsd_m"] == 4 and facts(0)[1] == [(7, False)]  # 2 m, at half the scale
     assert facts(0, 1)[0]["gsd_m"] is None and facts(0, 1)[1] == [(7, False), (None, False)]
     assert facts(0, 2)[0]["gsd_m"] is None and facts(0, 2)[1] == [(7, False)]
     assert facts(0, 2, gsd=5)[0]["gsd_m"] == 10
+    assert bars[0] == (1, None) and bars[-1] == (2, None)
 
 
 def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
