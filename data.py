@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from facts import load_facts, open_array
 from points import choose_points, move_points, spread_points, superpixels
@@ -38,7 +39,7 @@ class Tiles:
         patches: (N, H, W) uint8, labels that superpixels lend; None before `lend_points`.
         labelled_pixels: labelled pixels a run is given, over all tiles.
         class_counts: (K,) int64, the same by class.
-        tile_counts: (N, K) int64, the same by tile and class; None with points=0.
+        tile_counts: (N, K) int64, the same by tile and class; None with points=0, where all labels would be read.
     Raises:
         ValueError, OSError: as `load_facts`, or no tile in this split.
     """
@@ -73,18 +74,23 @@ class Tiles:
             positions[index, :len(kept)] = moved
             classes[index, :len(kept)] = self.labels[index].numpy().reshape(-1)[where[kept]]
             counts[index] = np.bincount(classes[index, :len(kept)], minlength=256)
-        known = len(self.facts["classes"])
-        if counts[:, known:].any():
-            raise ValueError(f"{self.facts['name']}: tile {int(counts[:, known:].any(1).argmax())} holds a label that is "
-                             f"none of its {known} classes: prepare the data set again")
         self.positions, self.classes = torch.from_numpy(positions), torch.from_numpy(classes)  # (N, P), (N, P)
-        self.tile_counts = counts[:, :known]
+        self._check_labels(self.classes, range(len(chosen)))
+        self.tile_counts = counts[:, :len(self.facts["classes"])]
         self.class_counts = self.tile_counts.sum(0)
+
+    def _check_labels(self, labels, indices):
+        """Refuse uint8 labels (B, ...) of these tiles that are neither a class nor `ignore`."""
+        known = len(self.facts["classes"])
+        if labels.numel() and (labels + 1).max() > known:  # uint8: 255, no label, becomes 0
+            tile = indices[int(((labels + 1).flatten(1) > known).any(1).long().argmax())]
+            raise ValueError(f"{self.facts['name']}: tile {int(tile)} holds a label that is none of its {known} "
+                             "classes: prepare the data set again")
 
     def lend_points(self, size):
         """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
         self.patches = torch.empty_like(self.labels)
-        for index in range(len(self)):
+        for index in tqdm(range(len(self)), "superpixels", unit="tile", disable=None, leave=False):
             images, labels = self.take([index])
             values = normalise(images, self.facts["mean"], self.facts["std"], self.facts.get("nodata"))[0]  # (C, H, W)
             segments = superpixels(values.permute(1, 2, 0).numpy(), size)
@@ -95,6 +101,8 @@ class Tiles:
         self.images = self.images.to(device)
         self.patches = None if self.patches is None else self.patches.to(device)
         if self.positions is None:
+            for index, labels in enumerate(self.labels):  # here, as looking at them on the device would make it wait
+                self._check_labels(labels[None], [index])
             self.labels = self.labels.to(device)
         else:
             self.positions, self.classes = self.positions.to(device), self.classes.to(device)
@@ -107,11 +115,16 @@ class Tiles:
             indices: (B,) tile indices.
         Returns:
             images (B, H, W, C) as stored, labels (B, H, W) uint8 with 255 wherever the run may not look.
+        Raises:
+            ValueError: a label that is no class.
         """
         indices = to_device(np.asarray(indices), self.images.device)
         images = _gather(self.images, indices)
         if self.positions is None:
-            return images, self.labels.index_select(0, indices)
+            labels = self.labels.index_select(0, indices)
+            if labels.device.type == "cpu":  # what went to a device was looked at on the way
+                self._check_labels(labels, indices)
+            return images, labels
         side = self.facts["tile"]
         labels = torch.full((len(indices), side * side + 1), self.ignore, dtype=torch.uint8, device=indices.device)
         labels.scatter_(1, self.positions[indices], self.classes[indices])
@@ -284,14 +297,14 @@ def sampling_weights(tiles, rare, threshold, factor):
     """Weights that visit tiles holding rare classes more often, in place of copies on disk.
 
     Args:
-        tiles: Tiles with points, whose labels the run is given; of the others it may not look which holds what.
+        tiles: Tiles, of which only the labels count that the run is given: the points, or with points=0 every one.
         rare: class names; none: every tile is visited once.
         threshold: share of a tile's labelled pixels that must be of rare classes, 0..1; more than this counts.
         factor: how much more often such a tile is drawn.
     Returns:
         (N,) float64, or None without rare classes.
     Raises:
-        ValueError: a class that the set does not have, or tiles without points.
+        ValueError: a class that the set does not have.
     """
     if not rare:
         return None
@@ -299,9 +312,10 @@ def sampling_weights(tiles, rare, threshold, factor):
     strangers = [name for name in rare if name not in names]
     if strangers:
         raise ValueError(f"--oversample {strangers[0]}: {tiles.facts['name']} has the classes {', '.join(names)}")
-    if tiles.tile_counts is None:
-        raise ValueError("--oversample counts points, tile by tile: give --points")
-    share = tiles.tile_counts[:, [names.index(name) for name in rare]].sum(1) / np.maximum(tiles.tile_counts.sum(1), 1)
+    counts = tiles.tile_counts
+    if counts is None:
+        counts = np.array([np.bincount(tile.reshape(-1), minlength=256)[:len(names)] for tile in tiles.labels.numpy()])
+    share = counts[:, [names.index(name) for name in rare]].sum(1) / np.maximum(counts.sum(1), 1)
     return np.where(share > threshold, float(factor), 1.0)
 
 

@@ -95,13 +95,13 @@ def score(path, args):
     tiles = Tiles(data, args.split)
     check_same_classes(facts, tiles.facts, path, data)
     places = tile_places(data, args.split, len(tiles))
-    tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"]), tiles.ignore)
+    grounds = tiles.facts.get("places") if args.compare else None  # a report tells scenes apart, whatever they show
+    tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"], grounds), tiles.ignore)
     try:
         loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
     except (KeyError, TypeError, AttributeError):
         raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally,
-                            tta=args.tta)
+    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally, tta=args.tta)
     return Scored(path, model, facts, labelled_pixels, data, tiles, places, matrix, loss, tally)
 
 

@@ -46,7 +46,7 @@ def load_facts(folder):
 
 def _check_facts(path, facts):
     """Refuse a dataset.json whose entries are of the right types, but make no sense."""
-    bands, classes, tiles, pixels = facts["bands"], facts["classes"], facts["tiles"], facts["pixels"]
+    places, bands, classes, tiles, pixels = facts.get("places", {}), facts["bands"], facts["classes"], facts["tiles"], facts["pixels"]
     try:
         mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
         fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
@@ -59,6 +59,7 @@ def _check_facts(path, facts):
                     entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
                 "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
                               and sum(pixels[split]) <= tiles[split] * facts["tile"] ** 2 for split in SPLITS),
+                "places": isinstance(places, dict) and all(isinstance(place, str) for place in places.values()),
                 "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         fine = {f"bands, mean, std, classes, rgb, tiles or pixels: {error}": False}

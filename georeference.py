@@ -5,6 +5,7 @@ import numpy as np
 GEO_TAGS = {33550: "d", 33922: "d", 34264: "d", 34735: "H", 34736: "d", 34737: "s"}  # code: type in the file
 MOST = 1e100  # a tag's number from which it is damage; scaling such a one would overflow
 METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG code of a linear unit: metre, foot, US survey foot
+UTM = (*range(32601, 32661), *range(32701, 32761))  # EPSG codes of the zones on WGS 84, north and south
 
 
 class Georeference:
@@ -63,9 +64,13 @@ class Georeference:
 
     @property
     def gsd_m(self):
-        """Side of a pixel on the ground, m; None where a map unit is no known length (degrees, Web Mercator)."""
-        unit = METRES.get(self.keys.get(3076))
-        if self.keys.get(1024) != 1 or unit is None or self.keys.get(3072) in (3857, 3785, 900913):
+        """Side of a pixel on the ground, m; None where a map unit is no known length (degrees, Web Mercator).
+
+        A file may leave its unit to the projection's EPSG code; that is followed for UTM, which is in metres.
+        """
+        projection = self.keys.get(3072)
+        unit = METRES.get(self.keys.get(3076, 9001 if projection in UTM else None))
+        if self.keys.get(1024) != 1 or unit is None or projection in (3857, 3785, 900913):
             return None
         a, b, _, d, e, _ = self.affine
         return abs(a * e - b * d) ** 0.5 * unit

@@ -8,6 +8,7 @@ import tempfile
 from xml.etree import ElementTree
 
 import numpy as np
+from tqdm import tqdm
 
 from figures import draw_points, overlay, save_png, with_legend
 from raster import open_raster, write_geotiff
@@ -108,8 +109,8 @@ def write_rasters(stem, strips, raster, facts, probabilities, candidates):
     with open_raster(together) as bands:
         for name, first, end, options in [("classes", 0, 1, {"palette": palette, "nodata": NO_DATA}),
                                           ("confidence", 1, 2, {"nodata": 0}), ("probabilities", 2, 2 + count, {})]:
-            parts = (bands.read(row, 0, min(ROWS, raster.height - row), raster.width)[:, :, first:end]
-                     for row in range(0, raster.height, ROWS))
+            rows = tqdm(range(0, raster.height, ROWS), f"writing {name}", unit="strip", disable=None, leave=False)
+            parts = (bands.read(row, 0, min(ROWS, raster.height - row), raster.width)[:, :, first:end] for row in rows)
             write(f"{stem}_{name}.tif", parts, end - first, **options)
     os.remove(together)
     write_band_names(f"{stem}_probabilities.tif", facts["classes"])

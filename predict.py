@@ -160,6 +160,8 @@ def predicted_strips(model, raster, facts, device, args):
             image = raster.read(row.origin, col.origin, row.size, col.size)  # (h, w, C)
             missing = raster.no_data(image)
             inputs = normalise(torch.from_numpy(image)[None].to(device), facts["mean"], facts["std"], raster.nodata)
+            if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
+                inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
             classes, probabilities = predict_window(model, inputs, args.tta, args.probabilities or args.suggest)
             kept = np.s_[row.keep_from - row.origin:row.keep_to - row.origin,
                          col.keep_from - col.origin:col.keep_to - col.origin]

@@ -34,7 +34,7 @@ from data import HelpFormatter
 from facts import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
 from labels import NO_LABEL, read_points
-from scenes import SceneReader, survey
+from scenes import SceneReader, shared_nodata, survey
 from splits import cut, plan_regions
 
 
@@ -107,6 +107,8 @@ def check_args(args):
                 raise ValueError(f"--{name.replace('_', '-')} is for sentinel2: leave it out")
     if args.val_places and (args.split_by or args.split_list):
         raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and --split-list")
+    if args.overlap and args.split_by == "tile":
+        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share pixels: leave one out")
     fine = {"scale": 0 < args.scale <= 16, "tile": 0 < args.tile <= 2**14, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or 0 < args.gsd < 1e9, "seed": args.seed >= 0,
             "max_cloud": 0 <= args.max_cloud <= 1, "reflectance": args.reflectance is None or args.reflectance > 0,
@@ -126,11 +128,11 @@ def main(args):
     work.mkdir(parents=True)
     try:
         source = find_source(args, work)
-        sizes, measured = survey(source, args.gsd)
+        sizes, measured, missing = survey(source, args.gsd)
         facts = {**name_facts(source, measured["bands"], args), **measured}
         regions = plan_regions(source, sizes, args)
         tiles, counts = choose_tiles(source, regions, facts["gsd_m"], args)
-        facts.update(counts)
+        facts.update(counts, nodata=shared_nodata(source, tiles, missing, facts["dtype"]))
         facts.update(write_tiles(work, source, tiles, facts))
         save_png(contact_sheet(work, facts), work / "preview.png")
         (work / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
@@ -168,7 +170,7 @@ def find_source(args, work):
 
 
 def name_facts(source, bands, args):
-    """What dataset.json holds that is said, not measured: names, colours, tile size, and the bands to show.
+    """What dataset.json holds that is said, not measured: names, colours, tile size, bands to show, places.
 
     Raises:
         ValueError: --rgb names bands that are not there.
@@ -178,8 +180,9 @@ def name_facts(source, bands, args):
         raise ValueError(f"--rgb {' '.join(map(str, shown))}: give three bands, or one, from 1 to {bands}")
     classes = [{"name": row.name, "colour": list(row.colour.to_bytes(3, "big") if row.colour is not None else colour)}
                for row, colour in zip(source.classes, default_colours(len(source.classes)))]
+    places = {scene.name: scene.place for scene in source.scenes if scene.place != scene.name}
     return {"format": 1, "name": Path(args.out).name, "classes": classes, "ignore": NO_LABEL, "tile": args.tile,
-            "rgb": [band - 1 for band in shown], "arguments": vars(args)}
+            "rgb": [band - 1 for band in shown], "places": places, "arguments": vars(args)}
 
 
 def choose_tiles(source, regions, gsd_m, args):
@@ -230,13 +233,14 @@ def choose_tiles(source, regions, gsd_m, args):
 def write_tiles(folder, source, tiles, facts):
     """Write the tiles' images and labels, and where each comes from.
 
-    Smaller tiles are filled up at the right and bottom, with the image mirrored and without labels.
+    Smaller tiles are filled up at the right and bottom, with the image mirrored and without labels. Pixels that are no
+    data by their scene's nodata value or alpha band get the set's nodata value, or NaN where it has none.
 
     Args:
         folder: Path, where {train,val,test}_{images,labels}.npy and tiles.csv are made.
         source: Source.
         tiles: list of Region, scene by scene.
-        facts: dict with bands, dtype, and tiles by split.
+        facts: dict with bands, dtype, nodata, and tiles by split.
     Returns:
         dict of mean and std of each band over the training tiles' valid pixels, std being 1 where the band is constant;
         and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
@@ -255,6 +259,9 @@ def write_tiles(folder, source, tiles, facts):
             with SceneReader(source.scenes[number], source) as reader:
                 for tile in group:
                     pixels, valid = reader.read_image(tile)
+                    marked = ~valid & np.isfinite(pixels).all(axis=2)
+                    if marked.any():
+                        pixels[marked] = np.nan if facts["nodata"] is None else facts["nodata"]
                     missing = [(0, side - tile.height), (0, side - tile.width)]
                     images[tile.split].write(np.pad(pixels, [*missing, (0, 0)], mode="reflect").tobytes())
                     classes = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from checkpoint import load_checkpoint, save_checkpoint
+from facts import SPLITS, load_facts
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final", "tensorboard")
 
@@ -43,6 +44,7 @@ class Run:
     rank: int = 0  # of this process, and how many there are: not kept, a run may go on with another number of them
     size: int = 1
     board: object = None  # of --tensorboard
+    counts: dict | None = None  # see `data_counts`; read at the first save or on resume
 
 
 def started_flags(out, defaults):
@@ -110,6 +112,18 @@ def describe(args, run, train_tiles, val_tiles, device):
           f"{args.bs} tiles an epoch -> {args.out}", flush=True)
 
 
+def data_counts(folder):
+    """How many tiles and labelled pixels a prepared set has, by which another one under its path is told from it.
+
+    Returns:
+        {"tiles of train": count, "pixels of train": K counts, ...}, of each split.
+    Raises:
+        ValueError, OSError: as `load_facts`.
+    """
+    facts = load_facts(folder)
+    return {f"{key} of {split}": facts[key][split] for key in ("tiles", "pixels") for split in SPLITS}
+
+
 def save(name, run, facts, args):
     """Rank 0 writes best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
     if run.rank:
@@ -118,14 +132,17 @@ def save(name, run, facts, args):
     scored = run.average or run.model
     state = run.model.state_dict() if name == "last.pt" else scored.state_dict()
     if name == "last.pt":
+        run.counts = run.counts or data_counts(args.data)
         train.update(optimizer=run.optimizer.state_dict(), scaler=run.scaler.state_dict(), scheduler=run.plateau,
-                     record=run.record, ema=run.average.state_dict() if run.average else None)
+                     record=run.record, counts=run.counts, ema=run.average.state_dict() if run.average else None)
     model = {"name": args.model, "kwargs": run.kwargs, "state": state}
     save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
 
 
 def resume(run, args, facts, device):
-    """Put a run back to where its last.pt left it, and cut log.csv back to the epochs that were finished then.
+    """Put a run back to where its last.pt left it; rank 0 cuts log.csv back to the epochs that were finished then.
+
+    A last.pt from before the data's counts were kept is believed without them.
 
     Raises:
         ValueError: another command, or other data, than the run was started with; one line that says in what.
@@ -136,9 +153,13 @@ def resume(run, args, facts, device):
                if key not in MAY_CHANGE_ON_RESUME and before.get(key) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
-    if content["data"] != facts:
-        raise ValueError(f"{args.data} is not the data set that {args.out} was started on: start a new run")
-    train = content["train"]
+    train, run.counts = content["train"], data_counts(args.data)
+    kept = train["counts"] if isinstance(train.get("counts"), dict) else run.counts
+    data, known = facts | run.counts, content["data"] | kept
+    changed = [key for key in data | known if data.get(key) != known.get(key)]
+    if changed:
+        raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
+                         f"({', '.join(map(str, changed[:3]))} differ): start a new run")
     try:
         run.model.load_state_dict(content["model"]["state"])
         if run.average:
@@ -151,7 +172,7 @@ def resume(run, args, facts, device):
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{args.out}/last.pt lacks what going on takes ({error!r:.60}): start a new run") from None
     log = pathlib.Path(args.out, "log.csv")
-    if log.exists():  # the header goes with the last row: a process may have ended halfway through writing both
+    if run.rank == 0 and log.exists():  # the header too goes with the last row: a process may have ended within it
         rows = log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1 if run.epoch else 0]
         log.write_text("".join(rows), encoding="utf-8")
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from labels import NO_LABEL, MaskLabels, PointLabels
 from raster import open_raster
@@ -230,13 +232,14 @@ def survey(source, gsd=None):
         source: Source.
         gsd: ground sample distance of the files, m; None: as they say.
     Returns:
-        [(height, width)] of the scenes' files, px; and a dict of bands, dtype, nodata (None if they differ) and gsd_m
-        after scaling (None if it is unknown of one, or they differ by more than 1 %).
+        [(height, width)] of the scenes' files, px; a dict of bands, dtype and gsd_m after scaling (None if it is
+        unknown of one, or they differ by more than 1 %); and how scenes say that pixels are missing: list of (nodata or
+        None, whether there is an alpha band), each way once.
     Raises:
         ValueError, OSError: scenes of different bands or dtype, or a point that lies in none of them.
     """
-    sizes, gsds, nodata, inside, first = [], [], [], False, None
-    for scene in source.scenes:
+    sizes, gsds, missing, inside, first = [], [], {}, False, None
+    for scene in tqdm(source.scenes, "opening", unit="scene", disable=None, leave=False):
         with SceneReader(scene, source) as reader:
             raster = reader.raster
             first = first or raster
@@ -245,11 +248,47 @@ def survey(source, gsd=None):
                                  f"{first.bands} of {first.dtype}: prepare them apart, or make them alike")
             sizes.append((raster.height, raster.width))
             gsds.append(gsd or (raster.georeference.gsd_m if raster.georeference else None))
-            nodata.append(None if raster.nodata is None or np.isnan(raster.nodata) else raster.nodata)
+            nodata = None if raster.nodata is None or np.isnan(raster.nodata) else raster.nodata
+            missing[nodata, raster.alpha is not None] = True
             if source.points is not None:
                 inside = inside | reader.labels.inside
     if source.points is not None and not inside.all():
         raise ValueError(f"{source.points.places[inside.argmin()]}: no scene of that name covers the point")
     known = None not in gsds and max(gsds) <= 1.01 * min(gsds)
-    return sizes, {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsds[0] / source.scale if known else None,
-                   "nodata": nodata[0] if nodata.count(nodata[0]) == len(nodata) else None}
+    gsd_m = gsds[0] / source.scale if known else None
+    return sizes, {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsd_m}, list(missing)
+
+
+def shared_nodata(source, tiles, missing, dtype):
+    """The value that missing pixels of all tiles are to have: the scenes' own where they agree and none is transparent.
+
+    Else it is one that no pixel with data has in every band: one that a scene names, 0, or the highest that is free.
+
+    Args:
+        source: Source.
+        tiles: list of Region, scene by scene; they are read only where scenes differ.
+        missing: as from `survey`.
+        dtype: name of the scenes' dtype.
+    Returns:
+        a number; None where nothing can be missing, or where NaN says it.
+    Raises:
+        ValueError: every value is data somewhere.
+    """
+    if len(missing) == 1 and not missing[0][1]:
+        return missing[0][0]
+    if dtype == "float32":
+        return None
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    taken = np.zeros(high - low + 1, bool)
+    progress = tqdm(tiles, "comparing", unit="tile", disable=None, leave=False)
+    for number, group in groupby(progress, lambda tile: tile.scene):
+        with SceneReader(source.scenes[number], source) as reader:
+            for tile in group:
+                pixels, valid = reader.read_image(tile)
+                alike = valid & (pixels == pixels[:, :, :1]).all(axis=2)
+                taken[pixels[alike, 0].astype(int) - low] = True
+    for value in (*(value for value, _ in missing if value is not None), 0, *range(high, low - 1, -1)):
+        if not taken[int(value) - low]:
+            return value
+    raise ValueError(f"{source.scenes[0].image} and others differ in what no data is, and each value of {dtype} is "
+                     "data somewhere: give all of them one nodata value, or a wider dtype")

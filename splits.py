@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 import datasets
 from facts import SPLITS
@@ -157,7 +158,7 @@ def split_polygons(source, regions, args):
         ValueError: there are too many labelled pixels: the labels are not sparse.
     """
     labelled = {}  # {ground: {(row, col): class}}
-    for region in regions:
+    for region in tqdm(regions, "finding polygons", unit="scene", disable=None, leave=False):
         scene, pixels = source.scenes[region.scene], labelled.setdefault(ground_of(source, region), {})
         with SceneReader(scene, source) as reader:
             for tile in cut(region, 1024, 0):

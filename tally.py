@@ -149,18 +149,19 @@ def tile_places(folder, split, count):
         raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data set again") from None
 
 
-def contiguous_blocks(places, side):
+def contiguous_blocks(places, side, grounds=None):
     """Number the groups of tiles that touch each other within a scene: what lies apart can be drawn independently.
 
-    Two images of one place count as two, though they show the same ground: tiles.csv does not tell.
+    Scenes of one ground count as one scene: their tiles at the same position, such as two seasons', are together.
 
     Args:
         places: list of (scene, row, col), px.
         side: of a tile, px.
+        grounds: {scene: its place} of scenes that share one, dataset.json's "places"; None: each scene is alone.
     Returns:
         (N,) int64, block of each tile, numbered in the order of the tiles.
     """
-    scenes = np.unique([scene for scene, _, _ in places], return_inverse=True)[1]
+    scenes = np.unique([(grounds or {}).get(scene, scene) for scene, _, _ in places], return_inverse=True)[1]
     corners = np.array([place[1:] for place in places]).reshape(-1, 2)
     blocks, number = np.full(len(places), -1), 0
     for first in range(len(places)):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import data
 from data import (Augmentation, Tiles, augment, epoch_order, normalise, pick_device, prefetch, sampling_weights,
                   thin_labels)
 from facts import load_facts
@@ -95,8 +96,27 @@ def test_a_label_that_is_no_class(tmp_path):
     labels = np.load(tmp_path / "train_labels.npy")
     labels[3] = 9
     np.save(tmp_path / "train_labels.npy", labels)
-    with pytest.raises(ValueError, match="tile 3 holds a label"):
+    refused = "made: tile 3 holds a label that is none of its 3 classes: prepare the data set again"
+    with pytest.raises(ValueError, match=refused):
         Tiles(tmp_path, "train", points=5)
+    tiles = Tiles(tmp_path, "train")
+    assert torch.equal(tiles.take([4, 2])[1], torch.from_numpy(labels[[4, 2]]))  # what is not taken does no harm
+    for take in (tiles.take, tiles.take_layers):
+        with pytest.raises(ValueError, match=refused):
+            take([4, 3, 2])
+    with pytest.raises(ValueError, match=refused):
+        tiles.to(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stranger", [3, 254])
+def test_every_label_beyond_the_classes_is_refused_but_255(tmp_path, stranger):
+    write_set(tmp_path, ignore_share=0.5)
+    Tiles(tmp_path, "train").to(torch.device("cpu")).take(range(6))
+    labels = np.load(tmp_path / "train_labels.npy")
+    labels[5, 7, 7] = stranger
+    np.save(tmp_path / "train_labels.npy", labels)
+    with pytest.raises(ValueError, match="tile 5 holds a label"):
+        Tiles(tmp_path, "train").take([0, 5])
 
 
 def test_normalise():
@@ -232,8 +252,18 @@ def test_rare_classes_are_visited_more_often(tmp_path):
     assert visits[1] == pytest.approx(4 / 7, abs=0.03)
     with pytest.raises(ValueError, match="--oversample moss: made has the classes c0, c1, c2"):
         sampling_weights(tiles, ["moss"], 0.05, 4)
-    with pytest.raises(ValueError, match="give --points"):
-        sampling_weights(Tiles(tmp_path, "train"), ["c1"], 0.05, 4)
+
+
+def test_rare_classes_are_counted_over_every_label_where_there_are_no_points(tmp_path):
+    write_set(tmp_path, count=4)
+    labels = np.full((4, 8, 8), 0, np.uint8)
+    labels[1, 0, :4] = 1  # 4 of 64 px, more than 5 %
+    labels[2, 0, :3] = 1  # 3 of 64 px
+    labels[3], labels[3, 0, 0] = 255, 1  # the only label of its tile
+    np.save(tmp_path / "train_labels.npy", labels)
+    tiles = Tiles(tmp_path, "train")
+    assert sampling_weights(tiles, ["c1"], 0.05, 4).tolist() == [1, 4, 1, 4]
+    assert sampling_weights(tiles, ["c2"], 0, 4).tolist() == [1, 1, 1, 1] and sampling_weights(tiles, [], 0, 4) is None
 
 
 def test_prefetch_keeps_order_and_hands_on_errors():
@@ -276,6 +306,14 @@ def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
         assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
         assert torch.equal(patches[tile][known], points[tile][known])
     assert (ground[0, :2] == 255).all() and (ground[0, 2:] == 0).all() and (ground[1] == 0).all()
+
+
+def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
+    write_set(tmp_path, count=3)
+    bars = []
+    monkeypatch.setattr(data, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
+    Tiles(tmp_path, "train", points=1).lend_points(4)
+    assert bars == [(3, None)]
 
 
 def test_layers_move_together():

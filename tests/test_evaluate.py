@@ -128,6 +128,21 @@ def test_runs_are_compared_on_one_set(checkpoint, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.csv", "comparison.png"]
 
 
+def test_seasons_of_a_place_are_one_unit_of_a_comparison_and_two_rows_of_a_report(checkpoint, tmp_path, capsys):
+    rows = [(split, n, f"season {n // 3}", 0, 64 * (n % 3)) for split in ("val", "test") for n in range(6)]
+    with open(tmp_path / "data" / "tiles.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("split", "index", "scene", "row", "col"), *rows])
+    args = ["--compare", str(checkpoint), str(checkpoint), "--out", str(tmp_path / "out")]
+    for places, blocks in (({}, 6), ({"season 0": "here", "season 1": "here"}, 3)):
+        edit(tmp_path / "data", "places", places)
+        evaluate.main(evaluate.parse_args(args))
+        assert f"the tiles lie in {blocks} contiguous blocks" in capsys.readouterr().out
+    evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint)]))
+    with open(tmp_path / "scenes_test.csv", newline="") as file:
+        assert {row["scene"]: int(row["pixels"]) for row in csv.DictReader(file)} == {
+            "season 0": 3 * 16 * 16, "season 1": 3 * 16 * 16}
+
+
 @pytest.mark.parametrize("words, message", [(["--compare", "one"], "two or more runs"),
                                             (["--compare", "a", "b", "--areas", "x.csv"], "no --areas"),
                                             (["--compare", "a", "b"], "there is no checkpoint a"),

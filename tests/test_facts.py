@@ -42,6 +42,9 @@ def break_format(folder):
     (lambda folder: edit(folder, "gsd_m", "1 m"), "bands, mean"),
     (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [-1, 0, 0])), "pixels"),
     (lambda folder: edit(folder, "pixels", dict.fromkeys(("train", "val", "test"), [10**6, 0, 0])), "pixels"),
+    (lambda folder: edit(folder, "places", ["a"]), "places"),
+    (lambda folder: edit(folder, "places", {"a": ["b"]}), "places"),
+    (lambda folder: edit(folder, "places", {"a": None}), "places"),
     (lambda folder: edit(folder, "arguments", {"scale": "half"}), "arguments|scale|'<'"),
 ])
 def test_a_damaged_set_is_one_line(tmp_path, damage, message):

@@ -50,6 +50,17 @@ def test_ground_sample_distance_is_none_unless_a_map_unit_is_a_length(keys, unit
     assert Georeference(NORTH_UP).gsd_m is None
 
 
+@pytest.mark.parametrize("code, metres", [(32601, 10), (32660, 10), (32701, 10), (32760, 10), (32600, None), (32661, None),
+                                          (32761, None), (4326, None), (2154, None)])
+def test_utm_is_in_metres_where_the_file_names_no_unit(code, metres):
+    def gsd_m(*more):
+        return Georeference({**NORTH_UP, 34735: (1, 1, 0, 2 + len(more), *PROJECTED, 3072, 0, 1, code, *sum(more, ()))}).gsd_m
+
+    assert gsd_m() == (None if metres is None else pytest.approx(metres))
+    assert gsd_m((3076, 0, 1, FOOT)) == pytest.approx(3.048)  # what the file says goes before
+    assert gsd_m((3076, 0, 1, 9999)) is None
+
+
 def test_georeference_palette_and_nodata_survive_writing(tmp_path):
     palette = np.arange(768).reshape(256, 3).astype(np.uint8)
     tags = {**NORTH_UP, 34735: (1, 1, 0, 2, *PROJECTED, 1026, 34737, 7, 0), 34736: (1.5, 0.1), 34737: "Région|"}

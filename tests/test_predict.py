@@ -100,8 +100,7 @@ def test_map_areas_and_overlay_of_a_georeferenced_scene(tmp_path):
     with open(tmp_path / "maps" / "scene_areas.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["pixels"]) for row in rows] == np.bincount(classes.reshape(-1), minlength=3).tolist()
-    if "area_ha" in rows[0]:
-        assert float(rows[0]["area_ha"]) == pytest.approx(int(rows[0]["pixels"]) * 4 / 1e4, abs=1e-4)
+    assert [float(row["area_ha"]) for row in rows] == pytest.approx([int(row["pixels"]) * 4 / 1e4 for row in rows], abs=1e-4)
     with Image.open(tmp_path / "maps" / "scene_overlay.png") as overlay:
         assert overlay.width >= 90 and overlay.height > 70  # the legend comes below
 
@@ -115,6 +114,18 @@ def test_pixels_without_data_stay_without_class(tmp_path):
     path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.tif")
     missing = tifffile.imread(path) == 255
     assert missing[:10].all() and missing[20, 30] and missing.sum() == 10 * 50 + 1
+
+
+def test_what_lies_under_transparent_pixels_does_not_matter(tmp_path):
+    write_checkpoint(tmp_path / "best.pt", bands=4)
+    image, maps = scene(40, 50, bands=4), []
+    image[:, :, 3] = 255
+    for hidden in (0, 77):
+        image[10:20, 10:30] = hidden, hidden, hidden, 0
+        Image.fromarray(image).save(tmp_path / "scene.png")
+        path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--probabilities"])
+        maps.append(tifffile.imread(tmp_path / "scene_probabilities.tif"))
+    assert np.array_equal(*maps) and (tifffile.imread(path) == 255).sum() == 200
 
 
 def test_probabilities_and_confidence_are_those_behind_the_map(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import prepare_data
+from data import Tiles, normalise
 from facts import load_facts
 from prepare_data import frequency_table, main, make_demo, parse_args
 from raster import write_geotiff
@@ -16,13 +17,13 @@ from raster import write_geotiff
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def save(array, path):
+def save(array, path, nodata=None):
     """Write a PNG, or a TIFF of any dtype and number of bands."""
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.asarray(array)
     if path.suffix == ".tif":
         bands = 1 if array.ndim == 2 else array.shape[2]
-        write_geotiff(path, [array], *array.shape[:2], bands, array.dtype)
+        write_geotiff(path, [array], *array.shape[:2], bands, array.dtype, nodata=nodata)
     else:
         Image.fromarray(array.astype(np.uint8)).save(path)
 
@@ -78,7 +79,7 @@ def test_every_pixel_is_kept_once_and_lies_where_tiles_csv_says(tmp_path):
         assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
         seen[scene, top:top + height, left:left + width] += 1
     assert (seen == 1).all()
-    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")}
+    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")} and facts["places"] == {}
     assert [entry["name"] for entry in facts["classes"]] == ["water", "wood"]
     assert facts["classes"][1]["colour"] == [0, 120, 0] and facts["gsd_m"] is None and facts["km2"] is None
 
@@ -207,6 +208,58 @@ def test_no_data_may_be_named_where_the_file_does_not(tmp_path):
     refuses("--nodata -1: .*s0.png holds uint8", tmp_path, "--nodata", -1)
 
 
+def mixed_set(folder, scenes):
+    """Scenes of two bands, {name: (dtype, nodata or None, value of both bands in rows 0 to 3)}; 20 and 21 below."""
+    for name, (dtype, nodata, value) in scenes.items():
+        image = np.full((8, 8, 2), 20, dtype)
+        image[:, :, 1], image[:4] = 21, value
+        save(image, folder / f"images/{name}.tif", nodata)
+        save(np.full((8, 8), 10), folder / f"masks/{name}.png")
+    (folder / "classes.csv").write_text("id,name\n10,water\n")
+
+
+@pytest.mark.parametrize("scenes, nodata, written", [
+    ({"a": ("int16", -9999, -9999), "b": ("int16", 0, 0)}, -9999, {"a": -9999, "b": -9999}),
+    ({"a": ("int16", -9999, -9999), "b": ("int16", 0, -9999), "c": ("int16", 0, 0)}, 0, {"a": 0, "b": None, "c": 0}),
+    ({"a": ("uint8", None, 0), "b": ("uint8", 0, 0)}, 255, {"a": None, "b": 255}),  # 0 is data in a
+    ({"a": ("uint8", None, 9), "b": ("uint8", 0, 0)}, 0, {"a": None, "b": 0}),
+    ({"a": ("float32", -9999, -9999), "b": ("float32", 0, 0)}, None, {"a": np.nan, "b": np.nan}),
+    ({"a": ("float32", -9999, -9999), "b": ("float32", -9999, 5)}, -9999, {"a": -9999, "b": None})])
+def test_missing_pixels_are_of_one_value_where_scenes_name_several(tmp_path, scenes, nodata, written):
+    mixed_set(tmp_path, scenes)
+    facts, arrays, rows = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert facts["nodata"] == nodata
+    images, _ = Tiles(tmp_path / "out", "train").take(range(len(rows)))
+    values = normalise(images, facts["mean"], facts["std"], facts["nodata"])  # (B, C, H, W)
+    for row in rows:
+        tile, value = int(row["index"]), written[row["scene"]]
+        stored, labels = arrays["train_images"][tile], arrays["train_labels"][tile]
+        held = scenes[row["scene"]][2] if value is None else value
+        assert np.array_equal(stored[:4], np.full((4, 8, 2), held, stored.dtype), equal_nan=stored.dtype.kind == "f")
+        assert (stored[4:] == [20, 21]).all() and (labels[4:] == 0).all()
+        assert (labels[:4] == (0 if value is None else 255)).all()
+        assert (values[tile, :, :4] == 0).all() == (value is not None)  # the bands' mean
+
+
+def test_transparent_pixels_are_missing_in_the_set_too(tmp_path):
+    image = np.full((8, 8, 4), 255, np.uint8)
+    image[:4] = 1, 2, 3, 0
+    save(image, tmp_path / "images/a.png")
+    save(np.full((8, 8), 10), tmp_path / "masks/a.png")
+    (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
+    facts, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert facts["nodata"] == 0
+    assert not arrays["train_images"][0, :4].any() and (arrays["train_images"][0, 4:] == 255).all()
+
+
+def test_scenes_between_them_may_leave_no_value_for_no_data(tmp_path):
+    for name, nodata in (("a", 0), ("b", 255)):
+        save(np.arange(256, dtype=np.uint8).reshape(16, 16), tmp_path / f"images/{name}.tif", nodata)
+        save(np.full((16, 16), 10), tmp_path / f"masks/{name}.png")
+    (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
+    refuses("each value of uint8 is data somewhere", tmp_path, "--tile", 16, "--fractions", 1, 0, 0)
+
+
 def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     write_set(tmp_path)
     refuses("--tile 0", tmp_path, "--tile", 0)
@@ -216,6 +269,7 @@ def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     refuses("s0.png: .*40 x 50 px, to be decoded whole, but --max-pixels is 1999", tmp_path, "--max-pixels", 1999)
     refuses("--src is not for folder", tmp_path, "--src", tmp_path)
     refuses("--val-places goes with", tmp_path, "--val-places", "s0", "--split-by", "block")
+    refuses("--overlap 4: with --split-by tile", tmp_path, "--tile", 16, "--overlap", 4, "--split-by", "tile")
     save([[0]], tmp_path / "refused/mine.png")
     refuses("refused is in use", tmp_path)
     (tmp_path / "refused/mine.png").unlink()
@@ -268,6 +322,8 @@ def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
     prepared = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         make_demo(tmp_path / name, seed)
+        places = load_facts(tmp_path / name)["places"]
+        assert len(places) == 2 and len(set(places.values())) == 1  # two seasons of a place
         prepared.append(read(tmp_path / name)[1]["train_images"])
     assert (prepared[0] == prepared[1]).all() and (prepared[0] != prepared[2]).any()
 

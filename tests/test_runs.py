@@ -15,8 +15,10 @@ import torch
 import runs
 import train
 import weak
-from checkpoint import load_checkpoint, load_model
-from test_data import write_set
+from checkpoint import load_checkpoint, load_model, save_checkpoint
+from data import Tiles
+from facts import data_facts
+from test_data import edit, write_set
 from test_train import TINY, run, same_run
 
 ROOT = pathlib.Path(train.__file__).parent
@@ -140,6 +142,43 @@ def test_every_change_is_named_when_a_run_is_not_resumed(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     with pytest.raises(ValueError, match="--width was 4 and is 8 now; --lr was 0.001 and is 0.1 now"):
         run(data, tmp_path / "run", "--epochs", "2", "--resume", "--lr", "0.1", "--width", "8")
+
+
+def test_other_tiles_under_the_same_path_are_noticed(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    whole = load_checkpoint(tmp_path / "run" / "last.pt")
+    pixels = json.loads((tmp_path / "data" / "dataset.json").read_text())["pixels"]
+    assert whole["train"]["counts"] == {f"{key} of {split}": 5 if key == "tiles" else pixels[split]
+                                        for key in ("tiles", "pixels") for split in ("train", "val", "test")}
+    edit(tmp_path / "data", "pixels", pixels | {"val": [1, 2, 3]})
+    with pytest.raises(ValueError, match=r"is not the data set .* was started on \(pixels of val differ\): start a new run"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume")
+    del whole["train"]["counts"]  # as checkpoints were before
+    save_checkpoint(tmp_path / "run" / "last.pt", *(whole[part] for part in ("model", "data", "train", "args")))
+    run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_other_facts_of_the_data_are_named(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    edit(tmp_path / "data", "mean", [1.0, 2.0, 3.0])
+    edit(tmp_path / "data", "std", [4.0, 5.0, 6.0])
+    with pytest.raises(ValueError, match=r"\(mean, std differ\): start a new run"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_rank_0_alone_cuts_the_log_back(data, tmp_path):
+    flags = ["--data", data, "--out", str(tmp_path / "run"), *TINY]
+    train.main(train.parse_args([*flags, "--epochs", "2", "--stop-after", "1"]))
+    args = train.parse_args([*flags, "--epochs", "2", "--resume"])
+    tiles = Tiles(data, "train", args.points)
+    facts = data_facts(tiles.facts)
+    with open(tmp_path / "run" / "log.csv", "a") as file:
+        file.write("2,0.5")
+    for rank, torn in ((1, True), (0, False)):
+        state = train.build_run(args, facts, tiles, torch.device("cpu"))
+        state.rank = rank
+        runs.resume(state, args, facts, torch.device("cpu"))
+        assert (tmp_path / "run" / "log.csv").read_text().endswith("2,0.5") == torn and state.epoch == 1
 
 
 def test_the_average_is_what_is_kept_as_best_and_rebuilt(data, tmp_path):

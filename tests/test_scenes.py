@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import scenes
 from datasets import Scene, Source
 from labels import MaskLabels, land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
@@ -211,8 +212,8 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
             labels = reader.read_labels(Region("", 0, 0, 0, 3, 4))
             found.append([(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
     assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
-    sizes, facts = survey(source)
-    assert sizes == [(3, 4)] * 2 and facts == {"bands": 1, "dtype": "uint8", "gsd_m": 2, "nodata": None}
+    sizes, facts, missing = survey(source)
+    assert sizes == [(3, 4)] * 2 and facts == {"bands": 1, "dtype": "uint8", "gsd_m": 2} and missing == [(None, False)]
     text = "x,y,class\n1001,4999,wood\n1009,4999,wood\n"
     source.points = read_points(write_csv(tmp_path, text, "p.csv"), source.rows)
     with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
@@ -222,7 +223,7 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
         survey(source)
 
 
-def test_survey_tells_what_scenes_have_in_common(tmp_path):
+def test_survey_tells_what_scenes_have_in_common(tmp_path, monkeypatch):
     mask = save(np.full((2, 2), 10, np.uint8), tmp_path / "mask.png")
     coarse = {**UTM, 33550: (3.0, 3.0, 0.0)}
     images = [save(np.zeros((2, 2), np.uint8), tmp_path / f"{name}.tif", nodata, reference and Georeference(reference))
@@ -230,12 +231,15 @@ def test_survey_tells_what_scenes_have_in_common(tmp_path):
 
     def facts(*numbers, **more):
         source = Source("x", land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
-        return survey(source, **more)[1]
+        return survey(source, **more)[1:]
 
-    assert facts(0)["gsd_m"] == 4 and facts(0)["nodata"] == 7  # 2 m, at half the scale
-    assert facts(0, 1)["gsd_m"] is None and facts(0, 1)["nodata"] is None
-    assert facts(0, 2)["gsd_m"] is None and facts(0, 2)["nodata"] == 7
-    assert facts(0, 2, gsd=5)["gsd_m"] == 10
+    bars = []
+    monkeypatch.setattr(scenes, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
+    assert facts(0)[0]["gsd_m"] == 4 and facts(0)[1] == [(7, False)]  # 2 m, at half the scale
+    assert facts(0, 1)[0]["gsd_m"] is None and facts(0, 1)[1] == [(7, False), (None, False)]
+    assert facts(0, 2)[0]["gsd_m"] is None and facts(0, 2)[1] == [(7, False)]
+    assert facts(0, 2, gsd=5)[0]["gsd_m"] == 10
+    assert bars[0] == (1, None) and bars[-1] == (2, None)
 
 
 def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):

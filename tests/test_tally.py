@@ -154,6 +154,13 @@ def test_blocks_are_tiles_that_touch_in_one_scene():
     assert contiguous_blocks(places, 8).tolist() == [0, 1, 0, 1, 2, 3, 1]
 
 
+def test_seasons_of_a_place_are_one_block_where_the_set_names_its_places():
+    places = [("spring", 0, 0), ("autumn", 0, 0), ("spring", 0, 24), ("autumn", 0, 24), ("x", 0, 0), ("autumn", 40, 0)]
+    assert contiguous_blocks(places, 8).tolist() == [0, 1, 2, 3, 4, 5]
+    assert contiguous_blocks(places, 8, {"spring": "here", "autumn": "here"}).tolist() == [0, 0, 1, 1, 2, 3]
+    assert contiguous_blocks(places, 8, {"autumn": "spring"}).tolist() == [0, 0, 1, 1, 2, 3]
+
+
 def test_a_long_chain_is_one_block():
     assert contiguous_blocks([("a", 0, 8 * n) for n in range(500)], 8).tolist() == [0] * 500
 
