@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import importlib
+import importlib.util
 import pathlib
 import sys
 import tempfile
@@ -60,15 +62,21 @@ def compiled(model):
     return model
 
 
+def pytorch_unet(folder):
+    """The network of a clone of milesial/Pytorch-UNet; its package is called unet, as a file of ours is, so it gets another name."""
+    package = pathlib.Path(folder, "unet")
+    specification = importlib.util.spec_from_file_location("pytorch_unet", package / "__init__.py",
+                                                           submodule_search_locations=[str(package)])
+    module = sys.modules["pytorch_unet"] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return importlib.import_module("pytorch_unet.unet_model").UNet(BANDS, CLASSES)
+
+
 def unet_work(count, folder):
     """Training steps of the U-Net of width 64, beside a plain loop and Pytorch-UNet's network, if its clone is given."""
     images, labels = (part.to("cuda") for part in batch(count))
     model = build_model("unet", BANDS, CLASSES, width=64).to("cuda")
-    theirs = None
-    if folder:
-        sys.path.insert(0, str(pathlib.Path(folder)))
-        network = installed("unet.unet_model")  # not `unet`, which is ours
-        theirs = network and usual_step(network.UNet(BANDS, CLASSES), images.contiguous(memory_format=torch.channels_last), labels)
+    theirs = folder and usual_step(pytorch_unet(folder), images.contiguous(memory_format=torch.channels_last), labels)
     plain = usual_step(copy.deepcopy(model), images.contiguous(), labels)
     total = operations(plain)
     return Work(f"training step, U-Net width 64, 256 px, batch {count}", count, "images",
