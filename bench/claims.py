@@ -11,6 +11,7 @@ their maps to results/claims_scenes.csv; what is there is skipped.
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -18,14 +19,13 @@ import sys
 
 import numpy as np
 
-from run_table import ROOT, append, read_rows, run_missing
+from run_table import ROOT, append, commit, read_rows, run_missing
 
 sys.path.insert(0, str(ROOT))
 import datasets  # noqa: E402
 from metrics import ConfusionMatrix  # noqa: E402
 from raster import open_raster, write_geotiff  # noqa: E402
 
-GROUND = ROOT / "data" / "claims"
 SEASONS, TEST = datasets.SEASONS, ("place_11", "place_12")
 NAMES = [name for _, name, _ in datasets.DEMO]
 BANDS = ["--bands", "B04", "B03", "B02", "B08", "--reflectance", 600]  # so that its green crops are not taken for cloud
@@ -51,26 +51,37 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--steps", type=int, default=240, help="of each run")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS), metavar="KIND", help="some kinds")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 1536), metavar="PX", help="height and width of a place; to "
+                        "see that it runs, 512 768 is enough for tiles of 64 px")
+    parser.add_argument("--ground", type=pathlib.Path, default=ROOT / "data" / "claims", help="folder of scenes and prepared sets")
+    parser.add_argument("--runs", type=pathlib.Path, help="folder of the runs; not given: runs/claims, or with --steps, "
+                        "runs/claims-STEPS")
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "results", help="folder of the tables")
     args = parser.parse_args()
-    make_ground()
-    cells = [(kind, seed, *prepare_and_plan(kind, args.steps, seed)) for kind in args.only for seed in range(args.seeds)]
+    make_ground(args.ground, args.size)
+    cells = [(kind, seed, *prepare_and_plan(args.ground, kind, args.steps, seed))
+             for kind in args.only for seed in range(args.seeds)]
     names = [f"{kind}-seed{seed}" for kind, seed, *_ in cells]
-    folder = ROOT / "runs" / ("claims" if args.steps == 240 else f"claims-{args.steps}")
+    folder = args.runs or ROOT / "runs" / ("claims" if args.steps == 240 else f"claims-{args.steps}")
     run_missing(args.results / "claims.csv", [(name, cell[2]) for name, cell in zip(names, cells)], folder, args.jobs)
     for name, (kind, *_) in zip(names, cells):
         for images in ("x8",) if kind in ("nearest", "mode", "weighted") else ("x4", "x4_cloudy"):
             for season in SEASONS:
-                score(args.results / "claims_scenes.csv", name, folder / name, images, season)
+                score(args.results / "claims_scenes.csv", name, folder / name, args.ground, images, season)
     print_table(args.results / "claims_scenes.csv", args.only, args.seeds)
 
 
-def make_ground():
-    """Write the masks and images of all places once: masks/place_NN.tif, and x4, x8 and x4_cloudy/place_NN_SEASON.tif."""
-    if (GROUND / "masks").exists():
+def make_ground(ground, size):
+    """Write the masks and images of all places once: masks/place_NN.tif, and x4, x8 and x4_cloudy/place_NN_SEASON.tif.
+
+    Args:
+        ground: pathlib.Path, the folder.
+        size: (H, W) of a place, px of the masks, multiples of 8.
+    """
+    if (ground / "masks").exists():
         return
-    datasets.SIZE = (1024, 1536)
-    work = GROUND.with_name("claims.partial")
+    datasets.SIZE = tuple(size)
+    work = ground.with_name(f"{ground.name}.partial")
     if work.exists():
         raise ValueError(f"{work} is left from a run that was stopped: remove it")
     source = datasets.demo(work, seed=0)
@@ -92,48 +103,48 @@ def make_ground():
         else:
             scene.mask.unlink()
     (work / "images").rmdir()
-    work.rename(GROUND)
+    work.rename(ground)
 
 
-def prepare_and_plan(kind, steps, seed):
+def prepare_and_plan(ground, kind, steps, seed):
     """Prepare an experiment's data set where it is missing; returns train.py's flags for one run on it, in a list."""
     images, side, words = EXPERIMENTS[kind]
-    data = GROUND / "sets" / kind
+    data = ground / "sets" / kind
     if not data.exists():
-        classes = GROUND / "classes.csv"
+        classes = ground / "classes.csv"
         classes.write_text("id,name,r,g,b\n" + "".join(f"{value},{name},{colour >> 16},{colour >> 8 & 255},{colour & 255}\n"
                                                      for value, name, colour in datasets.DEMO))
-        patterns = [GROUND / folder / f"*_{season}.tif" for folder, season in images]
-        command = ["prepare_data.py", "sentinel2", "--images", *patterns, "--masks", GROUND / "masks" / "*.tif", "--classes",
+        patterns = [ground / folder / f"*_{season}.tif" for folder, season in images]
+        command = ["prepare_data.py", "sentinel2", "--images", *patterns, "--masks", ground / "masks" / "*.tif", "--classes",
                    classes, "--tile", side, "--val-places", "place_09", "place_10", "--test-places", *TEST, "--out", data, *words]
         subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, check=True)
     tiles = json.loads((data / "dataset.json").read_text())["tiles"]["train"]
     batch = 8 * 128 ** 2 // side ** 2
-    return [["--data", data.relative_to(ROOT), "--points", 0, "--width", 8, "--bs", batch, "--lr", "2e-3", "--seed", seed,
+    return [["--data", os.path.relpath(data, ROOT), "--points", 0, "--width", 8, "--bs", batch, "--lr", "2e-3", "--seed", seed,
              "--epochs", max(round(steps * batch / tiles), 1)]]
 
 
-def score(table, name, run, images, season):
+def score(table, name, run, ground, images, season):
     """Predict the test scenes of a season with a run's network, and add the score at the mask's own pixels to the table."""
     key = f"{name} on {images} {season}"
     if key in read_rows(table):
         return
-    maps, scenes = run / f"maps_{images}", [GROUND / images / f"{place}_{season}.tif" for place in TEST]
+    maps, scenes = run / f"maps_{images}", [ground / images / f"{place}_{season}.tif" for place in TEST]
     if not all((maps / f"{scene.stem}_areas.csv").exists() for scene in scenes):  # which predict.py writes after the map
-        both = [GROUND / images / f"{place}_{each}.tif" for each in SEASONS for place in TEST]
+        both = [ground / images / f"{place}_{each}.tif" for each in SEASONS for place in TEST]
         done = subprocess.run([sys.executable, "predict.py", "--checkpoint", run / "best.pt", *both, "--out", maps], cwd=ROOT,
                               capture_output=True, text=True)
         if done.returncode:
             raise ValueError(f"{key} failed: {done.stderr.strip().splitlines()[-1:]}")
     matrix = ConfusionMatrix(len(NAMES))
     for place, scene in zip(TEST, scenes):
-        with open_raster(GROUND / "masks" / f"{place}.tif") as mask, open_raster(maps / f"{scene.stem}_classes.tif") as coarse:
+        with open_raster(ground / "masks" / f"{place}.tif") as mask, open_raster(maps / f"{scene.stem}_classes.tif") as coarse:
             factor = mask.height // coarse.height
             predicted = coarse.read(0, 0, coarse.height, coarse.width)[:, :, 0].repeat(factor, 0).repeat(factor, 1)
             matrix.update(predicted, mask.read(0, 0, mask.height, mask.width)[:, :, 0])
     class_iou = {name: round(value, 4) for name, value in zip(NAMES, matrix.iou().tolist())}
     append(table, {"name": key, "miou": float(matrix.miou()), "pixel_accuracy": float(matrix.pixel_accuracy()),
-                    "class_iou": json.dumps(class_iou)})
+                   "class_iou": json.dumps(class_iou), "commit": commit(), "command": " ".join(["python", *sys.argv])})
 
 
 def print_table(table, kinds, seeds):

@@ -1,7 +1,7 @@
 """What the speed commands share: calls timed in turns, synthetic prepared sets, rows of a table."""
 
+import csv
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -42,13 +42,12 @@ def in_turns(calls, repeats):
 
 def measured(*command):
     """Run a script of ours as a process of its own; returns a dict of wall_s, cpu_s, and resident_mb at most."""
-    start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise ValueError(f"{' '.join(map(str, command))} failed")
-    return {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime,
-            "resident_mb": usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}
+    command = list(map(str, command))
+    done = subprocess.run([sys.executable, ROOT / "bench" / "process.py", *command], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    taken = json.loads(done.stdout)
+    if taken.pop("status"):
+        raise ValueError(f"{' '.join(command)} failed")
+    return taken
 
 
 def matrix_product(side, dtype=torch.float32, device="cpu"):
@@ -118,6 +117,25 @@ def append_rows(path, rows, command, threads):
               "commit": commit(), "command": command}
     for row in rows:
         append(path, {**row, **origin})
+
+
+def append_numbers(table, row):
+    """Add a measurement to a CSV, one line a number, with where it was taken, and the command that is running.
+
+    Args:
+        table: pathlib.Path; the header is written where the file is new.
+        row: dict; what is no number in it says what was measured.
+    """
+    table.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
+    case = ", ".join(str(value) for key, value in row.items() if key not in numbers)
+    with open(table, "a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(["case", "quantity", "value", "processor", "date", "commit", "command"])
+        for key, value in numbers.items():
+            writer.writerow([case, key, f"{value:.4g}", processor(), time.strftime("%Y-%m-%d"), commit(),
+                             " ".join(["python", *sys.argv])])
 
 
 def markdown(rows):

@@ -1,7 +1,7 @@
 """Whole scenes: speed beside rasterio and GDAL, memory, and what a margin costs; the README's tables of scenes.
 
     python bench/scenes.py windows                          a file read in windows, beside rasterio
-    python bench/scenes.py mode                             a class mask brought down by 10, beside GDAL
+    python bench/scenes.py mode                             a class mask brought down by 10, beside GDAL: time and memory
     python bench/scenes.py predict                          5000 x 5000 x 10 px, beside the usual loop: CPU s and MB
     python bench/scenes.py memory                           30 000 x 30 000 x 10 px, and half of it: most resident MB
     python bench/scenes.py margins --checkpoint A/best.pt B/best.pt --scene scene.tif     share of pixels that differ
@@ -12,7 +12,6 @@ rasterio.
 """
 
 import argparse
-import csv
 import pathlib
 import statistics
 import sys
@@ -20,11 +19,12 @@ import time
 
 import numpy as np
 
-from measure import measured
-from run_table import ROOT, commit, processor
+import bring_down
+from measure import append_numbers, measured
+from run_table import ROOT
 
 sys.path.insert(0, str(ROOT))
-from raster import downscale_classes, open_raster, write_geotiff  # noqa: E402
+from raster import open_raster, write_geotiff  # noqa: E402
 
 BANDS, CLASSES = 10, 8
 
@@ -38,29 +38,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=9, help="turns of ours and the peer's")
     parser.add_argument("--checkpoint", nargs="+", default=[], help="margins: of trained networks")
     parser.add_argument("--scene", help="margins: a scene that the networks were not trained on")
-    parser.add_argument("--table", default=str(ROOT / "results" / "scenes.csv"), help="CSV that rows are added to")
+    parser.add_argument("--table", type=pathlib.Path, default=ROOT / "results" / "scenes.csv", help="CSV that rows are added to")
     args = parser.parse_args()
     args.folder = pathlib.Path(args.folder)
     args.folder.mkdir(parents=True, exist_ok=True)
     for row in {"windows": windows, "mode": mode, "predict": predict, "memory": memory, "margins": margins,
                 "usual": usual}[args.what](args):
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        append(args.table, {"what": args.what, **row})
-
-
-def append(table, row):
-    """Add a measurement to the table, one line a number, with where it was taken."""
-    table = pathlib.Path(table)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-    case = ", ".join(str(value) for key, value in row.items() if key not in numbers)
-    with open(table, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["case", "quantity", "value", "processor", "date", "commit", "command"])
-        for key, value in numbers.items():
-            writer.writerow([case, key, f"{value:.4g}", processor(), time.strftime("%Y-%m-%d"), commit(),
-                             " ".join(["python", "bench/scenes.py", *sys.argv[1:]])])
+        append_numbers(args.table, {"what": args.what, **row})
 
 
 def in_turns(ours, peer, repeats):
@@ -115,34 +100,33 @@ def windows(args):
 
 
 def mode(args):
-    """A class mask of nine classes, brought down by 10: clean fields, with 2 % of speckle, and pure noise."""
-    import rasterio
+    """A class mask of nine classes, brought down by 10: clean fields, with 2 % of speckle, and pure noise.
+
+    The times are of calls in turns within this process, the memory is that of a process for each.
+    """
+    import rasterio  # noqa: F401, here, so that its absence is told before anything is written
     side = args.side or 10000
     random = np.random.default_rng(0)
     fields = random.integers(0, 9, (side // 90 + 1, side // 70 + 1)).astype(np.uint8)
     clean = fields.repeat(90, 0).repeat(70, 1)[:side, :side]
     for name, share in [("clean", 0), ("speckled", 0.02), ("noise", 1)]:
-        path = args.folder / f"mask_{name}_{side}.tif"
+        path = (args.folder / f"mask_{name}_{side}.tif").resolve()
         if not path.exists():
             noise = random.integers(0, 9, clean.shape).astype(np.uint8)
             mask = np.where(random.random(clean.shape, dtype=np.float32) < share, noise, clean)
             write_geotiff(path, [mask], side, side, 1, "uint8")
-
-        def ours():
-            with open_raster(path) as raster:
-                return np.concatenate(list(downscale_classes(raster, 10, "mode")))
-
-        def peer():
-            with rasterio.open(path) as file:
-                return file.read(1, out_shape=(-(-side // 10),) * 2, resampling=rasterio.enums.Resampling.mode)
-        differing = int((ours() != peer()).sum()) if side % 10 == 0 else -1
-        yield {"case": f"mode by 10, {name}", "differing_px": differing, **in_turns(ours, peer, args.repeats)}
+        differing = int((bring_down.ours(path) != bring_down.gdal(path)).sum()) if side % 10 == 0 else -1
+        memory = {f"{who}_resident_mb": measured("bench/bring_down.py", call, path)["resident_mb"]
+                  for who, call in (("ours", "ours"), ("peer", "gdal"))}
+        yield {"case": f"mode by 10, {name}", "differing_px": differing, **memory,
+               **in_turns(lambda: bring_down.ours(path), lambda: bring_down.gdal(path), args.repeats)}
 
 
 def untrained_checkpoint(args):
     """A U-Net of width 8 and depth 3 for ten bands, whose norms have seen data; returns its path."""
     import torch
-    from checkpoint import data_facts, save_checkpoint
+    from checkpoint import save_checkpoint
+    from facts import data_facts
     from models import build_model
     torch.manual_seed(0)
     kwargs = {"bands": BANDS, "classes": CLASSES, "width": 8, "depth": 3}

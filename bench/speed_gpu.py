@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import importlib
+import importlib.util
 import pathlib
 import sys
 import tempfile
@@ -14,7 +16,7 @@ import train
 from data import Tiles
 from facts import data_facts, load_facts
 from losses import build_loss, labelled_weight
-from measure import markdown, matrix_product, write_synthetic_set
+from measure import markdown, matrix_product, wait_for_device, write_synthetic_set
 from models import build_model
 from speed import BANDS, CLASSES, Work, batch, installed, measure, operations
 
@@ -28,7 +30,7 @@ def fast_step(model, images, labels):
     optimizer, loss_function = train.build_optimizer(model, args), build_loss(args.loss)
 
     def step():
-        with torch.autocast("cuda", dtype=torch.bfloat16):
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
             logits = model(images)
         loss_function(logits.float(), labels, labelled_weight(labels)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
@@ -40,11 +42,11 @@ def fast_step(model, images, labels):
 def usual_step(model, images, labels):
     """A training step as it is most often written: float16 autocast with a scaler, the loss read after every step."""
     model, labels = model.to(images.device).train(), labels.long()
-    optimizer, scaler = torch.optim.AdamW(model.parameters(), lr=1e-3), torch.amp.GradScaler("cuda")
+    optimizer, scaler = torch.optim.AdamW(model.parameters(), lr=1e-3), torch.amp.GradScaler(images.device.type)
 
     def step():
         optimizer.zero_grad()
-        with torch.autocast("cuda", dtype=torch.float16):
+        with torch.autocast(images.device.type, dtype=torch.float16):
             loss = F.cross_entropy(model(images), labels, ignore_index=255)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -60,30 +62,36 @@ def compiled(model):
     return model
 
 
-def unet_work(count, folder):
-    """Training steps of the U-Net of width 64, beside a plain loop and Pytorch-UNet's network, if its clone is given."""
-    images, labels = (part.to("cuda") for part in batch(count))
-    model = build_model("unet", BANDS, CLASSES, width=64).to("cuda")
-    theirs = None
-    if folder:
-        sys.path.insert(0, str(pathlib.Path(folder)))
-        network = installed("unet.unet_model")  # not `unet`, which is ours
-        theirs = network and usual_step(network.UNet(BANDS, CLASSES), images.contiguous(memory_format=torch.channels_last), labels)
+def pytorch_unet(folder):
+    """The network of a clone of milesial/Pytorch-UNet; its package is called unet, as a file of ours is, so it gets another name."""
+    package = pathlib.Path(folder, "unet")
+    specification = importlib.util.spec_from_file_location("pytorch_unet", package / "__init__.py",
+                                                           submodule_search_locations=[str(package)])
+    module = sys.modules["pytorch_unet"] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return importlib.import_module("pytorch_unet.unet_model").UNet(BANDS, CLASSES)
+
+
+def unet_work(device, count, folder=None, width=64):
+    """Training steps of the U-Net, beside a plain loop and Pytorch-UNet's network, if the folder of its clone is given."""
+    images, labels = (part.to(device) for part in batch(count))
+    model = build_model("unet", BANDS, CLASSES, width=width).to(device)
+    theirs = folder and usual_step(pytorch_unet(folder), images.contiguous(memory_format=torch.channels_last), labels)
     plain = usual_step(copy.deepcopy(model), images.contiguous(), labels)
     total = operations(plain)
-    return Work(f"training step, U-Net width 64, 256 px, batch {count}", count, "images",
+    return Work(f"training step, U-Net width {width}, 256 px, batch {count}", count, "images",
                 fast_step(compiled(model), images, labels),
                 {"the same network, NCHW, float16": (plain, None), "milesial/Pytorch-UNet, float16": (theirs, 2)}, total)
 
 
-def resnet_work(count):
+def resnet_work(device, count):
     """Training steps of the ResNet-50 U-Net, beside segmentation_models.pytorch's as people run it and at its best."""
     smp = installed("segmentation_models_pytorch")
-    images, labels = (part.to("cuda") for part in batch(count))
+    images, labels = (part.to(device) for part in batch(count))
 
     def theirs():
-        return smp.Unet("resnet50", encoder_weights=None, in_channels=BANDS, classes=CLASSES).to("cuda")
-    model = build_model("resunet", BANDS, CLASSES, encoder="resnet50").to("cuda")
+        return smp.Unet("resnet50", encoder_weights=None, in_channels=BANDS, classes=CLASSES).to(device)
+    model = build_model("resunet", BANDS, CLASSES, encoder="resnet50").to(device)
     total = operations(fast_step(copy.deepcopy(model), images, labels))
     return Work(f"training step, ResNet-50 U-Net, 256 px, batch {count}", count, "images",
                 fast_step(compiled(model), images, labels),
@@ -123,18 +131,24 @@ def kernel_times(call):
     """Run a call under torch's profiler: ({kernel: seconds}, busy seconds: those in which any kernel ran)."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
         call()
-        torch.cuda.synchronize()
+        wait_for_device()
     spans, kernels = [], {}
     for event in profiler.events():
-        if event.device_type == torch.autograd.DeviceType.CUDA:
+        # An annotation, such as a compiled region's, spans kernels and the gaps between them.
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation:
             start, end = event.time_range.start, event.time_range.end  # microseconds
             spans.append((start, end))
             kernels[event.name] = kernels.get(event.name, 0) + (end - start) / 1e6
-    busy, reached = 0.0, 0.0
+    return kernels, covered(spans) / 1e6
+
+
+def covered(spans):
+    """The length of what (start, end) pairs cover together: where they overlap counts once."""
+    total, reached = 0.0, 0.0
     for start, end in sorted(spans):
-        busy += max(0.0, end - max(start, reached))
+        total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
-    return kernels, busy / 1e6
+    return total
 
 
 def waits(call):
@@ -155,10 +169,11 @@ def measure_card(args):
     if not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has none that torch can use")
     limit, rows = matrix_product(8192, torch.bfloat16, "cuda"), []
-    for work in (unet_work(count, args.pytorch_unet) for count in (16, 32, 64)):
+    device = torch.device("cuda")
+    for work in (unet_work(device, count, args.pytorch_unet) for count in (16, 32, 64)):
         rows += measure(work, args.repeats, limit)
-    rows += measure(resnet_work(32), args.repeats, limit)
-    with epoch(torch.device("cuda"), TILES, 64, "--compile") as one:
+    rows += measure(resnet_work(device, 32), args.repeats, limit)
+    with epoch(device, TILES, 64, "--compile") as one:
         speed = one()
         kernels, busy = kernel_times(one)
         print(f"an epoch of {TILES} tiles: {speed['seconds']:.1f} s, {speed['images_per_s']:.0f} images/s, waiting for input "

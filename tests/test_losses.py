@@ -7,6 +7,7 @@ import torch
 
 from losses import (SPARSE_BELOW, build_loss, class_weights, dice_loss, focal_loss, jaccard_loss, labelled_weight,
                     partial_cross_entropy)
+from unet import UNet
 
 # Two classes; class 0 has probability 3/4 wherever the logits are (ln 3, 0).
 SURE = math.log(3.0)
@@ -155,6 +156,29 @@ def test_parts_of_a_batch_add_up_to_the_whole():
             loss = build_loss(name, weight=weight)
             parts = loss(logits[:1], labels[:1], total, 2) + loss(logits[1:], labels[1:], total, 2)
             assert float(parts) == pytest.approx(float(loss(logits, labels)), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ce", "focal", "ce+focal"])
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)])
+def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, weight):
+    """As --accumulate cuts it: float64, batch norm in evaluation mode, unequal numbers of labelled pixels in the parts."""
+    torch.manual_seed(0)
+    model, loss = UNet(2, 3, width=4, depth=1).double().eval(), build_loss(name, weight=weight)
+    images, (_, labels) = torch.randn(4, 2, 16, 16, dtype=torch.float64), random_case(0.9, classes=3, batch=4)
+    labels[0], labels[1, 1:] = 255, 255  # none, a few, nearly all of them, and all but a corner
+    labels[3, :8, :8] = 255
+
+    def gradients(parts):
+        model.zero_grad()
+        total = labelled_weight(labels, weight)
+        for some_images, some_labels in zip(images.chunk(parts), labels.chunk(parts)):
+            loss(model(some_images), some_labels, total, parts).backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    whole = gradients(1)
+    assert whole.abs().max() > 1e-3
+    for parts in (2, 3, 4):
+        assert (gradients(parts) - whole).abs().max() < 1e-12
 
 
 def test_labelled_weight():
