@@ -25,7 +25,8 @@ FOLDS = {"dubai": {"a": ["2", "6"], "b": ["2", "5"]},
          "demo": {"a": [f"place_0{place}" for place in (1, 2, 3, 4)], "b": [f"place_0{place}" for place in (5, 6, 7, 8)]}}
 TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every fold
 SETTINGS = {  # what differs from the base; of a flag given twice the last counts
-    "base": [], "twice the epochs": ["--epochs", "30"], "plateau": ["--schedule", "plateau"], "no jitter": ["--jitter", "0"],
+    "base": [], "twice the epochs": ["--epochs", "30"], "plateau": ["--schedule", "plateau"], "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
+    "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
     "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "class weights sqrt": ["--class-weights", "sqrt"],
     "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
     "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
