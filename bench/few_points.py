@@ -4,8 +4,9 @@
     python bench/few_points.py --dubai data/dubai --roads data/roads        and real imagery, prepared before
     python bench/few_points.py --only demo-1-                               the runs whose names start so
 
-Rows go to results/points.csv, one a run; what is there is skipped, so it goes on where it was stopped. From all rows it then
-writes results/points.md and docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
+Rows go to results/points.csv, one a run; what is there is skipped, so it goes on where it was stopped. How runs do near the
+classes' boundaries goes to results/points_borders.csv. From all rows it then writes results/points.md and
+docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
 
 Dubai is prepared as baseline.py says; the roads, 100 images of 400 px, from a table of classes with the lines `id,name,r,g,b`,
 `0,background,190,190,190` and `255,road,230,60,40`, by `python prepare_data.py folder --images FOLDER/images --masks
@@ -14,6 +15,7 @@ FOLDER/groundtruth --classes roads.csv --threshold 127 --tile 200 --out data/roa
 
 import argparse
 import dataclasses
+import json
 import math
 import pathlib
 import statistics
@@ -24,9 +26,9 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from baseline import DUBAI
 from figures import curves, save_png
-from run_table import ROOT, read_rows, run_missing
+from run_table import ROOT, append, commit, read_rows, run_missing
 
-TABLE = ROOT / "results" / "points.csv"
+TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
 ROADS = "--stem 2 --crop 192 --bs 8 --lr 3e-3 --epochs 40 --final last".split()
 # Where weights are averaged, that holds for all but the plain baseline: what a method adds is not what averaging adds.
@@ -156,6 +158,38 @@ def table_lines(cells, rows):
     return lines
 
 
+def score_borders(cells):
+    """What the errors are made of: mean IoU near the classes' boundaries and beyond, of every run that is on this machine.
+
+    Rows go to results/points_borders.csv; runs that have one are not scored again.
+    """
+    there = read_rows(BORDERS)
+    for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
+        folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
+        if name in there or not (ROOT / folder / "metrics.json").exists():
+            continue
+        command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--out", f"{folder}/scores"]
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+        scores = json.loads((ROOT / folder / "scores" / "metrics_test.json").read_text(encoding="utf-8"))
+        append(BORDERS, {"name": name, **{f"{what}_{where}": scores["boundary"][where][what] for where in ("within", "beyond")
+                                          for what in ("pixels", "miou")}, "calibration_error": scores["calibration_error"],
+                         "commit": commit(), "command": " ".join(["python", *command])})
+
+
+def border_lines(cells):
+    """Its table in Markdown, means over draws."""
+    rows, lines = read_rows(BORDERS), []
+    for cell in cells:
+        there = [rows[name] for name in cell.names() if name in rows]
+        if there:
+            means = [mean_and_spread([float(row[column]) for row in there], ".3f") for column in ("miou_within", "miou_beyond")]
+            share = statistics.mean(int(row["pixels_within"]) / (int(row["pixels_within"]) + int(row["pixels_beyond"]))
+                                    for row in there)
+            lines.append(f"| {cell.points or 'all'} {cell.note} | {cell.method} | {means[0]} | {share:.0%} | {means[1]} | {len(there)} |")
+    head = ["| points a tile | method | mean IoU within 3 px of a boundary | share of pixels | beyond | draws |", "|---|---|---|---|---|---|"]
+    return ["", *head, *lines] if lines else []
+
+
 def figure(cells, rows, title):
     """Mean IoU against points a tile, a line a method, with a stroke of one standard deviation up and down at each mean.
 
@@ -216,7 +250,8 @@ def main(args):
         return
     rows, lines = all_rows(), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
     for name, cells in sets.items():
-        lines += ["", f"## {name}", "", *table_lines(cells, rows)]
+        score_borders(cells)
+        lines += ["", f"## {name}", "", *table_lines(cells, rows), *border_lines(cells)]
         picture = figure(cells, rows, f"{name}: points against every label")
         if picture:
             save_png(picture, ROOT / "docs" / f"points-{name}.png")
