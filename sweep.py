@@ -98,11 +98,10 @@ def plan(args):
     """
     if args.jobs < 1 or args.search < 0:
         raise ValueError(f"--jobs {args.jobs} --search {args.search}: give 1 job or more, and 0 draws or more")
-    if len(args.flags.get("oversample", [])) > 1:
+    if args.flags.get("oversample", [])[1:]:
         raise ValueError("--oversample: a sweep would train one run a class; give one class, or train.py --oversample")
-    choices = [values or [None] for values in args.flags.values()]
     settings = (draw(args.flags, args.search, args.search_seed) if args.search
-                else [dict(zip(args.flags, values)) for values in itertools.product(*choices)])
+                else [dict(zip(args.flags, values)) for values in itertools.product(*(some or [None] for some in args.flags.values()))])
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
     cells = {}
     for setting in settings:
