@@ -46,7 +46,8 @@ def load_facts(folder):
 
 def _check_facts(path, facts):
     """Refuse a dataset.json whose entries are of the right types, but make no sense."""
-    places, bands, classes, tiles, pixels = facts.get("places", {}), facts["bands"], facts["classes"], facts["tiles"], facts["pixels"]
+    bands, classes, tiles, pixels = (facts[key] for key in ("bands", "classes", "tiles", "pixels"))
+    places = facts.get("places", {})
     try:
         mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
         fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
@@ -62,7 +63,7 @@ def _check_facts(path, facts):
                 "places": isinstance(places, dict) and all(isinstance(place, str) for place in places.values()),
                 "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        fine = {f"bands, mean, std, classes, rgb, tiles or pixels: {error}": False}
+        fine = {f"bands, mean, std, classes, rgb, tiles, pixels or places: {error}": False}
     wrong = [key for key, holds in fine.items() if not holds]
     if wrong:
         raise ValueError(f"{path}: its entries make no sense ({wrong[0]}): prepare the data set again")

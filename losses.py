@@ -22,8 +22,7 @@ def labelled_pixels(logits, labels, ignore=255):
         labels: (B, H, W), any integer type.
     Returns:
         (P, K) logits and (P,) int64 labels of the labelled pixels, or the logits as they came and (B, H, W) int64 labels.
-    Raises:
-        ValueError: sizes differ, or a label is neither a class nor `ignore` (looked at on the CPU only).
+    Raises: ValueError where sizes differ, or a label is neither a class nor `ignore` (looked at on the CPU only).
     """
     if logits.shape[:1] + logits.shape[2:] != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} are not of the same pixels")
@@ -124,8 +123,7 @@ def class_weights(counts, how="none"):
     Args:
         counts: (K,) labelled pixels per class.
         how: "none"; "inverse", 1 / share; or "sqrt", 1 / sqrt(share), where share is in units of an even share.
-    Returns:
-        (K,) float32, or None for "none".
+    Returns: (K,) float32, or None for "none".
     """
     if how == "none":
         return None
@@ -152,10 +150,8 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
     unknown = [term for term in terms if term not in LOSS_NAMES]
     if unknown:
         raise ValueError(f"unknown loss '{unknown[0]}' in '{name}': choose from {', '.join(LOSS_NAMES)}, joined by +")
-    if not 0 < hardest <= 1:
-        raise ValueError(f"hardest {hardest}: give a share above 0 and at most 1")
-    if hardest < 1 and "ce" not in terms:
-        raise ValueError(f"hardest {hardest} concerns the loss 'ce', which '{name}' does not hold")
+    if not 0 < hardest <= 1 or hardest < 1 and "ce" not in terms:
+        raise ValueError(f"hardest {hardest} with the loss '{name}': give a share above 0 and at most 1, below 1 only with ce")
 
     def loss(logits, labels, total=None, parts=1):
         values = {"ce": lambda: partial_cross_entropy(logits, labels, ignore, weight, hardest, total),

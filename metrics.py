@@ -18,8 +18,7 @@ class ConfusionMatrix:
         counts: to begin with, as the attribute; None is 0.
     Attributes:
         counts: (K, K) int64 on the CPU; a row is a true class, a column a predicted one.
-    Raises:
-        ValueError: `classes` or `ignore` out of range.
+    Raises: ValueError where `classes` or `ignore` is out of range.
     """
 
     def __init__(self, classes, ignore=255, counts=None):
@@ -142,8 +141,7 @@ def score_table(matrix, names):
     Args:
         matrix: ConfusionMatrix.
         names: K class names.
-    Returns:
-        text without a newline at its end.
+    Returns: text without a newline at its end.
     """
     width = max(len("class"), *map(len, names))
     lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]

@@ -100,8 +100,8 @@ def plan(args):
         raise ValueError(f"--jobs {args.jobs} --search {args.search}: give 1 job or more, and 0 draws or more")
     if args.flags.get("oversample", [])[1:]:
         raise ValueError("--oversample: a sweep would train one run a class; give one class, or train.py --oversample")
-    settings = (draw(args.flags, args.search, args.search_seed) if args.search
-                else [dict(zip(args.flags, values)) for values in itertools.product(*(some or [None] for some in args.flags.values()))])
+    grid = itertools.product(*(some or [None] for some in args.flags.values()))
+    settings = (draw(args.flags, args.search, args.search_seed) if args.search else [dict(zip(args.flags, cell)) for cell in grid])
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
     cells = {}
     for setting in settings:
