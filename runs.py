@@ -15,6 +15,7 @@ import math
 import pathlib
 import resource
 import signal
+import sys
 
 import numpy as np
 import torch
@@ -148,9 +149,9 @@ def resume(run, args, facts, device):
         ValueError: another command, or other data, than the run was started with; one line that says in what.
     """
     content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
-    before = content["args"]
-    changed = [f"--{key.replace('_', '-')} was {before.get(key)} and is {value} now" for key, value in vars(args).items()
-               if key not in MAY_CHANGE_ON_RESUME and before.get(key) != value]
+    flags = content["args"]
+    changed = [f"--{key.replace('_', '-')} was {flags.get(key)} and is {value} now" for key, value in vars(args).items()
+               if key not in MAY_CHANGE_ON_RESUME and flags.get(key) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
     train, run.counts = content["train"], data_counts(args.data)
@@ -164,9 +165,12 @@ def resume(run, args, facts, device):
         run.model.load_state_dict(content["model"]["state"])
         if run.average:
             run.average.load_state_dict(train["ema"])
-        run.optimizer.load_state_dict(train["optimizer"])
+        groups = [group | {"lr": float(before["lr"])} for group, before in  # all else as the command says, now as then
+                  zip(run.optimizer.state_dict()["param_groups"], train["optimizer"]["param_groups"])]
+        run.optimizer.load_state_dict({"state": train["optimizer"]["state"], "param_groups": groups})
+        check_optimizer(run.optimizer)
         run.scaler.load_state_dict(train["scaler"])
-        run.plateau.update(train["scheduler"])
+        run.plateau = {key: type(value)(train["scheduler"][key]) for key, value in run.plateau.items()}
         run.record.copy_(train["record"])
         run.epoch, run.step, run.best = int(train["epoch"]), int(train["step"]), float(train["best"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -175,6 +179,19 @@ def resume(run, args, facts, device):
     if run.rank == 0 and log.exists():  # the header too goes with the last row: a process may have ended within it
         rows = log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1 if run.epoch else 0]
         log.write_text("".join(rows), encoding="utf-8")
+
+
+def check_optimizer(optimizer):
+    """Raise ValueError where an optimiser's state is not of every parameter alike, which is seen only when it steps.
+
+    No state at all is that of a run whose every step so far overflowed in float16.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [optimizer.state.get(p, {}) for p in parameters]
+    expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
+    if any(states) and any(state.keys() != expected or any(value.ndim and value.shape != p.shape for value in state.values())
+                           for p, state in zip(parameters, states)):
+        raise ValueError("the optimiser's state")
 
 
 def append_row(path, row):
@@ -226,4 +243,4 @@ def peak_memory_mb(device):
     """Most memory ever held, MB: the card's by torch's count, or this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # Linux counts in kB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6  # Linux: KiB

@@ -17,4 +17,4 @@ if __name__ == "__main__":
     process = subprocess.Popen([sys.executable, *sys.argv[1:]], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     print(json.dumps({"status": status, "wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime,
-                      "resident_mb": usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)}))
+                      "resident_mb": usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)}))

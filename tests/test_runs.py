@@ -166,6 +166,42 @@ def test_other_facts_of_the_data_are_named(data, tmp_path):
         run(data, tmp_path / "run", "--epochs", "2", "--resume")
 
 
+def lacking_one_tensor(train):
+    del train["optimizer"]["state"][0]["exp_avg"]
+
+
+def lacking_a_parameter(train):
+    del train["optimizer"]["state"][1]
+
+
+def of_another_shape(train):
+    train["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
+
+
+def with_words(train):
+    train["scheduler"]["factor"] = "half"
+
+
+@pytest.mark.parametrize("spoil", [lacking_one_tensor, lacking_a_parameter, of_another_shape, with_words])
+def test_a_checkpoint_that_lacks_what_going_on_takes_is_refused(data, tmp_path, spoil):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    path = tmp_path / "run" / "last.pt"
+    content = load_checkpoint(path)
+    spoil(content["train"])
+    save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))  # its checksum fits
+    with pytest.raises(ValueError, match="last.pt lacks what going on takes"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_the_optimisers_settings_are_the_commands(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    path = tmp_path / "run" / "last.pt"
+    content = load_checkpoint(path)
+    content["train"]["optimizer"]["param_groups"][0]["betas"] = "none"
+    save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))
+    run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
 def test_rank_0_alone_cuts_the_log_back(data, tmp_path):
     flags = ["--data", data, "--out", str(tmp_path / "run"), *TINY]
     train.main(train.parse_args([*flags, "--epochs", "2", "--stop-after", "1"]))
