@@ -1,4 +1,4 @@
-"""Which pixels to label next: those the network is unsure of, shared among its classes, not next to each other.
+"""Which pixels to label next: drawn at random, the likelier the less the network is sure of them, not next to each other.
 
     positions = suggest_points(probabilities, 4, taken)     of one tile, beside the points that it has
 
@@ -6,13 +6,13 @@
     candidates.add(top, uncertainty(probabilities), classes)
     rows, cols, classes = candidates.choose(20)
 
-How unsure the network is of a pixel is its margin: how little the most likely class leads. Taken alone it would put all
-points on the borders of one class. So it is averaged over a small square, where a doubtful field counts more than a
-sharp border; each point is of the predicted class that has the fewest points so far; and points keep a distance.
+How unsure the network is of a pixel is its margin: how little the most likely class leads, averaged over a small square,
+where a doubtful field counts more than a sharp border. Pixels are drawn in proportion to it. The most doubtful ones alone
+would be a poor sample of the ground: a network learned less from them than from as many random ones (results/relabel.md).
 
-Source: Scheffer 2001, "Active hidden Markov models for information extraction", the margin. Differs in the average, and
-in spreading points by class and distance: spread in feature space, as in Sener 2018, "Active learning for convolutional
-neural networks: a core-set approach", they would need the features of the whole scene at once.
+Source: Scheffer 2001, "Active hidden Markov models for information extraction", the margin. Differs in the average, in
+drawing, and in spreading points by distance: spread in feature space, as in Sener 2018, "Active learning for
+convolutional neural networks: a core-set approach", they would need the features of the whole scene at once.
 """
 
 import math
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 DISTANCE = 16  # px, least distance between two points
 SQUARE = 5  # px, side of the square over which doubt is averaged; odd
+LEAST = 1e-6  # doubt that is taken for the surest pixel's: where the network is sure of all, all are alike
 MOST = 2**16  # candidates kept of a scene, however large
 
 
@@ -42,7 +43,26 @@ def uncertainty(probabilities):
     return F.avg_pool2d(doubt[:, None], SQUARE, 1, SQUARE // 2, count_include_pad=False)[:, 0]
 
 
-def suggest_points(probabilities, count, taken=(), distance=DISTANCE, where=None):
+def ranking(doubt, seed=0, top=0):
+    """By what pixels are taken, the highest first: so taken, they are drawn one by one in proportion to their doubt.
+
+    The noise is a function of the seed and the row, so that a scene in strips is ranked as it would be at once.
+
+    Args:
+        doubt: (h, W) as of `uncertainty`; -inf where no point may lie.
+        seed: 0 or more; top: row of the scene at which doubt begins, px.
+    Returns:
+        (h, W), -inf where doubt is.
+    Source: Gumbel's trick; Kool 2019, "Stochastic beams and where to find them", section 2.3, draws several with it.
+    """
+    rank = np.log(np.maximum(doubt, LEAST))  # (h, W)
+    for row, ranks in enumerate(rank, top):
+        ranks += np.random.default_rng((seed, row)).gumbel(size=len(ranks))
+    rank[doubt == -np.inf] = -np.inf
+    return rank
+
+
+def suggest_points(probabilities, count, taken=(), distance=DISTANCE, where=None, seed=0):
     """The pixels of one tile to label next.
 
     Args:
@@ -51,20 +71,19 @@ def suggest_points(probabilities, count, taken=(), distance=DISTANCE, where=None
         taken: (P,) positions row * W + col of points that are there already, as `points.choose_points` gives them.
         distance: least distance to other points, px.
         where: (H, W) bool, pixels that may be chosen; None: all.
+        seed: of the draw, best another for every tile.
     Returns:
-        (N,) int64 positions row * W + col, the most useful first; fewer than count where there is no room for more.
+        (N,) int64 positions row * W + col, in the order drawn; fewer than count where there is no room for more.
     """
-    probabilities = probabilities.detach().cpu()
-    doubt = uncertainty(probabilities[None])[0].double().numpy()  # (H, W)
+    doubt = uncertainty(probabilities.detach().cpu()[None])[0].double().numpy()  # (H, W)
     if where is not None:
         doubt[~where] = -np.inf
     rows, cols = np.indices(doubt.shape).reshape(2, -1)  # (H * W,) each
-    classes = probabilities.max(0).indices.numpy().reshape(-1)
-    return _choose(rows, cols, doubt.reshape(-1), classes, count, distance, taken)
+    return _choose(rows, cols, ranking(doubt, seed).reshape(-1), count, distance, taken)
 
 
 class Candidates:
-    """The most doubtful pixel of each cell of a scene that comes in strips: what its points are chosen from.
+    """The pixel of the highest rank in each cell of a scene that comes in strips: what its points are chosen from.
 
     The cells are half the distance wide, or so much wider that there are at most about MOST of them.
 
@@ -76,7 +95,7 @@ class Candidates:
     def __init__(self, height, width, distance=DISTANCE):
         self.distance = distance
         self.cell = max(distance // 2, math.isqrt(height * width // MOST), 1)
-        self.found = [np.empty((4, 0))]  # row, col, doubt, class
+        self.found = [np.empty((4, 0))]  # row, col, rank, class
 
     def add(self, top, doubt, classes):
         """Look through a strip of the scene.
@@ -86,45 +105,44 @@ class Candidates:
             doubt: (h, W) uncertainty; -inf where no point may lie.
             classes: (h, W) predicted.
         """
-        side, (height, width) = self.cell, doubt.shape
-        cells = np.pad(doubt, ((0, -height % side), (0, -width % side)), constant_values=-np.inf)
+        side, (height, width), rank = self.cell, doubt.shape, ranking(doubt, top=top)
+        cells = np.pad(rank, ((0, -height % side), (0, -width % side)), constant_values=-np.inf)
         down, across = cells.shape[0] // side, cells.shape[1] // side
         cells = cells.reshape(down, side, across, side).swapaxes(1, 2).reshape(down, across, -1)  # (.., .., side**2)
         place = cells.argmax(axis=2)  # (down, across)
         rows, cols = (np.indices((down, across)) * side + np.divmod(place, side))[:, cells.max(axis=2) > -np.inf]
-        self.found.append(np.stack([rows + top, cols, doubt[rows, cols], classes[rows, cols]]))
+        self.found.append(np.stack([rows + top, cols, rank[rows, cols], classes[rows, cols]]))
 
     def choose(self, count):
-        """The most useful points, the first first.
+        """The points to label next.
 
         Args:
             count: how many.
         Returns:
-            (N,) rows, columns, predicted classes, int64; fewer than count where there is no room for more.
+            (N,) rows, columns, predicted classes, int64, in the order drawn; fewer than count where there is no room.
         """
-        rows, cols, doubt, classes = np.concatenate(self.found, axis=1)
-        chosen = _choose(rows, cols, doubt, classes, count, self.distance)
+        rows, cols, rank, classes = np.concatenate(self.found, axis=1)
+        chosen = _choose(rows, cols, rank, count, self.distance)
         return tuple(column[chosen].astype(np.int64) for column in (rows, cols, classes))
 
 
-def _choose(rows, cols, doubt, classes, count, distance, taken=()):
-    """Indices of the candidates chosen, one by one: of the class with fewest points the one most in doubt.
+def _choose(rows, cols, rank, count, distance, taken=()):
+    """Indices of the candidates chosen, one by one: of those far enough from the points there are, that of highest rank.
 
     Args:
-        rows, cols, doubt, classes: (n,) of the candidates.
+        rows, cols, rank: (n,) of the candidates.
         count, distance: as in `suggest_points`; taken: indices of candidates that are points already.
     Returns:
         (N,) int64.
     """
-    worth, chosen = np.array(doubt, np.float64), []
+    rank, chosen = np.array(rank, np.float64), []
 
     def take(place):
-        worth[classes == classes[place]] -= 1  # doubt is at most 1: every class with fewer points comes before it
-        worth[(rows - rows[place]) ** 2 + (cols - cols[place]) ** 2 < distance ** 2] = -np.inf
+        rank[(rows - rows[place]) ** 2 + (cols - cols[place]) ** 2 < distance ** 2] = -np.inf
 
     for place in taken:
         take(place)
-    while len(chosen) < count and len(worth) and worth.max() > -np.inf:
-        chosen.append(int(worth.argmax()))
+    while len(chosen) < count and len(rank) and rank.max() > -np.inf:
+        chosen.append(int(rank.argmax()))
         take(chosen[-1])
     return np.array(chosen, dtype=np.int64)

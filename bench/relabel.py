@@ -31,10 +31,10 @@ import torch
 
 from checkpoint import load_model
 from data import Tiles, normalise
-from few_points import BASELINE, DEMO, DUBAI, flags_of, mean_and_spread, spread
+from few_points import BASELINE, DEMO, DUBAI, flags_of, spread
 from few_points import TABLE as POINTS
 from points import choose_points
-from run_table import read_rows, run_missing
+from run_table import mean_and_spread, read_rows, run_missing
 from suggest import suggest_points
 
 TABLE = ROOT / "results" / "relabel.csv"
@@ -92,7 +92,7 @@ def suggested(tiles, draw, start):
     for index, probabilities in enumerate(probabilities_of(start, tiles)):
         known = tiles.labels[index].numpy() != tiles.ignore
         first = choose_points(tiles.labels[index].numpy(), 1, draw, index)
-        asked = suggest_points(probabilities, 4, first, where=known)
+        asked = suggest_points(probabilities, 4, first, where=known, seed=index)
         keep(labels[index], tiles.labels[index], [*first, *asked])
     return tiles.images, labels
 

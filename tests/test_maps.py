@@ -30,9 +30,9 @@ def strips(probabilities=False, cut=13):
     random = np.random.default_rng(0)
     layers = random.integers(0, 256, (30, 40, 5 if probabilities else 1)).astype(np.uint8)
     layers[..., 0] = random.integers(0, 3, (30, 40))
-    layers[0, 0], layers[0, 0, 0], doubt = 0, 255, random.random((30, 40))
+    layers[0, 0], layers[0, 0, 0], doubt = 0, 255, np.zeros((30, 40))
     doubt[0, 0] = -np.inf
-    doubt[10, 20], doubt[25, 5] = 2, 1.9
+    doubt[10, 20], doubt[25, 5] = 1, 0.1  # all others are drawn a hundred thousand times more seldom
     whole = Strip(layers, np.full((30, 40, 3), 90, np.uint8), doubt)
     return whole, [Strip(*(part[:cut] for part in whole)), Strip(*(part[cut:] for part in whole))]
 

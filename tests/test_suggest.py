@@ -1,10 +1,10 @@
-"""Points to label next are doubtful, shared among classes, apart from each other, and found strip by strip as at once."""
+"""Points to label next are drawn by doubt, apart from each other, and found strip by strip as at once."""
 
 import numpy as np
 import pytest
 import torch
 
-from suggest import Candidates, suggest_points, uncertainty
+from suggest import Candidates, ranking, suggest_points, uncertainty
 
 
 def two_classes(sure):
@@ -25,28 +25,37 @@ def test_uncertainty_by_hand():
     assert uncertainty(torch.ones(1, 1, 5, 5)).tolist() == torch.zeros(1, 5, 5).tolist()  # one class only
 
 
-def test_a_doubtful_field_comes_before_a_sharp_border():
-    sure = np.ones((40, 40))
-    sure[:, 9] = 0.5  # one column, of no doubt left and right
-    sure[25:32, 25:32] = 0.6
-    position, = suggest_points(two_classes(sure), 1)
-    assert (position // 40, position % 40) == (27, 27)  # the first whose whole square is in doubt
+def test_pixels_are_drawn_in_proportion_to_their_doubt():
+    doubt = np.array([[0.1, 0.2, 0.7, -np.inf]])
+    first = [int(ranking(doubt, seed).argmax()) for seed in range(2000)]
+    assert np.bincount(first) / 2000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)  # three deviations of a share
+    assert ranking(doubt).tolist() == ranking(doubt).tolist() != ranking(doubt, seed=1).tolist()
+    rest = [int(ranking(doubt, seed)[0, :2].argmax()) for seed in range(2000) if first[seed] == 2]
+    assert np.mean(rest) == pytest.approx(2 / 3, abs=0.04)  # and what is drawn next, among those that are left
 
 
-def test_points_keep_their_distance_also_from_those_taken_and_take_turns_by_class():
-    random = np.random.default_rng(0)
-    sure = random.random((48, 64))
-    sure[:, :56] = sure[:, :56] / 4  # the first class is rare, and on the right only
+def test_a_network_that_is_sure_of_everything_has_its_pixels_drawn_alike():
+    first = [int(ranking(np.zeros((2, 2)), seed).argmax()) for seed in range(1000)]
+    assert np.bincount(first) / 1000 == pytest.approx([0.25] * 4, abs=0.05)
+
+
+def test_the_doubtful_half_of_a_tile_gets_most_points():
+    sure = np.full((64, 64), 0.95)  # a doubt of 0.1
+    sure[:, 32:] = 0.55  # of 0.9
+    cols = np.concatenate([suggest_points(two_classes(sure), 4, seed=seed) % 64 for seed in range(100)])
+    assert 0.8 < (cols >= 32).mean() < 0.95
+
+
+def test_points_keep_their_distance_also_from_those_taken():
+    sure = np.random.default_rng(0).random((48, 64))
     taken = np.array([20 * 64 + 60, 5 * 64 + 10])
     positions = suggest_points(two_classes(sure), 6, taken, distance=9)
     assert positions.dtype == np.int64 and len(positions) == 6
     rows, cols = np.divmod(np.concatenate([taken, positions]), 64)
-    apart = np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(8)
-    assert apart.min() >= 9
-    classes = two_classes(sure).argmax(0).numpy().reshape(-1)
-    assert np.bincount(classes[positions]).tolist() == [3, 3]
+    assert (np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(8)).min() >= 9
     assert suggest_points(two_classes(sure), 6, taken, distance=9).tolist() == positions.tolist()
     assert suggest_points(two_classes(sure), 4, taken, distance=9).tolist() == positions[:4].tolist()
+    assert suggest_points(two_classes(sure), 6, taken, distance=9, seed=1).tolist() != positions.tolist()
 
 
 def test_only_where_points_may_lie_and_no_more_than_there_is_room_for():
@@ -58,17 +67,28 @@ def test_only_where_points_may_lie_and_no_more_than_there_is_room_for():
     assert len(suggest_points(two_classes(np.ones((5, 5))), 3, distance=100)) == 1
 
 
-@pytest.mark.parametrize("cuts", [[], [1], [40, 41, 77]])
-def test_a_scene_in_strips_yields_the_doubtful_pixels(cuts):
+@pytest.mark.parametrize("cuts", [[], [8], [16, 40, 88]])
+def test_a_scene_in_strips_yields_the_same_points(cuts):
     random = np.random.default_rng(0)
-    doubt = random.random((100, 130)) / 2
-    doubt[70, 128], doubt[3, 4], doubt[50, 60] = 0.9, 0.8, 0.7
+    doubt, classes = random.random((100, 130)), random.integers(0, 3, (100, 130)).astype(np.uint8)
     doubt[:, 129] = -np.inf
-    candidates, classes = Candidates(100, 130, distance=8), np.zeros((100, 130), np.uint8)
+    candidates = Candidates(100, 130, distance=16)
     for top, end in zip([0, *cuts], [*cuts, 100]):
         candidates.add(top, doubt[top:end], classes[top:end])
-    rows, cols, found = candidates.choose(3)
-    assert list(zip(rows, cols, found)) == [(70, 128, 0), (3, 4, 0), (50, 60, 0)]
+    rows, cols, found = candidates.choose(4)
+    highest = np.unravel_index(ranking(doubt).argmax(), doubt.shape)
+    assert (rows[0], cols[0]) == highest and found.tolist() == classes[rows, cols].tolist()
+    whole = Candidates(100, 130, distance=16)
+    whole.add(0, doubt, classes)
+    assert [column.tolist() for column in whole.choose(4)] == [rows.tolist(), cols.tolist(), found.tolist()]
+
+
+def test_a_scene_s_points_are_apart_and_on_data():
+    doubt = np.random.default_rng(0).random((100, 130))
+    doubt[:, 129] = -np.inf
+    candidates = Candidates(100, 130, distance=8)
+    for top, end in ((0, 1), (1, 41), (41, 77), (77, 100)):  # strips that cut through cells
+        candidates.add(top, doubt[top:end], np.zeros((end - top, 130), np.uint8))
     rows, cols, _ = candidates.choose(10**6)
     assert len(rows) > 50 and cols.max() < 129
     assert (np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(len(rows))).min() >= 8
