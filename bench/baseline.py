@@ -1,6 +1,7 @@
 """The baselines of the README: Dubai in its standard form and the demo, from every label and from points, three seeds.
 
     python bench/baseline.py --dubai data/dubai --jobs 2
+    python bench/baseline.py --dubai data/dubai --only dubai-longer-0       the runs whose names start so
 
 Dubai is prepared by `python prepare_data.py dubai --src FOLDER --out data/dubai --scale 0.5 --tile 256 --min-labelled 20000`,
 which leaves out the slivers at the images' edges. Its test places are scored once, with the weights of the last step: its
@@ -9,32 +10,37 @@ validation place is too small to choose by. Rows go to results/baseline.csv; run
 Flags were chosen on training places held out from training (train on 4, 5, 7, 8, score on 2 and 6; train on 4, 6, 7, 8,
 score on 2 and 5), never on the test places. Rows of other names are of earlier settings: dubai-0-seed0 with the slivers
 in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel and so blurred, dubai-fine-* without
---stem 2. Each row has its command and commit.
+--stem 2. dubai-longer-* train for as long as fifteen minutes of one thread allow, dubai-long-* for half of that. Each row has its command and commit.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import statistics
 import subprocess
 import sys
 
-from run_table import ROOT, append, commit, read_rows, run_missing
+from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
+LENGTHS = {"long": DUBAI, "longer": [*DUBAI, "--epochs", "72"]}  # of a flag given twice the last counts
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dubai", help="the prepared set; not given: the demo only")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
+    parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="the runs whose names start so")
     args = parser.parse_args()
     families = {}
-    for points in (0, 20) if args.dubai else ():
-        families[f"dubai, {f'{points} points a tile' if points else 'every label'}"] = [
-            (f"dubai-long-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *DUBAI])
+    for length, points in itertools.product(LENGTHS, (0, 20)) if args.dubai else ():
+        families[f"dubai, {f'{points} points a tile' if points else 'every label'}, {length}"] = [
+            (f"dubai-{length}-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *LENGTHS[length]])
             for seed in range(3)]
     families["demo, 20 points a tile"] = [(f"demo-20-seed{seed}", ["--points", 20, "--seed", seed]) for seed in range(3)]
+    families = {family: wanted for family, cells in families.items()
+                if (wanted := [cell for cell in cells if cell[0].startswith(tuple(args.only))])}
     if not (ROOT / "data" / "demo").exists():
         subprocess.run([sys.executable, "prepare_data.py", "demo"], cwd=ROOT, check=True)
     rows = run_missing(ROOT / "results" / "baseline.csv", sum(families.values(), []), ROOT / "runs" / "baseline", args.jobs)
@@ -47,7 +53,7 @@ def main():
         print(f"| {family} | {int(by_name[cells[0][0]]['labelled_pixels']):,}", end=" | ")
         for column in ("miou", "miou_tta"):
             scores = [float(by_name[name][column]) for name, _ in cells]
-            print(f"{statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", end=" | ")
+            print(mean_and_spread(scores, ".3f"), end=" | ")
         print(f"{minutes:.1f} |")
 
 

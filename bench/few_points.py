@@ -26,7 +26,7 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from baseline import DUBAI
 from figures import curves, save_png
-from run_table import ROOT, append, commit, read_rows, run_missing
+from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
 
 TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
@@ -119,11 +119,6 @@ def scores_of(cell, rows):
 def spread(values):
     """Standard deviation over draws; NaN for fewer than two."""
     return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def mean_and_spread(values, form):
-    """Both as text, in a format such as ".3f"; the mean alone of a single draw."""
-    return f"{statistics.mean(values):{form}}" + (f" +- {spread(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def table_lines(cells, rows):

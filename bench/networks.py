@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from losses import build_loss
 from models import build_model, fold_batch_norm, freeze_encoder
-from run_table import commit, processor, read_rows, run_missing
+from run_table import commit, mean_and_spread, processor, read_rows, run_missing
 from runs import peak_memory_mb
 from train import build_optimizer, parse_args as train_args
 
@@ -195,12 +195,6 @@ def scores_of(name, data, rows):
     """Mean IoU by seed, of the runs that have a row."""
     keys = {seed: f"{data}-{name}-seed{seed}" for seed in range(3)}
     return {seed: float(rows[key]["miou"]) for seed, key in keys.items() if key in rows}
-
-
-def mean_and_spread(values, form=".3f"):
-    """Mean and standard deviation as text; the mean alone of one value, nothing of none."""
-    text = f"{statistics.mean(values):{form}}" if values else ""
-    return text + (f" +- {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def table_lines(rows, costs):

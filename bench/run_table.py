@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -67,6 +68,12 @@ def read_rows(table):
         return {}
     with open(table, newline="", encoding="utf-8") as file:
         return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def mean_and_spread(values, form=".3f"):
+    """Mean and standard deviation as text; the mean alone of one value, nothing of none."""
+    text = f"{statistics.mean(values):{form}}" if values else ""
+    return text + (f" +- {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
 def _train(name, flags, out, threads, script):

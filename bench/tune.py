@@ -15,8 +15,7 @@ import shutil
 import subprocess
 import sys
 
-from few_points import mean_and_spread
-from run_table import ROOT, read_rows, run_missing
+from run_table import ROOT, mean_and_spread, read_rows, run_missing
 
 TABLE = ROOT / "results" / "tune.csv"
 BASE = {"dubai": "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 15 --loss ce+jaccard --jitter 0.2 --final last".split(),
