@@ -129,6 +129,7 @@ class _Tiff:
             (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
             self.row_bytes, whole = cols * depth * self.dtype.itemsize, page.bitspersample == 8 * self.dtype.itemsize
             self.mapped = page.is_final and whole  # uncompressed, in one run
+            self.bare = page.is_tiled and page.compression == page.predictor == page.fillorder == 1 and whole  # not encoded
             self.lzw = page.compression == 5 and page.fillorder == 1 and whole and rows * self.row_bytes <= CACHE_BYTES
             page.compression = 1 if self.lzw else page.compression  # what `_undo_lzw` leaves for tifffile to do
             self.unpack, self.tables = page.decode, page.jpegtables
@@ -175,11 +176,14 @@ class _Tiff:
     def decode(self, index):
         """(h, w, C) pixels of one segment."""
         page, (rows, cols, depth) = self.page, self.shape
+        dtype = self.dtype.newbyteorder(page.parent.byteorder)
         if self.mapped:
             plane, y = divmod(index, -(-page.imagelength // rows))
             offset = page.dataoffsets[0] + (plane * page.imagelength + y * rows) * self.row_bytes
             shape = min(rows, page.imagelength - y * rows), cols, depth
-            return np.memmap(self.path, self.dtype.newbyteorder(page.parent.byteorder), "r", offset, shape)
+            return np.memmap(self.path, dtype, "r", offset, shape)
+        if self.bare and page.databytecounts[index] >= rows * self.row_bytes:
+            return np.memmap(self.path, dtype, "r", page.dataoffsets[index], self.shape)
         with open(self.path, "rb") as file:
             file.seek(page.dataoffsets[index])
             data = file.read(page.databytecounts[index])
