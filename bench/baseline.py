@@ -24,7 +24,7 @@ import sys
 from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
-LENGTHS = {"long": DUBAI, "longer": [*DUBAI, "--epochs", "72"]}  # of a flag given twice the last counts
+LENGTHS = {"long": DUBAI, "longer": [*DUBAI, "--epochs", "56"]}  # of a flag given twice the last counts
 
 
 def main():
