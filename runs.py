@@ -10,6 +10,7 @@ import contextlib
 import csv
 import dataclasses
 import fcntl
+import hashlib
 import json
 import math
 import pathlib
@@ -102,9 +103,12 @@ def claimed_folder(args):
 
 
 def describe(args, run, train_tiles, val_tiles, device):
-    """Print what is about to be learned, from how many labels, where."""
+    """Print what is about to be learned, from how many labels, where; a digest tells one draw of the points from another."""
     facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
-    kept = f"{args.points} points a {counted}" if args.points else "every one there is"
+    kept = "every one there is"
+    if args.points:
+        drawn = train_tiles.positions.cpu().numpy().tobytes() + train_tiles.classes.cpu().numpy().tobytes()
+        kept = f"{args.points} points a {counted}, draw {hashlib.sha256(drawn).hexdigest()[:8]}"
     share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, "
           f"{facts['bands']} bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, "

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -200,6 +201,14 @@ def test_the_optimisers_settings_are_the_commands(data, tmp_path):
     content["train"]["optimizer"]["param_groups"][0]["betas"] = "none"
     save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))
     run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_runs_say_which_points_they_learn_from(data, tmp_path, capsys):
+    draws = []
+    for name, flags in (("a", ["--lr", "0.1"]), ("b", ["--lr", "0.2"]), ("c", ["--seed", "1"]), ("d", ["--point-jitter", "2"])):
+        run(data, tmp_path / name, "--points", "3", "--epochs", "1", *flags)
+        draws += re.findall(r"3 points a tile, draw ([0-9a-f]{8});", capsys.readouterr().out)
+    assert len(draws) == 4 and draws[0] == draws[1] and len(set(draws)) == 3
 
 
 def test_rank_0_alone_cuts_the_log_back(data, tmp_path):
