@@ -273,6 +273,15 @@ def pick_device(name="auto"):
     return torch.device(name)
 
 
+def compile_network(model, device):
+    """Have torch compile a network in place, at its first call; ValueError where torch has no working compiler."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of a kind that changes from one version of torch to the next
+        raise ValueError(f"--compile: {str(error).strip().splitlines()[0]:.120}; install a C++ compiler or leave it out") from None
+    model.compile()
+
+
 def out_of_memory(error):
     """Whether an exception says that memory ran out: numpy's, torch's on the CPU or on a card."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)

@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import HelpFormatter, normalise, out_of_memory, pick_device
+from data import HelpFormatter, compile_network, normalise, out_of_memory, pick_device
 from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
@@ -63,6 +63,8 @@ def parse_args(argv=None):
          "which makes the result exact; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
          "maps in eight times the time")
+    flag("--compile", action="store_true", help="compile the network first: a minute, then a fifth faster; worth it for large "
+         "scenes")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
 
@@ -75,6 +77,8 @@ def main(args):
         torch.cuda.set_device(local % torch.cuda.device_count())
     model, facts = load_model(args.checkpoint, device)
     model = fold_batch_norm(model)
+    if args.compile:
+        compile_network(model, device)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     scale = args.scale if args.scale is not None else facts.get("scale") or 1.0
     if not 0 < scale <= 16 or args.suggest < 0:

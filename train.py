@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import (Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, out_of_memory, pick_device,
-                  prefetch, sampling_weights, thin_labels)
+from data import (Augmentation, HelpFormatter, Tiles, augment, compile_network, epoch_order, normalise, out_of_memory,
+                  pick_device, prefetch, sampling_weights, thin_labels)
 from evaluate import amp_dtype, evaluate, write_scores
 from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
@@ -231,7 +231,7 @@ def build_run(args, facts, tiles, device):
     scaler = torch.amp.GradScaler(device.type, enabled=amp_dtype(device, args.amp) == torch.float16)
     average = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
-        model.compile()
+        compile_network(model, device)
     return Run(model, average, build_optimizer(model, args), scaler, kwargs, None if weight is None else weight.to(device),
                sampling, torch.zeros(2, steps, device=device), tiles.labelled_pixels)
 

@@ -178,6 +178,16 @@ def test_suggested_points_lie_on_data_apart_and_where_the_network_doubts(tmp_pat
     assert (tmp_path / "scene_points.png").exists()
 
 
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same_map(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(50, 130)).save(tmp_path / "scene.png")
+    for flags in ([], ["--compile"]):
+        run(tmp_path / "best.pt", tmp_path / f"maps{len(flags)}", tmp_path / "scene.png", flags=["--window", "96", *flags])
+    plain, compiled = (tifffile.imread(tmp_path / f"maps{number}" / "scene_classes.tif") for number in (0, 1))
+    assert (plain != compiled).mean() < 0.001  # where two classes are as good as alike
+
+
 def test_torchrun_shares_the_scenes_out(tmp_path, monkeypatch):
     write_checkpoint(tmp_path / "best.pt")
     scenes = [tmp_path / f"scene{number}.png" for number in range(3)]
