@@ -162,7 +162,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                inputs = normalise(images, facts["mean"], facts["std"], facts.get("nodata"))
+                inputs = normalise(images, facts["mean"], facts["std"], tiles.facts.get("nodata"))
                 logits = average_symmetries(model, inputs).clamp(min=1e-12).log() if tta else model(inputs)
             prediction = class_map(logits)
             matrix.update(prediction, labels)
