@@ -1,6 +1,5 @@
 """FPN, U-Net++, LinkNet and DeepLabV3+ on a ResNet, and the one table of all networks: `build_model`."""
 
-import pickle
 import sys
 
 import torch
@@ -277,7 +276,7 @@ def check_options(name, takes, options):
 def load_weights(encoder, name, weights):
     """Load published weights into an encoder; the file's classifier is left out by name, anything else must fit.
 
-    For other than three bands the first convolution is rewritten by `resnet.inflate_bands`.
+    A first convolution learned on three bands is rewritten by `resnet.inflate_bands` for an encoder of any other number.
 
     Args:
         encoder: a `ResNet` or `MixTransformer`, changed in place.
@@ -289,15 +288,15 @@ def load_weights(encoder, name, weights):
     first, classifier = ("conv1.weight", "fc.") if name in RESNETS else ("patch_embed1.proj.weight", "head.")
     state = {key: value for key, value in read_weights(name, weights).items() if not key.startswith(classifier)}
     wanted = encoder.state_dict()
-    if first in state:
-        state[first] = inflate_bands(state[first], wanted[first].shape[1])
+    outputs, bands, *sides = wanted[first].shape
+    if first in state and state[first].shape == (outputs, 3, *sides):
+        state[first] = inflate_bands(state[first], bands)
     # Files from before torch counted batches lack the counters; load_state_dict sets those to 0.
     odd = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     odd += [key for key in state if key not in wanted or state[key].shape != wanted[key].shape]
     if odd:
-        more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
         raise ValueError(f"--weights {weights}: not those of {name}; missing, unexpected or of another shape: "
-                         f"{', '.join(odd[:8])}{more}; choose the file of this --encoder")
+                         f"{', '.join(odd)}; choose a file of this --encoder, for 3 bands or as many as the data has")
     encoder.load_state_dict(state)
 
 
@@ -327,12 +326,18 @@ def read_weights(name, weights):
     except OSError as error:
         remedy = "when offline, fetch it elsewhere and give its path" if weights == "imagenet" else "check the path"
         raise OSError(f"--weights {weights}: cannot read {source} ({error}); {remedy}") from None
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # of a dozen kinds, by where in the file the damage is
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"--weights {weights}: {source} is damaged or no file of weights ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(f"--weights {weights}: {source} holds something else than named tensors; see `read_weights`")
+    if not isinstance(state, dict) or not all(isinstance(key, str) and are_weights(value) for key, value in state.items()):
+        raise ValueError(f"--weights {weights}: {source} holds something else than named finite tensors; see `read_weights`")
     return state
+
+
+def are_weights(value):
+    """Whether something is a tensor of finite numbers that are all there: not sparse, nested, quantised or without data."""
+    return (isinstance(value, torch.Tensor) and value.is_cpu and value.layout is torch.strided and not value.is_nested
+            and (value.is_floating_point() or value.dtype is torch.int64) and bool(value.double().isfinite().all()))
 
 
 def freeze_encoder(model):

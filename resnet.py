@@ -56,10 +56,9 @@ def inflate_bands(weight, bands):
     Returns:
         (O, C, k, k); for three bands what was given.
     """
-    colours = weight.shape[1]
-    if bands < colours:
+    if bands < 3:
         return weight.sum(1, keepdim=True).expand(-1, bands, -1, -1) / bands
-    colour = torch.arange(bands) % colours
+    colour = torch.arange(bands) % 3
     return weight[:, colour] / torch.bincount(colour)[colour].view(1, bands, 1, 1)
 
 
