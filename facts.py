@@ -49,20 +49,20 @@ def _check_facts(path, facts):
     bands, classes, tiles, pixels = (facts[key] for key in ("bands", "classes", "tiles", "pixels"))
     places = facts.get("places", {})
     try:
-        mean, std = np.array([facts["mean"], facts["std"]], float).reshape(2, bands)
+        mean, std = torch.tensor([facts["mean"], facts["std"]], dtype=torch.float64)
         fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
                 "gsd_m": 0 < (facts.get("gsd_m") or 1) < 1e9,
                 "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
-                "mean": np.abs(mean).max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
-                "rgb": len(facts["rgb"]) in (1, 3) and set(facts["rgb"]) <= set(range(bands)),
+                "mean": mean.shape == (bands,) and mean.abs().max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
+                "rgb": are_shown_bands(facts["rgb"], bands),
                 "nodata": facts.get("nodata") is None or abs(facts["nodata"]) <= 3.5e38,
                 "classes": 0 < len(classes) <= 255 and all(
-                    entry["name"].isprintable() and len(bytes(entry["colour"])) == 3 for entry in classes),
+                    entry["name"].isprintable() and is_colour(entry["colour"]) for entry in classes),
                 "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
                               and sum(pixels[split]) <= tiles[split] * facts["tile"] ** 2 for split in SPLITS),
                 "places": isinstance(places, dict) and all(isinstance(place, str) for place in places.values()),
                 "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         fine = {f"bands, mean, std, classes, rgb, tiles, pixels or places: {error}": False}
     wrong = [key for key, holds in fine.items() if not holds]
     if wrong:
@@ -83,11 +83,22 @@ def data_facts(facts):
 
 def check_kept_facts(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
     """Raise an error of any kind where the data facts of a checkpoint make no sense; see `data_facts`."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64).reshape(2, bands)
-    if not (len(classes) == len(colours) and len(rgb) in (1, 3) and all(name.isprintable() for name in classes) and ignore == 255
-            and all(len(bytes(colour)) == 3 for colour in colours) and set(rgb) <= set(range(bands)) and 0 < scale <= 16
+    mean, std = torch.tensor([mean, std], dtype=torch.float64)
+    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and ignore == 255
+            and all(map(is_colour, colours)) and are_shown_bands(rgb, bands) and 0 < scale <= 16 and mean.shape == (bands,)
             and mean.abs().max() < 1e38 and std.min() > 1e-38 and (nodata is None or abs(nodata) <= 3.5e38)):
         raise ValueError("its data facts make no sense")
+
+
+def is_colour(value):
+    """Whether something lists three whole numbers from 0 to 255; raises an error of some kind where it lists others."""
+    return isinstance(value, (list, tuple)) and len(bytes(value)) == 3
+
+
+def are_shown_bands(value, bands):
+    """Whether something lists one or three bands to show, each below `bands`, their number."""
+    return (isinstance(value, (list, tuple)) and len(value) in (1, 3)
+            and all(type(band) is int and band in range(bands) for band in value))
 
 
 def display_limits(facts):

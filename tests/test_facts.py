@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from facts import data_facts, display_limits, load_facts
+from facts import check_kept_facts, data_facts, display_limits, load_facts
 from test_data import edit, write_set
 
 
@@ -36,6 +36,12 @@ def break_format(folder):
     (lambda folder: edit(folder, "rgb", [0, 1, 3]), "rgb"),
     (lambda folder: edit(folder, "classes", [{"name": "a", "colour": [0, 0, 300]}]), "classes"),
     (lambda folder: edit(folder, "classes", [{"name": "line\nbreak", "colour": [0, 0, 0]}] * 3), "classes"),
+    (lambda folder: edit(folder, "rgb", [0.0, 1.0, 2.0]), "rgb"),
+    (lambda folder: edit(folder, "rgb", [False, True, 2]), "rgb"),
+    (lambda folder: (edit(folder, "mean", [[1.0, 2.0, 3.0]]), edit(folder, "std", [[1.0, 2.0, 3.0]])), "mean"),
+    (lambda folder: edit(folder, "mean", ["1.0", "2.0", "3.0"]), "mean"),
+    (lambda folder: (edit(folder, "mean", []), edit(folder, "std", [])), "mean"),
+    (lambda folder: edit(folder, "classes", [{"name": "a", "colour": 3}] * 3), "classes"),
     (lambda folder: edit(folder, "dtype", "object"), "dtype"),
     (lambda folder: edit(folder, "ignore", 0), "ignore"),
     (lambda folder: edit(folder, "gsd_m", -1.0), "gsd_m"),
@@ -66,3 +72,14 @@ def test_a_checkpoint_keeps_names_colours_and_scale(tmp_path):
     write_set(tmp_path)
     kept = data_facts({**load_facts(tmp_path), "arguments": {"scale": 0.5}})
     assert kept["classes"] == ["c0", "c1", "c2"] and len(kept["colours"]) == 3 and kept["scale"] == 0.5
+
+
+@pytest.mark.parametrize("changed", [
+    {"rgb": [0.0, 1.0, 2.0]}, {"rgb": {0: 1}}, {"colours": [3, 3, 3]}, {"bands": 3.0},
+    {"mean": [[1, 2, 3]], "std": [[1, 2, 3]]}])
+def test_what_a_checkpoint_keeps_is_believed_only_where_it_makes_sense(changed, tmp_path):
+    write_set(tmp_path)
+    kept = data_facts(load_facts(tmp_path))
+    check_kept_facts(**kept)
+    with pytest.raises((TypeError, ValueError)):
+        check_kept_facts(**kept | changed)
