@@ -45,7 +45,7 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_
         ValueError, OSError: the scene is damaged or holds no data, or a file cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix=f".{raster.path.stem}-", dir=out) as work:
-        stem = pathlib.Path(work, raster.path.stem)
+        stem = f"{work}/{raster.path.stem}"  # as text, for a path would lose the stem "."
         candidates = Candidates(raster.height, raster.width) if suggest else None
         counts, rgb, classes = write_rasters(stem, strips, raster, facts, probabilities, candidates)
         write_legend(f"{stem}_classes.tif", facts["classes"], facts["colours"])
@@ -61,7 +61,7 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_
         for name in names:
             os.replace(pathlib.Path(work, name), pathlib.Path(out, name))
     print(*(pathlib.Path(out, name) for name in names), sep="\n")
-    return pathlib.Path(out, f"{stem.name}_classes.tif")
+    return pathlib.Path(out, f"{raster.path.stem}_classes.tif")
 
 
 def write_rasters(stem, strips, raster, facts, probabilities, candidates):

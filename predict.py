@@ -89,6 +89,9 @@ def main(args):
     if twice:
         raise ValueError(f"two scenes are called {twice[0]}, and one map would overwrite the other: give them in two "
                          "calls with different --out")
+    for scene, stem in zip(args.scenes, stems):
+        if not stem.strip("."):
+            raise ValueError(f"{scene} has no name that its maps could take: rename it")
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     paths = []
     for scene in args.scenes[rank::processes or 1]:

@@ -92,6 +92,20 @@ def test_all_files_of_a_scene(tmp_path, scene):
         assert picture.height > 30
 
 
+def test_files_of_a_scene_with_an_odd_name_are_written_out_of_sight_first(tmp_path, scene):
+    out = tmp_path / "out"
+    out.mkdir()
+    scene.path = tmp_path / "..tif"
+    seen = []
+
+    def watched():
+        yield from strips()[1]
+        seen.extend(path.name for path in out.iterdir() if not path.is_dir())
+    assert write_maps(watched(), scene, FACTS, out) == out / "._classes.tif"
+    assert seen == [] and names(out) == [f".{name}" for name in (
+        "_areas.csv", "_classes.qml", "_classes.tif", "_classes.tif.aux.xml", "_overlay.png")]
+
+
 def test_points_to_label_are_read_by_prepare_data_once_a_class_is_given(tmp_path, scene):
     whole, parts = strips()
     write_maps(parts, scene, FACTS, tmp_path, suggest=2)

@@ -277,6 +277,7 @@ def test_what_does_not_fit_is_one_line(tmp_path):
             (["empty.png"], [], "empty.png"),
             (["nowhere.tif"], [], "nowhere.tif"),
             (["rgb.png", "other/rgb.jpg"], [], "two scenes are called rgb"),
+            (["..png"], [], "..png has no name that its maps could take: rename it"),
             (["rgb.png"], ["--window", "8", "--margin", "4"], "--window 8 leaves nothing"),
             (["rgb.png"], ["--margin", "-1"], "--margin -1"),
             (["rgb.png"], ["--scale", "0"], "--scale 0"),
