@@ -71,7 +71,8 @@ def parse_args(argv=None):
 
 def main(args):
     """Predict every scene, or under torchrun this process's share of them; returns the paths of the class maps."""
-    rank, local, processes = (int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    processes = max(1, int(os.environ.get("WORLD_SIZE", 1)))
+    rank, local = (int(os.environ.get(name, 0)) if processes > 1 else 0 for name in ("RANK", "LOCAL_RANK"))
     device = pick_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(local % torch.cuda.device_count())
@@ -94,7 +95,7 @@ def main(args):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     paths = []
-    for scene in args.scenes[rank::processes or 1]:
+    for scene in args.scenes[rank::processes]:
         with open_scene(scene, args.max_pixels) as raster:
             raster.nodata = facts.get("nodata") if raster.nodata is None else raster.nodata
             check_scene(raster, facts, args.checkpoint)

@@ -199,6 +199,9 @@ def test_torchrun_shares_the_scenes_out(tmp_path, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert {path.name for path in run(tmp_path / "best.pt", tmp_path / "maps", *scenes)} == wanted
     assert len(list((tmp_path / "maps").glob("*_classes.tif"))) == 3
+    for size in ("1", None):  # a rank that something else left in the environment
+        monkeypatch.setenv("WORLD_SIZE", size) if size else monkeypatch.delenv("WORLD_SIZE")
+        assert len(run(tmp_path / "best.pt", tmp_path / "maps", *scenes)) == 3
 
 
 @pytest.mark.slow
