@@ -9,7 +9,6 @@ printed beside it. The same command again skips what is finished and goes on wit
 """
 
 import argparse
-import csv
 import dataclasses
 import itertools
 import json
@@ -31,7 +30,7 @@ from data import HelpFormatter
 from facts import load_facts
 from prepare_data import make_demo
 from search import draw, halve, rung_sizes
-from tables import report
+from tables import read_table, report, row_of, write_table
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry", "--dry-run")
@@ -81,8 +80,7 @@ class Cell:
 
     def log(self):
         """The rows of the run's log.csv, an epoch each."""
-        path = self.folder / "log.csv"
-        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+        return read_table(self.folder / "log.csv")
 
     def best(self, until=None):
         """Highest validation mean IoU of the first `until` epochs, or of all; NaN counts as 0, as in train.py."""
@@ -176,42 +174,22 @@ def start(cell, threads, until):
 
 def finish(cell, rows, out, code, until):
     """Write the row of a cell whose process ended with `code`, None where the sweep was stopped; returns the row."""
-    log, path, error = cell.log(), cell.folder / "metrics.json", ""
+    path, error = cell.folder / "metrics.json", ""
     scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    status = "finished" if scores else "stopped" if 0 < until <= len(log) < cell.args.epochs else "failed"
+    status = "finished" if scores else "stopped" if 0 < until <= len(cell.log()) < cell.args.epochs else "failed"
     if code is None:
         status = "interrupted"
     elif code or status == "failed":
         printed = pathlib.Path(f"{cell.folder}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         status, error = "failed", f"killed by signal {-code}" if code < 0 else "".join(printed[-1:]).strip()
-    row = {
-        "cell": cell.folder.name, "lr": cell.args.lr, "bs": cell.args.bs, "seed": cell.args.seed,
-        **{flag: "yes" if value is None else value for flag, value in cell.flags.items()}, "epochs_done": len(log),
-        **{name: (log or [{}])[-1].get(name) for name in ("train_loss", "val_loss", "val_accuracy", "val_miou")},
-        "best_val_miou": cell.best() if log else None,
-        "test_miou": scores["miou"] if scores.get("split") == "test" else None,
-        "seconds": sum(float(row["seconds"]) for row in log), "status": status, "error": error,
-        "command": shlex.join(cell.command()), "commit": commit()}
-    rows[cell.folder.name] = {name: "" if value is None else str(value) for name, value in row.items()}
-    with open(out / "sweep.csv.part", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows.values() for name in row))
-        writer.writeheader()
-        writer.writerows(rows.values())
-    pathlib.Path(file.name).replace(out / "sweep.csv")
+    rows[cell.folder.name] = row_of(cell, scores, status, error)
+    write_table(out / "sweep.csv", rows.values())
     return rows[cell.folder.name]
-
-
-def commit():
-    """The commit of train.py, marked where scripts were changed since; empty outside git."""
-    def git(*words):
-        return subprocess.run(["git", "-C", TRAIN.parent, *words], capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s", "-uno", "--", "*.py") else "")
 
 
 def read_rows(cells, out):
     """{cell: row} of the folder's sweep.csv, all values as text; refuses cells that were begun with other flags."""
-    text = (out / "sweep.csv").read_text(encoding="utf-8") if (out / "sweep.csv").exists() else ""
-    rows = {row["cell"]: row for row in csv.DictReader(text.splitlines())}
+    rows = {row["cell"]: row for row in read_table(out / "sweep.csv")}
     for cell in cells:
         row = rows.get(cell.folder.name)
         if row and shlex.split(row["command"])[:-2] != cell.command(folder=False):

@@ -1,7 +1,11 @@
-"""The runs of a sweep as a Markdown table and a heat map; runs that differ in their seed only are one line, one cell."""
+"""The runs of a sweep as sweep.csv, as a Markdown table and a heat map; there runs that differ in their seed are one line."""
 
+import csv
 import math
+import pathlib
+import shlex
 import statistics
+import subprocess
 
 from figures import heat_map, save_png
 
@@ -11,6 +15,49 @@ MEASURES = {"training loss": ("train_loss", 1, 3), "validation loss": ("val_loss
             "test mean IoU": ("test_miou", 1, 3)}  # title: column of sweep.csv, factor, decimals
 NOTE = ("Losses and validation accuracy are of the last epoch. Validation mean IoU is of the best one; runs are chosen by "
         "it. The test split is scored once, with the weights that the run keeps (--final), and chooses nothing.")
+
+
+def read_table(path):
+    """The rows of a CSV file, a dict of text each; none where there is no such file."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+
+
+def write_table(path, rows):
+    """Write rows, dicts, as a CSV file, whole or not at all; a column is empty where a row has no such key."""
+    with open(f"{path}.part", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))
+        writer.writeheader()
+        writer.writerows(rows)
+    pathlib.Path(file.name).replace(path)
+
+
+def row_of(cell, scores, status, error):
+    """A run's row of sweep.csv.
+
+    Args:
+        cell: what sweep.py calls a Cell; scores: what its metrics.json holds, {} before there is one.
+        status, error: how it ended, and the last line it printed if it failed.
+    Returns:
+        {column: text}.
+    """
+    log = cell.log()
+    row = {
+        "cell": cell.folder.name, "lr": cell.args.lr, "bs": cell.args.bs, "seed": cell.args.seed,
+        **{flag: "yes" if value is None else value for flag, value in cell.flags.items()}, "epochs_done": len(log),
+        **{name: (log or [{}])[-1].get(name) for name in ("train_loss", "val_loss", "val_accuracy", "val_miou")},
+        "best_val_miou": cell.best() if log else None,
+        "test_miou": scores["miou"] if scores.get("split") == "test" else None,
+        "seconds": sum(float(row["seconds"]) for row in log), "status": status, "error": error,
+        "command": shlex.join(cell.command()), "commit": commit()}
+    return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+def commit():
+    """The commit of these scripts, marked where they were changed since; empty outside git."""
+    def git(*words):
+        command = ["git", "-C", pathlib.Path(__file__).resolve().parent, *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s", "-uno", "--", "*.py") else "")
 
 
 def by_setting(rows, flags):
