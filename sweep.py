@@ -79,8 +79,8 @@ class Cell:
         return ["python", "train.py", *words, *(["--out", str(self.folder)] if folder else [])]
 
     def log(self):
-        """The rows of the run's log.csv, an epoch each."""
-        return read_table(self.folder / "log.csv")
+        """The rows of the run's log.csv, an epoch each; one that a process ended in, or is still writing, is none yet."""
+        return [row for row in read_table(self.folder / "log.csv") if None not in row.values()]
 
     def best(self, until=None):
         """Highest validation mean IoU of the first `until` epochs, or of all; NaN counts as 0, as in train.py."""

@@ -143,6 +143,15 @@ def test_a_run_stopped_before_it_saved_starts_anew(place):
     assert {call[1] for call in calls()} == {"new"}
 
 
+def test_an_epoch_whose_row_is_torn_does_not_count(tmp_path):
+    cell = sweep.Cell({}, None, tmp_path)
+    for torn in ("", "2", "2,0.", "2,0.75,"):
+        (tmp_path / "log.csv").write_text("epoch,val_miou,seconds,peak_memory_mb\n1,0.5,3,100\n" + torn)
+        assert cell.best() == 0.5 and [row["epoch"] for row in cell.log()] == ["1"]
+    (tmp_path / "log.csv").write_text("epoch,val_")
+    assert cell.best() == 0 and cell.log() == []
+
+
 def test_jobs_run_beside_each_other_and_share_the_cores(place, monkeypatch):
     monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 9)
     monkeypatch.setenv("BESIDE", "2")
