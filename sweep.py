@@ -9,9 +9,10 @@ printed beside it. The same command again skips what is finished and goes on wit
 """
 
 import argparse
+import contextlib
 import dataclasses
+import fcntl
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -141,7 +142,12 @@ def train_cells(cells, rows, out, jobs, until=0):
             while left or running:
                 while left and len(running) < jobs:
                     cell = left.pop(0)
-                    running[cell.folder] = cell, start(cell, threads, until), missing(cell)
+                    try:
+                        running[cell.folder] = cell, start(cell, threads, until), missing(cell)
+                    except BlockingIOError as error:
+                        bar.total -= missing(cell)
+                        finish(cell, rows, out, None, until)
+                        bar.write(str(error))
                 time.sleep(0.1)
                 for cell, process, before in list(running.values()):
                     code, now = process.poll(), missing(cell)
@@ -161,11 +167,27 @@ def train_cells(cells, rows, out, jobs, until=0):
                 finish(cell, rows, out, None, until)
 
 
+@contextlib.contextmanager
+def locked(path):
+    """Within it, this process has a file's lock, as train.py has that of args.json; BlockingIOError where another has it."""
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process writes to {path.parent}: let it end, or give another --out") from None
+        yield
+
+
 def start(cell, threads, until):
-    """Start train.py on a cell, or let it go on; what it prints is added to the text file beside its folder."""
+    """Start train.py on a cell, or let it go on; what it prints is added to the text file beside its folder.
+
+    Raises: BlockingIOError where another process is writing to that folder.
+    """
     resume = (cell.folder / "last.pt").exists()
-    if not resume:
-        shutil.rmtree(cell.folder, ignore_errors=True)  # left by a run that was stopped before it saved anything
+    if cell.folder.is_dir():
+        with locked(cell.folder / "args.json"):
+            if not resume:
+                shutil.rmtree(cell.folder)  # left by a run that was stopped before it saved anything
     words = [*cell.command()[2:], *["--resume"] * resume, *(["--stop-after", str(until)] if until else [])]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     with open(f"{cell.folder}.txt", "a", encoding="utf-8") as file:
@@ -173,36 +195,35 @@ def start(cell, threads, until):
 
 
 def finish(cell, rows, out, code, until):
-    """Write the row of a cell whose process ended with `code`, None where the sweep was stopped; returns the row."""
-    path, error = cell.folder / "metrics.json", ""
-    scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    status = "finished" if scores else "stopped" if 0 < until <= len(cell.log()) < cell.args.epochs else "failed"
+    """Write the row of a cell whose process ended with `code`, None where it is to go on later; returns the row."""
+    scored, error = (cell.folder / "metrics.json").exists(), ""
+    status = "finished" if scored else "stopped" if 0 < until <= len(cell.log()) < cell.args.epochs else "failed"
     if code is None:
         status = "interrupted"
     elif code or status == "failed":
         printed = pathlib.Path(f"{cell.folder}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         status, error = "failed", f"killed by signal {-code}" if code < 0 else "".join(printed[-1:]).strip()
-    rows[cell.folder.name] = row_of(cell, scores, status, error)
+    rows[cell.folder.name] = row_of(cell, status, error)
     write_table(out / "sweep.csv", rows.values())
     return rows[cell.folder.name]
 
 
-def read_rows(cells, out):
-    """{cell: row} of the folder's sweep.csv, all values as text; refuses cells that were begun with other flags."""
+def read_rows(cells, out, retry):
+    """{cell: row} of the folder's sweep.csv, less the failed for a retry; refuses cells that were begun with other flags."""
     rows = {row["cell"]: row for row in read_table(out / "sweep.csv")}
     for cell in cells:
         row = rows.get(cell.folder.name)
         if row and shlex.split(row["command"])[:-2] != cell.command(folder=False):
             raise ValueError(f"{cell.folder} was begun with other flags, `{row['command']}`: give another --out")
-    return rows
+    return {name: row for name, row in rows.items() if not (retry and row["status"] == "failed")}
 
 
 def main(args):
-    """Train what is missing, then write and print the results; returns how many runs failed."""
+    """Train what is missing, then write and print the results; returns how many runs are not finished."""
     cells, swept, out = plan(args)
-    epochs, rows = cells[0].args.epochs, read_rows(cells, out)
-    rows = {name: row for name, row in rows.items() if not (args.retry and row["status"] == "failed")}
+    epochs = cells[0].args.epochs
     if args.dry_run:
+        rows = read_rows(cells, out, args.retry)
         for cell in cells:
             print(f"{rows.get(cell.folder.name, {}).get('status', 'missing'):<12} {shlex.join(cell.command())}")
         for epoch, size in rung_sizes(len(cells), epochs) if args.search else []:
@@ -213,15 +234,16 @@ def main(args):
     for data in {cell.args.data for cell in cells}:
         load_facts(data)  # a set that cannot be read is said once, before anything runs
     out.mkdir(parents=True, exist_ok=True)
-    rungs = []
-    if args.search:
-        for epoch, reached in halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch)):
-            rungs.append((epoch, {cell.folder.name: cell.best(epoch) for cell in reached}))
-    else:
-        train_cells(cells, rows, out, args.jobs)
-    rows = [rows[cell.folder.name] for cell in cells]
-    report(rows, swept, out, f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}", args.command, rungs)
-    return sum(row["status"] == "failed" for row in rows)
+    with locked(out / "sweep.lock"):
+        rows, rungs = read_rows(cells, out, args.retry), []
+        if args.search:
+            for epoch, reached in halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch)):
+                rungs.append((epoch, {cell.folder.name: cell.best(epoch) for cell in reached}))
+        else:
+            train_cells(cells, rows, out, args.jobs)
+        rows = [rows[cell.folder.name] for cell in cells]
+        report(rows, swept, out, f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}", args.command, rungs)
+    return sum(row["status"] in ("failed", "interrupted") for row in rows)
 
 
 if __name__ == "__main__":

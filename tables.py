@@ -1,6 +1,7 @@
-"""The runs of a sweep as sweep.csv, as a Markdown table and a heat map; there runs that differ in their seed are one line."""
+"""The runs of a sweep as sweep.csv, and as a Markdown table and a heat map, where all seeds of a setting are one line."""
 
 import csv
+import json
 import math
 import pathlib
 import shlex
@@ -31,16 +32,17 @@ def write_table(path, rows):
     pathlib.Path(file.name).replace(path)
 
 
-def row_of(cell, scores, status, error):
+def row_of(cell, status, error):
     """A run's row of sweep.csv.
 
     Args:
-        cell: what sweep.py calls a Cell; scores: what its metrics.json holds, {} before there is one.
+        cell: what sweep.py calls a Cell.
         status, error: how it ended, and the last line it printed if it failed.
     Returns:
         {column: text}.
     """
-    log = cell.log()
+    log, path = cell.log(), cell.folder / "metrics.json"
+    scores = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     row = {
         "cell": cell.folder.name, "lr": cell.args.lr, "bs": cell.args.bs, "seed": cell.args.seed,
         **{flag: "yes" if value is None else value for flag, value in cell.flags.items()}, "epochs_done": len(log),
@@ -127,7 +129,7 @@ def grid_figure(rows, swept, title):
         cells = [groups.get(line + column, []) for column in columns]
         kept = [[row["best_val_miou"] for row in cell if row["status"] == "finished"] for cell in cells]
         values.append([statistics.fmean(map(float, scores)) if scores else math.nan for scores in kept])
-        texts.append([(spread(scores, between="\n") or "failed").replace("±", "+-")
+        texts.append([(spread(scores, between="\n") or ", ".join(dict.fromkeys(row["status"] for row in cell))).replace("±", "+-")
                       + (f"\n{len(scores)} of {len(cell)} runs" if 0 < len(scores) < len(cell) else "")
                       for scores, cell in zip(kept, cells)])
     title += ": validation mean IoU of each run's best epoch"

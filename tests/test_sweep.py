@@ -92,7 +92,7 @@ def test_a_grid_leaves_a_row_a_run_a_table_and_a_heat_map(place, capsys):
     assert [float(row[name]) for name in measured] == [0.25, 0.5, 0.75, 0.5, 0.25, 5.0]
     assert row["command"] == "python train.py --bs 16 --data data --epochs 2 --lr 1e-2 --out s/bs=16_lr=1e-2"
     assert {path.name for path in (place / "s").iterdir() if path.is_file()} == {
-        "sweep.csv", "sweep.md", "sweep.png", *(f"{name}.txt" for name in rows)}
+        "sweep.csv", "sweep.md", "sweep.png", "sweep.lock", *(f"{name}.txt" for name in rows)}
     printed = capsys.readouterr().out
     assert "| 1e-2 | 16 | 0.250 | 0.500 | 75.00 | 0.500 | 0.250 | finished |" in printed
     assert "Best run by validation mean IoU, 0.500: s/bs=16_lr=1e-2/best.pt" in printed
@@ -141,6 +141,32 @@ def test_a_run_stopped_before_it_saved_starts_anew(place):
     (place / "s/lr=1e-3/args.json").touch()
     assert run("--lr 1e-3 1e-2 --epochs 1 --out s") == 0
     assert {call[1] for call in calls()} == {"new"}
+
+
+def test_a_second_sweep_of_a_folder_is_refused(place):
+    assert run("--lr 1e-2 --epochs 1 --out s") == 0
+    with sweep.locked(place / "s/sweep.lock"), pytest.raises(OSError, match="another process writes to s: let it end, or give another --out"):
+        run("--lr 1e-2 1e-3 --epochs 1 --out s")
+    assert set(table()) == {"run"}
+    assert run("--lr 1e-2 1e-3 --epochs 1 --out s") == 0
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_that_another_process_is_at_is_left_alone(place, saved):
+    folder = place / "s/lr=1e-3"
+    folder.mkdir(parents=True)
+    (folder / "log.csv").write_text("train_loss,val_loss,val_accuracy,val_miou,seconds\n0.5,0.5,0.75,0.1,2.5\n0.")
+    if saved:
+        (folder / "last.pt").touch()
+    with sweep.locked(folder / "args.json"):
+        assert run("--lr 1e-3 1e-2 --epochs 2 --out s") == 1
+        assert (folder / "log.csv").exists() and [call[0] for call in calls()] == ["lr=1e-2"]
+    rows = table()
+    assert (rows["lr=1e-3"]["status"], rows["lr=1e-3"]["epochs_done"]) == ("interrupted", "1")
+    assert rows["lr=1e-2"]["status"] == "finished" and "| interrupted |" in (place / "s/sweep.md").read_text()
+    (folder / "log.csv").write_text((folder / "log.csv").read_text()[:-2])
+    assert run("--lr 1e-3 1e-2 --epochs 2 --out s") == 0
+    assert [call[:2] for call in calls()] == [["lr=1e-3", "resumed" if saved else "new"]]
 
 
 def test_an_epoch_whose_row_is_torn_does_not_count(tmp_path):
