@@ -337,7 +337,7 @@ def read_weights(name, weights):
 def are_weights(value):
     """Whether something is a tensor of finite numbers that are all there: not sparse, nested, quantised or without data."""
     return (isinstance(value, torch.Tensor) and value.is_cpu and value.layout is torch.strided and not value.is_nested
-            and (value.is_floating_point() or value.dtype is torch.int64) and bool(value.double().isfinite().all()))
+            and (value.is_floating_point() or value.dtype is torch.int64) and bool(value.float().isfinite().all()))
 
 
 def freeze_encoder(model):
