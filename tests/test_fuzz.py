@@ -1,7 +1,7 @@
 """Hostile files and arguments, by the hundred: each ends in success or in one clear line and exit code 2.
 
-Every case is a function of its number: it copies a small project (scenes, masks, points, a prepared set, a run), spoils one
-thing in it, runs the command that reads it, its `__main__` block included, and looks at what is left.
+Every case is a function of its number: it copies a small project (scenes, masks, points, a prepared set, a run, published
+weights), spoils one thing in it, runs the command that reads it, its `__main__` block included, and looks at what is left.
 
     python -m pytest tests/test_fuzz.py --fuzz 1000
 """
@@ -32,12 +32,15 @@ import prepare_data
 import train
 from checkpoint import load_checkpoint, save_checkpoint
 from facts import load_facts
+from segformer import MixTransformer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS, MEGABYTES = 60, 1024  # that a command on these tiny files may take, beyond what Python and torch hold already
 FOLDER = "folder --images images --masks masks --classes classes.csv --tile 16 --fractions 0.5 0.25 0.25 --out out".split()
 POINTED = [word for word in FOLDER if "masks" not in word] + ["--points-file"]
 TRAIN = "--data data --width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu --out out".split()
+WEIGHTS = ("--data data --model segformer --weights weights.pth --freeze-encoder --bs 2 --points 3 --epochs 1 --limit-batches 1 "
+           "--device cpu --out out").split()
 EVALUATE = "--checkpoint run/best.pt --data data --out out".split()
 PREDICT = "--checkpoint run/best.pt --window 16 --margin 0 --out out".split()
 NUMBERS = ["-1", "0", "0.5", "nan", "inf", "-inf", "1e308", "1e-300", "99999999999999999999", "1000000", "3", "", "x"]
@@ -56,7 +59,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A small project with nothing wrong: images and masks, classes, points, a prepared set `data` and a `run` on it."""
+    """A small project with nothing wrong: images and masks, classes, points, weights, a prepared set `data` and a `run`."""
     folder, random = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
     before = os.getcwd()
     os.chdir(folder)
@@ -73,6 +76,8 @@ def whole(tmp_path_factory):
         {"type": "Feature", "properties": {"class": "water"}, "geometry": {"type": "Point", "coordinates": [1003 + 20 * n, 1998]}}
         for n in range(4)]}))
     pathlib.Path("splits.csv").write_text("scene,split\ns0,train\ns1,train\ns2,val\ns3,test\n")
+    encoder, number = MixTransformer("mit_b0", 3), torch.tensor(0.01)  # for all weights alike: the file is small
+    torch.save({key: number.expand(tensor.shape) for key, tensor in encoder.state_dict().items()}, "weights.pth")
     with contextlib.redirect_stdout(io.StringIO()):
         prepare_data.main(prepare_data.parse_args([*FOLDER[:-1], "data"]))
         train.main(train.parse_args([*TRAIN[:-1], "run", "--epochs", "2", "--stop-after", "1"]))
@@ -254,6 +259,24 @@ def spoil_run(random):
     return ["train.py", *TRAIN[:-1], "run", "--epochs", "2", "--resume"]
 
 
+def spoil_weights(random):
+    """A file of published weights with something wrong; returns the command that reads it."""
+    path = pathlib.Path("weights.pth")
+    state = torch.load(path, weights_only=True)
+    key = str(random.choice(list(state)))
+    odd = [state[key] + np.nan, state[key].double() + 1e300, state[key] + 0j, state[key].to("meta"), state[key].to_sparse(),
+           state[key][None], state[key][:0], state[key] + 1e38]
+    how = random.integers(3)
+    if how == 0:
+        spoil_value(state, random, deep=False)
+    elif how == 1:
+        state[key if random.random() < 0.9 else 1] = odd[random.integers(len(odd))]
+    torch.save(state, path)
+    if how == 2:
+        spoil_bytes(path, random)
+    return ["train.py", *WEIGHTS]
+
+
 def spoil_predicted(random):
     """A spoilt scene to predict; returns the command."""
     path = pathlib.Path("images/s0.tif")
@@ -278,7 +301,7 @@ def spoil_arguments(random):
     return [script, *words[script], *([f"--{flag}", *values] if len(values) > 1 else [f"--{flag}={value}"])]
 
 
-SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments]
+SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments, spoil_weights]
 
 
 def run_here(words):
