@@ -57,7 +57,7 @@ def parse_args(argv=None):
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
     flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
          "as the data set has them, else 1 2 3")
-    flag("--nodata", type=float, help="value that stands, in every band, for no data in images whose file names none")
+    flag("--nodata", type=float, help="value that stands, in every band, for no data in scenes of which no file names one")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")

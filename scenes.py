@@ -57,13 +57,16 @@ def scene_files(path):
 def open_scene(path, max_pixels=2**31):
     """Open a scene for reading in windows: an image, or several of one size whose bands are put one after the other.
 
+    Of several, a pixel is missing where one of them says so by its own nodata value, alpha band or NaN; it is then read as
+    one value in all bands, whatever each file calls it.
+
     Args:
         path: an image; or a list of images NAME.txt, as `scene_files` reads it: then NAME is the scene's name.
         max_pixels: as for `open_raster`.
     Returns:
         Raster.
     Raises:
-        ValueError, OSError: as `open_raster`, or images of other sizes, dtypes or places.
+        ValueError, OSError: as `open_raster`, or of several images one of another size, dtype or place, or with a palette.
     """
     rasters = [open_raster(file, max_pixels) for file in scene_files(path)]
     first = rasters[0]
@@ -76,23 +79,39 @@ def open_scene(path, max_pixels=2**31):
         if not alike:
             raise ValueError(f"{path}: {raster.path.name} has another size, dtype or place than {first.path.name}: "
                              "bring the images of a scene to one grid")
-    nodata = first.nodata if all(raster.nodata == first.nodata for raster in rasters) else None
-    return dataclasses.replace(first, path=Path(path), source=Stack(rasters), nodata=nodata,
+    for raster in rasters:
+        if raster.palette is not None:
+            raise ValueError(f"{path}: {raster.path.name} has a palette, so its values are no intensities: convert it to "
+                             "RGB")
+    # No pixel with data has this value in all bands: the file that names it, or whose alpha is 0, would call it missing.
+    named = [raster.nodata for raster in rasters if raster.nodata is not None]
+    named += [0.0 for raster in rasters if raster.alpha is not None]
+    nodata = named[0] if named else None
+    return dataclasses.replace(first, path=Path(path), source=Stack(rasters, nodata), nodata=nodata, alpha=None,
                                bands=sum(raster.bands for raster in rasters))
 
 
 class Stack:
-    """Several rasters of one size in the place of a Raster's file."""
+    """Several rasters of one size in the place of a Raster's file.
 
-    def __init__(self, rasters):
-        self.rasters = rasters
+    Args:
+        rasters: list of Raster.
+        nodata: what all bands are where one of the rasters has no data; None: NaN.
+    """
+
+    def __init__(self, rasters, nodata):
+        self.rasters, self.nodata = rasters, np.nan if nodata is None else nodata
 
     def copy(self, row, col, window):
         """Copy what lies at row, col into window (h, w, C), the bands of each raster after those of the one before."""
-        band = 0
+        band, missing = 0, np.zeros(window.shape[:2], bool)
         for raster in self.rasters:
-            window[:, :, band:band + raster.bands] = raster.read(row, col, *window.shape[:2])
+            pixels = raster.read(row, col, *window.shape[:2])
+            window[:, :, band:band + raster.bands] = pixels
+            missing |= raster.no_data(pixels)
             band += raster.bands
+        if missing.any():
+            window[missing] = self.nodata
 
 
 def resize(raster, height, width, smooth, window=None):

@@ -253,7 +253,8 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
         assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 4, np.int16, 0)
         assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
         assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207, 7], [0] * 4]]
-        assert scene.no_data(scene.read(0, 0, 1, 1)).tolist() == [[False]]  # one band of 0 is no gap
+        assert scene.no_data(scene.read(0, 0, 1, 2)).tolist() == [[True, False]]  # B02 is 0 there
+        assert scene.read(0, 0, 1, 1).tolist() == [[[0] * 4]]
         assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
     mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
     source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
@@ -271,3 +272,46 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     listed.write_text("\n")
     with pytest.raises(ValueError, match="place.txt lists no image"):
         open_scene(listed)
+
+
+GAPS = {  # pixels of two files of one row, what each calls no data, and the value that missing pixels are read as
+    "other values": ([[(1, 2), (9, 9), (3, 3), (0, 9)]], 9, [[(7, 7), (7, 7), (0, 0), (9, 9)]], 0, 9, [0, 1, 1, 0]),
+    "one value": ([[(1, 2), (0, 0), (3, 3), (0, 4)]], 0, [[(7, 7), (7, 7), (0, 0), (0, 4)]], 0, 0, [0, 1, 1, 0]),
+    "second alone": ([[(1, 2), (0, 0), (5, 5), (5, 5)]], None, [[(7, 7), (7, 7), (5, 5), (5, 0)]], 5, 5, [0, 0, 1, 0]),
+    "alpha": ([[(1, 2), (0, 0), (3, 3), (0, 0)]], None, [[(7, 255), (0, 1), (5, 0), (0, 0)]], None, 0, [0, 0, 1, 1])}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_pixel_is_missing_where_one_of_a_scenes_files_says_so(tmp_path, name):
+    first, first_nodata, second, second_nodata, nodata, missing = GAPS[name]
+    save(np.array(first, np.uint8), tmp_path / "a.tif", nodata=first_nodata)
+    file = "b.png" if name == "alpha" else "b.tif"  # grey and alpha
+    save(np.array(second, np.uint8), tmp_path / file, nodata=second_nodata)
+    listed = write_csv(tmp_path, f"a.tif\n{file}\n", "place.txt")
+    mask = save(np.full((1, 4), 10, np.uint8), tmp_path / "mask.tif")
+    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    whole = Region("train", 0, 0, 0, 1, 4)
+    with SceneReader(source.scenes[0], source) as reader:
+        pixels, valid = reader.read_image(whole)
+        assert reader.raster.nodata == nodata and (~valid).tolist() == [[bool(gap) for gap in missing]]
+        assert reader.read_labels(whole).tolist() == [[255 if gap else 0 for gap in missing]]
+    assert pixels.tolist() == [[[nodata] * 4 if gap else [*one, *two]
+                                for one, two, gap in zip(first[0], second[0], missing)]]
+    assert survey(source)[2] == [(nodata, False)]
+
+
+def test_a_band_that_is_not_finite_makes_all_bands_of_a_scene_missing(tmp_path):
+    save(np.array([[1, np.nan, 2]], np.float32), tmp_path / "a.tif")
+    save(np.array([[3, 4, np.inf]], np.float32), tmp_path / "b.tif")
+    with open_scene(write_csv(tmp_path, "a.tif\nb.tif\n", "place.txt")) as scene:
+        pixels = scene.read(0, 0, 1, 3)
+        assert np.array_equal(pixels, [[[1, 3], [np.nan] * 2, [np.nan] * 2]], equal_nan=True) and scene.nodata is None
+        assert scene.no_data(pixels).tolist() == [[False, True, True]]
+
+
+def test_a_palette_is_refused_in_any_file_of_a_scene(tmp_path):
+    save(np.zeros((1, 2), np.uint8), tmp_path / "a.tif")
+    palette = np.zeros((256, 3), np.uint8)
+    write_geotiff(tmp_path / "b.tif", [np.zeros((1, 2), np.uint8)], 1, 2, 1, np.uint8, palette)
+    with pytest.raises(ValueError, match="place.txt: b.tif has a palette, so its values are no intensities"):
+        open_scene(write_csv(tmp_path, "a.tif\nb.tif\n", "place.txt"))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from data import normalise
 from labels import land_classes
 from prepare_data import frequency_table, main, parse_args
 from raster import Georeference, open_raster, write_geotiff
@@ -68,6 +70,23 @@ def test_seasons_are_samples_of_their_own_or_bands_of_one(tmp_path):
         assert tile[0, 0].tolist() == [int(row["row"]), 5000 + int(row["col"]), 1000 + int(row["row"]), 5000 + int(row["col"])]
     with open_scene(tmp_path / "stacked/scenes/p.txt") as scene:  # so that the stack can be predicted
         assert scene.read(39, 29, 2, 2).tolist() == [[[39, 5029, 1039, 5029], [0] * 4], [[0] * 4] * 2]
+
+
+def test_what_one_stacked_season_lacks_is_missing_when_trained_and_when_predicted(tmp_path):
+    write_place(tmp_path, factor=1)
+    image = np.full((40, 30, 2), 7, np.uint16)
+    for season, nodata, rows in (("spring", 9, slice(0, 4)), ("autumn", 0, slice(8, 11))):
+        cut = image.copy()
+        cut[rows] = nodata
+        save(cut, tmp_path / f"p_{season}.tif", grid(10), nodata=nodata)
+    facts, arrays, _ = prepare(tmp_path, "--tile", 30, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack")
+    missing = np.isin(np.arange(30), [0, 1, 2, 3, 8, 9, 10])
+    assert facts["nodata"] == 9 and ((arrays["train_labels"][0] == 255).all(axis=1) == missing).all()
+    values = normalise(torch.from_numpy(arrays["train_images"][:1]), facts["mean"], facts["std"], facts["nodata"])
+    assert not values[0, :, missing].any() and facts["mean"] == [7] * 4
+    with open_scene(tmp_path / "out/scenes/p.txt") as scene:  # as predict.py reads it
+        pixels = scene.read(0, 0, 30, 30)
+        assert (pixels == arrays["train_images"][0]).all() and (scene.no_data(pixels) == missing[:, None]).all()
 
 
 @pytest.mark.parametrize("how", ["scene", "block", "tile"])
