@@ -127,6 +127,7 @@ def test_splits_by_name_and_by_list(tmp_path):
     _, _, rows = prepare(tmp_path, "--split-list", tmp_path / "split.csv", out="listed")  # s2 is left out
     assert {row["scene"]: row["split"] for row in rows} == {"s3": "val", "s0": "train", "s1": "test"}
     refuses("no place is called 's9'", tmp_path, "--test-places", "s9")
+    refuses("place 's0' is in both --val-", tmp_path, "--test-places", "s0", "--val-places", "s0", "s1")
     (tmp_path / "split.csv").write_text("scene,split\ns3,valid\n")
     refuses("give one CSV", tmp_path, "--split-list", tmp_path / "split.csv", tmp_path / "split.csv")
     refuses("split.csv, line 2", tmp_path, "--split-list", tmp_path / "split.csv")
