@@ -94,12 +94,14 @@ def find_files(pattern):
     A scene is called what the star stands for, or like the file without its ending.
 
     Raises:
-        ValueError, OSError: nothing is there, or two files of one name.
+        ValueError, OSError: nothing is there, two files of one name, or two stars.
     """
     pattern = Path(pattern)
     if pattern.is_dir():
         named = [(path.stem, path) for path in sorted(pattern.iterdir()) if path.suffix.lower() in SUFFIXES
                  and not path.name.startswith(".")]
+    elif pattern.name.count("*") > 1:
+        raise ValueError(f"{pattern}: give one star, which stands for the scene's name")
     elif "*" in pattern.name:
         before, after = pattern.name.split("*", 1)
         named = [(path.name[len(before):len(path.name) - len(after)], path)
