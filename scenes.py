@@ -48,7 +48,7 @@ def scene_files(path):
     path = Path(path)
     if path.suffix.lower() != ".txt":
         return [path]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     if not any(lines):
         raise ValueError(f"{path} lists no image: write the path of one in each line")
     return [path.parent / line for line in lines if line]

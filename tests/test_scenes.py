@@ -266,6 +266,8 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     save(first, tmp_path / "B02.tif", georeference=Georeference({**UTM, 33550: (3.0, 3.0, 0.0)}))
     with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
         open_scene(listed)
+    listed.write_text("more/rest.tif\n", encoding="utf-8-sig")
+    assert open_scene(listed).bands == 2  # the byte order mark is no part of the name
     listed.write_text("gone.tif\n")
     with pytest.raises(FileNotFoundError, match="gone.tif: no such file"):
         open_scene(listed)
