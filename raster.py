@@ -335,7 +335,7 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         raster: Raster of one band of integers.
         factor: pixels of the raster along each side of a pixel of the result.
         how: "nearest", "mode" or "weighted".
-        weights: {class: weight} or a sequence, all above 0, for "weighted"; classes it does not name weigh 1.
+        weights: {class: weight} or a sequence, from 1e-9 to 1e9, for "weighted"; classes it does not name weigh 1.
         ignore: value that does not vote, and is the result where there is no other; None: every value votes.
     Returns:
         Iterator of (h, ceil(W / factor)) arrays of the raster's dtype, top to bottom.
@@ -346,8 +346,12 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         raise ValueError(f"{raster.path}: is no class mask, {raster.bands} x {raster.dtype}; give one band of integers")
     weights = weights if how == "weighted" and weights is not None else {}
     weights = dict(weights if isinstance(weights, dict) else enumerate(weights))
-    if how not in ("nearest", "mode", "weighted") or factor < 1 or min(weights.values(), default=1) <= 0:
-        raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give nearest, mode or weighted, weights above 0")
+    fine = isinstance(factor, (int, np.integer)) and factor >= 1 and how in ("nearest", "mode", "weighted")
+    if not fine or not all(1e-9 <= weight <= 1e9 for weight in weights.values()):
+        raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give a whole number from 1, nearest, mode or "
+                         "weighted, and weights from 1e-9 to 1e9")
+    limits = np.iinfo(raster.dtype)
+    ignore = int(ignore) if ignore in range(limits.min, limits.max + 1) else None  # no pixel can have another value
     classes, weights[ignore] = [], 0
     across = raster.width if raster.segment[1] >= raster.width else TILE  # along the strips or tiles of the file
     for top, height in _spans(raster.height, factor, PIECE // across):

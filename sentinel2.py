@@ -179,8 +179,9 @@ def bring_down(path, image, how, weights, rows, coarse):
         check_footprint(mask, image, factor)
         if factor == 1:
             return path
-        silent = [mask.nodata] if mask.nodata is not None else [row.value for row in rows if row.index == NO_LABEL]
-        strips = downscale_classes(mask, factor, how, weights, int(silent[0]) if silent else None)
+        ignored = [row.value for row in rows if row.index == NO_LABEL and row.value is not None]
+        silent = [mask.nodata] if mask.nodata is not None else ignored
+        strips = downscale_classes(mask, factor, how, weights, silent[0] if silent else None)
         coarse.parent.mkdir(exist_ok=True)
         write_geotiff(coarse, tqdm(strips, f"{mask.path.name} by {factor}", unit="strip", disable=None), image.height,
                       image.width, 1, mask.dtype, mask.palette, mask.nodata,
@@ -202,8 +203,10 @@ def read_weights(words, rows, how):
         name, _, weight = word.rpartition("=")
         try:
             weights[int(values[name])] = float(weight)
+            if not 1e-9 <= float(weight) <= 1e9:
+                raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, the class one of "
+            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, a weight from 1e-9 to 1e9, the class one of "
                              f"{', '.join(values)}") from None
     return weights
 

@@ -127,6 +127,10 @@ def test_no_label_has_no_vote(tmp_path):
         mask = save(np.array([[0, 0], [0, 7]], np.uint8), tmp_path / "mask.tif", nodata=0)
         coarse = bring_down(mask, image, "mode", {}, rows[1:], tmp_path / "tagged.tif")
         assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
+        mask = save(np.array([[7, 0], [7, 7]], np.uint8), tmp_path / "mask.tif")
+        rows = land_classes([(None, "ignore", 0), (-1, "ignore", None), (0, "sea", None), (7, "wood", None)])
+        coarse = bring_down(mask, image, "mode", {}, rows, tmp_path / "coloured.tif")  # no id, and one that no pixel has
+        assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
 
 
 def read_rows(pairs):
@@ -226,6 +230,9 @@ def test_the_known_bands_and_the_preset():
 def test_weights_are_given_by_class():
     rows = read_rows([(0, "ignore"), (4, "road"), (9, "wood")])
     assert read_weights(["road=4", "wood=0.5"], rows, "weighted") == {4: 4, 9: 0.5} and read_weights([], rows, "mode") == {}
+    for weight in ("nan", "inf", "-1", "0", "1e300"):
+        with pytest.raises(ValueError, match=f"--downscale-weights road={weight}: .* a weight from 1e-9 to 1e9"):
+            read_weights([f"road={weight}"], rows, "weighted")
     for words, how in ((["path=2"], "weighted"), (["road"], "weighted"), ([], "weighted"), (["road=4"], "mode")):
         with pytest.raises(ValueError, match="--downscale-weights"):
             read_weights(words, rows, how)
