@@ -58,19 +58,23 @@ def sentinel2(args, folder):
     Returns:
         Source.
     Raises:
-        ValueError, OSError: a place without one of its files, seasons or a mask that lie elsewhere, or a class or band
-            that is not known.
+        ValueError, OSError: a place without one of its files, seasons of other bands, seasons or a mask that lie elsewhere,
+            or a class or band that is not known.
     """
     rows = read_classes(args.classes) if args.classes else land_classes(CATALONIA)
     weights = read_weights(args.downscale_weights, rows, args.downscale)
     scenes = []
     for place, images, mask in find_places(args.images, args.masks):
-        with open_scene(images[0]) as image:
+        with open_scene(images[0], args.max_pixels) as image:
             for path in images[1:]:
-                with open_scene(path) as season:
+                with open_scene(path, args.max_pixels) as season:
                     check_footprint(season, image, 1)
+                    if (season.bands, season.dtype) != (image.bands, image.dtype):
+                        raise ValueError(f"{path} has {season.bands} bands of {season.dtype}, but {image.path} "
+                                         f"{image.bands} of {image.dtype}: make the seasons of a place alike")
             if mask:
-                mask = bring_down(mask, image, args.downscale, weights, rows, folder / "masks" / f"{place}.tif")
+                mask = bring_down(mask, image, args.downscale, weights, rows, folder / "masks" / f"{place}.tif",
+                                  args.max_pixels)
         if args.seasons == "stack" and len(images) > 1:
             stacked = folder / "scenes" / f"{place}.txt"
             stacked.parent.mkdir(exist_ok=True)
@@ -78,7 +82,7 @@ def sentinel2(args, folder):
             stacked.write_text("\n".join(files) + "\n", encoding="utf-8")
             images = [stacked]
         scenes += [Scene(name, path, mask, place) for name, path in season_names(place, images)]
-    with open_scene(scenes[0].image) as image:
+    with open_scene(scenes[0].image, args.max_pixels) as image:
         seasons = len(args.images) if args.seasons == "stack" else 1
         names = args.bands or BANDS.get(image.bands // seasons, [])
         if args.bands and len(args.bands) * seasons != image.bands:
@@ -107,6 +111,7 @@ def find_places(patterns, masks):
     found = seasons + ([find_files(masks)] if masks else [])
     if all(len(files) == 1 for files in found):
         place = "+".join(dict.fromkeys(name for files in seasons for name in files))
+        place = place if len(place.encode()) <= 200 else "place"  # files are called after it, in 255 bytes at most
         found = [{place: path for path in files.values()} for files in found]
     for pattern, files in zip([*patterns, masks], found):
         for place in sorted(files.keys() ^ found[0].keys()):
@@ -160,7 +165,7 @@ def extent(raster):
             f"(EPSG {epsg(raster) or 'unknown'})")
 
 
-def bring_down(path, image, how, weights, rows, coarse):
+def bring_down(path, image, how, weights, rows, coarse, max_pixels=2**31):
     """Bring a finer class mask down to an image's grid, strip by strip; its nodata value, or the ignored id, has no vote.
 
     Args:
@@ -169,12 +174,13 @@ def bring_down(path, image, how, weights, rows, coarse):
         how, weights: as for `raster.downscale_classes`.
         rows: list of LandClass.
         coarse: Path, the GeoTIFF to write.
+        max_pixels: as for `open_raster`.
     Returns:
         coarse, or path itself where the mask is as fine as the image.
     Raises:
         ValueError, OSError: its footprint is not the image's.
     """
-    with open_raster(path) as mask:
+    with open_raster(path, max_pixels) as mask:
         factor = max(round(mask.height / image.height), 1)
         check_footprint(mask, image, factor)
         if factor == 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data import normalise
 from labels import land_classes
@@ -160,6 +161,38 @@ def test_a_season_that_lies_elsewhere_is_refused(tmp_path):
     save(np.zeros((40, 30, 2), np.uint16), tmp_path / "p_autumn.tif", grid(10, x=500010.0))
     with pytest.raises(ValueError, match="p_autumn.tif covers .*500010 to 500310.*p_spring.tif"):
         prepare(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["stack", "separate"])
+def test_seasons_of_other_bands_are_refused(tmp_path, how):
+    write_place(tmp_path)
+    save(np.zeros((40, 30, 3), np.uint16), tmp_path / "p_autumn.tif", grid(10))
+    with pytest.raises(ValueError, match="p_autumn.tif has 3 bands of uint16, but .*p_spring.tif 2 of uint16: "):
+        prepare(tmp_path, "--seasons", how)
+    save(np.zeros((40, 30, 2), np.uint8), tmp_path / "p_autumn.tif", grid(10))
+    with pytest.raises(ValueError, match="p_autumn.tif has 2 bands of uint8, but .*p_spring.tif 2 of uint16: "):
+        prepare(tmp_path, "--seasons", how)
+
+
+def test_max_pixels_holds_for_images_and_masks(tmp_path):
+    for name, side in (("p_spring", 10), ("p_mask", 20)):
+        Image.fromarray(np.ones((side, side), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "classes.csv").write_text("id,name\n1,wood\n")
+    for most, name in ((99, "p_spring.png"), (399, "p_mask.png")):
+        with pytest.raises(ValueError, match=f"{name}: .*, but --max-pixels is {most}"):
+            main(parse_args(["sentinel2", "--images", str(tmp_path / "p_spring.png"), "--masks",
+                             str(tmp_path / "p_mask.png"), "--classes", str(tmp_path / "classes.csv"), "--max-pixels",
+                             str(most), "--out", str(tmp_path / "out")]))
+
+
+def test_many_seasons_of_long_names_make_no_file_name_too_long(tmp_path):
+    names = [f"S2A_MSIL2A_2018{month:02}01T105431_N0206_R051_T31TDF_20180101T130000.tif" for month in range(1, 7)]
+    for name in names:
+        save(np.ones((10, 10, 2), np.uint16), tmp_path / name)
+    save(np.ones((20, 20), np.uint8), tmp_path / "p_mask.tif")
+    (tmp_path / "classes.csv").write_text("id,name\n1,wood\n")
+    facts, _, rows = prepare(tmp_path, "--fractions", 1, 0, 0, "--seasons", "stack", "--tile", 10, images=names)
+    assert facts["bands"] == 12 and rows[0]["scene"] == "place"
 
 
 def test_places_are_what_the_star_stands_for_or_the_only_one(tmp_path):
