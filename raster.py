@@ -75,7 +75,7 @@ class Raster:
     alpha: int | None = None  # the band that is 0 where there is no data
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
     georeference: Georeference | None = None
-    turned: bool = False  # an EXIF orientation was applied
+    turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
 
     def read(self, row, col, height, width):
         """Read one window; it may reach over the border of the image.
@@ -267,7 +267,8 @@ def _open_picture(path, encoded, max_pixels):
     spread = {2: 85, 4: 17}.get(depth, 1) if kind == 0 else 1  # Pillow spreads grey of 2 or 4 bits over 0..255
     return Raster(path, _Picture(image, spread), height, width, len(image.getbands()),
                   np.dtype(np.uint16 if depth == 16 else np.uint8), segment=(height, width),
-                  alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette, turned=2 <= orientation <= 8)
+                  alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette,
+                  turned=orientation if 2 <= orientation <= 8 else 0)
 
 
 def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodata=None, georeference=None, level=6):

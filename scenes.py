@@ -151,6 +151,41 @@ def resize(raster, height, width, smooth, window=None):
     return resized
 
 
+def check_footprint(raster, image, factor):
+    """See that a raster whose pixels are `factor` times finer covers what an image covers, to half an image pixel.
+
+    Where one of the two has no georeference, their sizes alone are compared.
+
+    Raises:
+        ValueError: it does not; both extents are named.
+    """
+    fits = (-(-raster.height // factor), -(-raster.width // factor)) == (image.height, image.width)
+    if raster.georeference and image.georeference:
+        corners = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
+        corners = np.array(image.georeference.to_pixel(*corners))  # (row and col, first and last)
+        sides = np.array([[0, raster.height], [0, raster.width]]) / factor
+        fits = fits and np.abs(corners - sides).max() <= 0.5 and len({epsg(raster), epsg(image)} - {None}) < 2
+    if not fits:
+        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
+                         "extent and grid, and a mask of that grid or a whole number of times finer")
+
+
+def epsg(raster):
+    """The code of a raster's coordinate system; None where it has none, or one of its own (32767)."""
+    code = raster.georeference.keys.get(3072) or raster.georeference.keys.get(2048)
+    return None if code == 32767 else code
+
+
+def extent(raster):
+    """What a raster covers, in words."""
+    size = f"{raster.height} x {raster.width} px"
+    if raster.georeference is None:
+        return f"{size}, nowhere on the map"
+    xs, ys = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
+    return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
+            f"(EPSG {epsg(raster) or 'unknown'})")
+
+
 class ScaledRaster:
     """A raster file at another scale, read in windows.
 
@@ -183,7 +218,7 @@ class SceneReader:
         labels: MaskLabels or PointLabels.
         has_gaps: whether there may be pixels that are no data.
     Raises:
-        ValueError, OSError: a file that cannot be read, image and mask of different size, or a dtype not kept.
+        ValueError, OSError: a file that cannot be read, image and mask of another size or place, or a dtype not kept.
     """
 
     def __init__(self, scene, source):
@@ -210,6 +245,12 @@ class SceneReader:
             turned = " (turned, as its EXIF orientation says)" if self.raster.turned else ""
             raise ValueError(f"{scene.image} is {self.raster.height} x {self.raster.width} px{turned}, but its mask "
                              f"{scene.mask} {mask.raster.height} x {mask.raster.width}: bring them to one size")
+        told = self.raster.height != self.raster.width and max(self.raster.turned, mask.raster.turned) >= 5  # by the sizes
+        if mask.raster.turned != self.raster.turned and not told:
+            raise ValueError(f"{scene.image} and its mask {scene.mask} are turned by different EXIF orientations, and their "
+                             "sizes do not show which is right: save both upright, without one")
+        if mask.raster.georeference and self.raster.georeference:
+            check_footprint(mask.raster, self.raster, 1)
 
     def read_image(self, region):
         """The (h, w, C) pixels of a Region, and (h, w) bool which of them are data."""

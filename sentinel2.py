@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datasets import Scene, Source, find_files
 from labels import NO_LABEL, land_classes, read_classes
 from raster import downscale_classes, open_raster, write_geotiff
-from scenes import open_scene, scene_files
+from scenes import check_footprint, open_scene, scene_files
 
 # The land-cover map of Catalonia (ICGC, 1 m) in twelve classes. The names are the map's; the ids, in the order in which
 # the classes are listed, and the colours are ours: compare the ids with your mask, or give a classes.csv.
@@ -129,40 +129,6 @@ def season_names(place, images):
     if len(set(names)) < len(names):
         raise ValueError(f"{images[0]} and {images[1]} have one name: give each season's images another name or folder")
     return list(zip(names, images))
-
-
-def check_footprint(raster, image, factor):
-    """See that a raster whose pixels are `factor` times finer covers what an image covers, to half an image pixel.
-
-    Where one of the two has no georeference, their sizes alone are compared.
-
-    Raises:
-        ValueError: it does not; both extents are named.
-    """
-    fits = (-(-raster.height // factor), -(-raster.width // factor)) == (image.height, image.width)
-    if raster.georeference and image.georeference:
-        corners = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
-        corners = np.array(image.georeference.to_pixel(*corners))  # (row and col, first and last)
-        sides = np.array([[0, raster.height], [0, raster.width]]) / factor
-        fits = fits and np.abs(corners - sides).max() <= 0.5 and epsg(raster) == epsg(image)
-    if not fits:
-        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
-                         "extent and grid, and a mask of that grid or a whole number of times finer")
-
-
-def epsg(raster):
-    """The code of a raster's coordinate system; None where it has none."""
-    return raster.georeference.keys.get(3072) or raster.georeference.keys.get(2048)
-
-
-def extent(raster):
-    """What a raster covers, in words."""
-    size = f"{raster.height} x {raster.width} px"
-    if raster.georeference is None:
-        return f"{size}, nowhere on the map"
-    xs, ys = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
-    return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
-            f"(EPSG {epsg(raster) or 'unknown'})")
 
 
 def bring_down(path, image, how, weights, rows, coarse, max_pixels=2**31):

@@ -246,7 +246,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(stored).save(path, exif=exif, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
     with open_raster(path) as photo:
-        assert (photo.height, photo.width, photo.turned) == (8, 16, orientation > 1)
+        assert (photo.height, photo.width, photo.turned) == (8, 16, orientation if orientation > 1 else 0)
         assert np.abs(photo.read(0, 0, 8, 16).astype(int) - shown).max() <= 2
         assert np.abs(photo.read(3, 6, 4, 5).astype(int) - shown[3:7, 6:11]).max() <= 2
 

@@ -10,7 +10,7 @@ import scenes
 from datasets import Scene, Source
 from labels import MaskLabels, land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, ScaledRaster, SceneReader, open_scene, resize, scaled, survey
+from scenes import Region, ScaledRaster, SceneReader, check_footprint, open_scene, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -108,6 +108,62 @@ def test_a_turned_photograph_that_no_longer_fits_its_mask_is_refused(tmp_path):
     with pytest.raises(ValueError, match="photo.jpg is 3 x 2 px .turned, as its EXIF.* 2 x 3"):
         labels_of(tmp_path, np.full((2, 3), 10, np.uint8), IDS, image=tmp_path / "photo.jpg")
     assert labels_of(tmp_path, np.full((3, 2), 10, np.uint8), IDS, image=tmp_path / "photo.jpg") == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize("shape, image_turned, mask_turned, refused", [
+    ((2, 2), 6, 0, True), ((2, 3), 3, 0, True), ((2, 3), 2, 3, True), ((2, 3), 0, 4, True), ((2, 3), 3, 3, False),
+    ((3, 2), 6, 0, False), ((2, 2), 8, 8, False), ((2, 2), 1, 0, False)])
+def test_an_orientation_of_one_alone_is_refused_where_sizes_cannot_tell(tmp_path, shape, image_turned, mask_turned, refused):
+    stored = (2, 3) if shape == (3, 2) else shape  # the image's size before it is turned
+    for name, orientation, size in (("image", image_turned, stored), ("mask", mask_turned, shape)):
+        exif = Image.Exif()
+        if orientation:
+            exif[274] = orientation
+        Image.fromarray(np.full(size, 10, np.uint8)).save(tmp_path / f"{name}.png", exif=exif)
+    paths = tmp_path / "mask.png", IDS, tmp_path / "image.png"
+    if refused:
+        with pytest.raises(ValueError, match="image.png and its mask .*mask.png are turned by different EXIF orientations"):
+            labels_of(tmp_path, *paths)
+    else:
+        assert np.array(labels_of(tmp_path, *paths)).shape == shape
+
+
+def grid(gsd, x=500000.0, y=4600000.0, code=32631):
+    """A Georeference of square pixels from a top left corner."""
+    return Georeference({33550: (gsd, gsd, 0.0), 33922: (0.0, 0.0, 0.0, x, y, 0.0),
+                         34735: (1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, code, 3076, 0, 1, 9001)})
+
+
+@pytest.mark.parametrize("shape, gsd, x, code, message", [
+    ((400, 300), 1, 500000, 32631, None), ((400, 300), 1, 500004, 32631, None), ((396, 300), 1, 500000, 32631, None),
+    ((400, 300), 1, 500000, 32767, None), ((400, 300), 1, 500006, 32631, "x 500006 to 500306"),
+    ((400, 300), 1, 500000, 32630, r"EPSG 32630\), but .*EPSG 32631"),
+    ((400, 310), 1, 500000, 32631, "400 x 310 px, x 500000 to 500310, y 4599600 to 4600000"),
+    ((400, 300), 1.1, 500000, 32631, "but .* 40 x 30 px, x 500000 to 500300, y 4599600 to 4600000"),
+    ((390, 300), 1, 500000, 32631, "390 x 300 px")])
+def test_a_mask_that_lies_elsewhere_is_refused_with_both_extents(tmp_path, shape, gsd, x, code, message):
+    save(np.zeros((40, 30), np.uint8), tmp_path / "image.tif", georeference=grid(10))
+    save(np.zeros(shape, np.uint8), tmp_path / "mask.tif", georeference=grid(gsd, x, code=code))
+    with open_raster(tmp_path / "image.tif") as image, open_raster(tmp_path / "mask.tif") as mask:
+        if message is None:
+            return check_footprint(mask, image, 10)
+        with pytest.raises(ValueError, match=message) as caught:
+            check_footprint(mask, image, 10)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_and_a_mask_that_both_lie_on_the_map_lie_at_one_place(tmp_path):
+    image = save(np.zeros((3, 4), np.uint8), tmp_path / "image.tif", georeference=Georeference(UTM))
+    mask = np.full((3, 4), 10, np.uint8)
+    for moved, fits in ((0.9, True), (1.1, False)):  # m, of pixels of 2 m
+        place = Georeference({**UTM, 33922: (0.0, 0.0, 0.0, 1000.0 + moved, 5000.0, 0.0)})
+        path = save(mask, tmp_path / "mask.tif", georeference=place)
+        if fits:
+            assert labels_of(tmp_path, path, IDS, image) == [[0] * 4] * 3
+            continue
+        with pytest.raises(ValueError, match="mask.tif covers 3 x 4 px, x 1001.1 to 1009.1.*image.tif.*x 1000 to 1008"):
+            labels_of(tmp_path, path, IDS, image)
+    assert labels_of(tmp_path, save(mask, tmp_path / "mask.tif"), IDS, image) == [[0] * 4] * 3  # nowhere on the map
 
 
 def test_pixels_without_data_have_no_label(tmp_path):

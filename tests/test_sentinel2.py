@@ -14,7 +14,7 @@ from labels import land_classes
 from prepare_data import frequency_table, main, parse_args
 from raster import Georeference, open_raster, write_geotiff
 from scenes import open_scene
-from sentinel2 import ALL_BANDS, BANDS, CATALONIA, CloudTest, bring_down, check_footprint, find_places, read_weights
+from sentinel2 import ALL_BANDS, BANDS, CATALONIA, CloudTest, bring_down, find_places, read_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -137,23 +137,6 @@ def test_no_label_has_no_vote(tmp_path):
 def read_rows(pairs):
     """LandClass rows of (id, name)."""
     return land_classes([(value, name, None) for value, name in pairs])
-
-
-@pytest.mark.parametrize("shape, gsd, x, code, message", [
-    ((400, 300), 1, 500000, 32631, None), ((400, 300), 1, 500004, 32631, None), ((396, 300), 1, 500000, 32631, None),
-    ((400, 300), 1, 500006, 32631, "x 500006 to 500306"), ((400, 300), 1, 500000, 32630, r"EPSG 32630\), but .*EPSG 32631"),
-    ((400, 310), 1, 500000, 32631, "400 x 310 px, x 500000 to 500310, y 4599600 to 4600000"),
-    ((400, 300), 1.1, 500000, 32631, "but .* 40 x 30 px, x 500000 to 500300, y 4599600 to 4600000"),
-    ((390, 300), 1, 500000, 32631, "390 x 300 px")])
-def test_a_mask_that_lies_elsewhere_is_refused_with_both_extents(tmp_path, shape, gsd, x, code, message):
-    save(np.zeros((40, 30), np.uint8), tmp_path / "image.tif", grid(10))
-    save(np.zeros(shape, np.uint8), tmp_path / "mask.tif", grid(gsd, x, code=code))
-    with open_raster(tmp_path / "image.tif") as image, open_raster(tmp_path / "mask.tif") as mask:
-        if message is None:
-            return check_footprint(mask, image, 10)
-        with pytest.raises(ValueError, match=message) as caught:
-            check_footprint(mask, image, 10)
-        assert "\n" not in str(caught.value)
 
 
 def test_a_season_that_lies_elsewhere_is_refused(tmp_path):
