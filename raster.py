@@ -47,6 +47,8 @@ def open_raster(path, max_pixels=2**31):
             raise ValueError("it is empty")
         if head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _open_tiff(path)
+        if head != b"\x89PNG" and head[:3] != b"\xff\xd8\xff":
+            raise ValueError("it is no TIFF, PNG or JPEG")  # said before a file of any size is read whole
         return _open_picture(path, head + file.read(), max_pixels)
 
 
