@@ -189,8 +189,8 @@ def choose_tiles(source, regions, gsd_m, args):
     """Cut the regions into tiles, count their labels, and drop those with too little to learn from.
 
     Returns:
-        list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, and what was
-        dropped.
+        list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, where ground that
+        several tiles show (--overlap, seasons) counts each time, and what was dropped.
     Raises:
         ValueError: a scene without data, a split without tiles, or --drop-only names no class.
     """
@@ -316,7 +316,8 @@ def contact_sheet(folder, facts):
 def frequency_table(facts):
     """Tiles of each split, how often each class is labelled there, and what was dropped, as text."""
     gsd = facts["gsd_m"]
-    ground = f"{gsd:g} m a pixel" if gsd else "size of a pixel unknown (--gsd)"
+    ground = (f"{gsd:g} m a pixel; km2 of tiles, where ground shown by several of them counts each time" if gsd
+              else "size of a pixel unknown (--gsd)")
     lines = [f"{facts['name']}: {facts['tile']} px tiles, {facts['bands']} bands of {facts['dtype']}, {ground}",
              f"{'':20}" + "".join(f"{split:>24}" for split in SPLITS),
              f"{'tiles':20}" + "".join(f"{facts['tiles'][split]:24,}" for split in SPLITS),

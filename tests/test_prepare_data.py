@@ -178,6 +178,7 @@ def test_areas_come_with_the_ground_sample_distance(tmp_path):
     assert facts["pixels"]["train"] == [240, 260]  # 20 x 25 px, of which the odd columns were taken
     assert np.allclose(facts["km2"]["train"], [0.096, 0.104])
     lines = frequency_table(facts).splitlines()
+    assert lines[0].endswith("20 m a pixel; km2 of tiles, where ground shown by several of them counts each time")
     assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == ["labelled", "px", "500", "500", "500"]
     assert lines[4].split()[:5] == ["water", "48.00", "%", "0.096", "km2"]
 
