@@ -198,7 +198,7 @@ def choose_tiles(source, regions, gsd_m, args):
         if name not in [row.name for row in source.classes]:
             raise ValueError(f"--drop-only {name}: give one of {', '.join(row.name for row in source.classes)}")
     others = np.array([row.name not in args.drop_only for row in source.classes])
-    kept, dropped, tiles_of = [], Counter(), [[] for _ in source.scenes]
+    kept, dropped, tiles_of = [], {split: Counter() for split in SPLITS}, [[] for _ in source.scenes]
     pixels = {split: np.zeros(len(source.classes), int) for split in SPLITS}
     for region in regions:
         tiles_of[region.scene] += cut(region, args.tile, args.overlap)
@@ -209,25 +209,26 @@ def choose_tiles(source, regions, gsd_m, args):
             for tile in tiles:
                 counts = np.bincount(reader.read_labels(tile).ravel(), minlength=256)[:len(source.classes)]
                 if reader.is_empty([tile]):
-                    dropped["without data"] += 1
+                    dropped[tile.split]["without data"] += 1
                 elif counts.sum() < args.min_labelled:
-                    dropped[f"fewer than {args.min_labelled} labelled px"] += 1
+                    dropped[tile.split][f"fewer than {args.min_labelled} labelled px"] += 1
                 elif args.drop_only and counts.any() and not counts[others].any():
-                    dropped[f"only {', '.join(args.drop_only)}"] += 1
+                    dropped[tile.split][f"only {', '.join(args.drop_only)}"] += 1
                 elif args.max_cloud < 1 and sum(source.clouds.shares(*reader.read_image(tile))) > args.max_cloud:
-                    dropped[f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
+                    dropped[tile.split][f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
                 elif args.drop_single_class and tile.split == "train" and np.count_nonzero(counts) == 1:
-                    dropped["of train, one class alone"] += 1
+                    dropped[tile.split]["of train, one class alone"] += 1
                 else:
                     kept.append(tile)
                     pixels[tile.split] += counts
     tiles = Counter(tile.split for tile in kept)
     for split in sorted({region.split for region in regions} - set(tiles)):
-        raise ValueError(f"no tile of {split} has enough labels: split otherwise, or lower --min-labelled")
+        why = ", ".join(f"{count} tiles: {reason}" for reason, count in dropped[split].items())
+        raise ValueError(f"no tile of {split} is left, dropped were {why}; split otherwise or drop less")
     return kept, {"tiles": {split: tiles[split] for split in SPLITS},
                   "pixels": {split: pixels[split].tolist() for split in SPLITS},
                   "km2": gsd_m and {split: (pixels[split] * gsd_m ** 2 / 1e6).tolist() for split in SPLITS},
-                  "dropped": dict(dropped)}
+                  "dropped": dict(sum(dropped.values(), Counter()))}
 
 
 def write_tiles(folder, source, tiles, facts):
