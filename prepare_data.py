@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -139,6 +140,9 @@ def main(args):
         if out.exists():
             out.rmdir()
         work.rename(out)
+    except ValueError as error:  # a place's list of seasons or finer mask, made in `work`, is gone when this is read
+        made = re.escape(str(work)) + r"[/\\](?:scenes|masks)[/\\]([^/\\]+?)\.(?:txt|tif)"
+        raise ValueError(re.sub(made, r"place '\1'", str(error))) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(frequency_table(facts))

@@ -49,9 +49,9 @@ def write_place(folder, name="p", height=40, width=30, factor=10):
     (folder / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n2,water\n3,road\n")
 
 
-def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif")):
+def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif"), masks="*_mask.tif"):
     """Run `prepare_data.py sentinel2` on the files of folder; returns facts, arrays by name and the rows of tiles.csv."""
-    main(parse_args(["sentinel2", "--images", *(str(folder / name) for name in images), "--masks", str(folder / "*_mask.tif"),
+    main(parse_args(["sentinel2", "--images", *(str(folder / name) for name in images), "--masks", str(folder / masks),
                      "--classes", str(folder / "classes.csv"), "--out", str(folder / out), *map(str, words)]))
     with open(folder / out / "tiles.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -155,6 +155,19 @@ def test_seasons_of_other_bands_are_refused(tmp_path, how):
     save(np.zeros((40, 30, 2), np.uint8), tmp_path / "p_autumn.tif", grid(10))
     with pytest.raises(ValueError, match="p_autumn.tif has 2 bands of uint8, but .*p_spring.tif 2 of uint16: "):
         prepare(tmp_path, "--seasons", how)
+
+
+def test_errors_of_what_was_made_on_the_way_name_the_place(tmp_path):
+    for name in "pq":
+        write_place(tmp_path, name)
+    for season in ("spring", "autumn"):
+        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10))
+    with pytest.raises(ValueError, match="^place 'q' has 6 bands of uint16, but place 'p' 4 of uint16: "):
+        prepare(tmp_path, "--seasons", "stack")
+    (tmp_path / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n3,road\n")
+    with pytest.raises(ValueError, match=r"^place 'p_spring': value 2 \(600 px\) is no class"):
+        prepare(tmp_path, "--fractions", 1, 0, 0, images=["p_spring.tif"], masks="p_mask.tif")
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_max_pixels_holds_for_images_and_masks(tmp_path):
