@@ -1,7 +1,7 @@
 """Checkpoints: one file of plain types from which a model is rebuilt without any flag.
 
     {"format": 1, "model": {"name", "kwargs", "state"}, "data": {what prediction must know of the data set},
-     "train": {epoch, step, ..., optimiser and schedule}, "args": {the command's}, "sha256": of all the tensors}
+     "train": {epoch, step, ..., optimiser and schedule}, "args": {the command's}, "sha256": of all that}
 """
 
 import hashlib
@@ -49,14 +49,15 @@ def load_checkpoint(path, device="cpu"):
         raise FileNotFoundError(f"there is no checkpoint {path}: give the best.pt or last.pt of a run")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
+        digest = _digest({part: value for part, value in content.items() if part != "sha256"})
     except Exception as error:  # of a dozen kinds, by where in the archive or the pickle the damage is
         raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({error!r:.80}): "
                          "give the best.pt or last.pt of a run") from None
-    if not isinstance(content, dict) or content.get("format") != 1 or not all(
+    if content.get("format") != 1 or not all(
             isinstance(content.get(part), dict) for part in ("model", "data", "train", "args")):
         raise ValueError(f"{path} is not a checkpoint of format 1: give the best.pt or last.pt of a run")
-    if content.get("sha256") != _digest(content):
-        raise ValueError(f"{path} is damaged: its tensors do not match their checksum; use another checkpoint of the run")
+    if content.get("sha256") != digest:
+        raise ValueError(f"{path} is damaged: what it holds does not match its checksum; use another checkpoint of the run")
     return content
 
 
@@ -71,22 +72,29 @@ def load_model(path, device="cpu"):
     """
     content = load_checkpoint(path, device)
     try:
+        if "weights" in content["model"]["kwargs"]:
+            raise ValueError("it asks for another file")
         with torch.device("meta"):  # takes no memory: a file must not ask for more than it holds
             model = build_model(content["model"]["name"], **content["model"]["kwargs"])
         model.load_state_dict(content["train"].get("ema") or content["model"]["state"], assign=True)
         check_kept_facts(**content["data"])
+        if not all(value.isfinite().all() for value in model.state_dict().values()):
+            raise ValueError("its weights are not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train again") from None
     return model.to(device, torch.float32, memory_format=torch.channels_last).eval(), content["data"]
 
 
 def _digest(content):
-    """SHA-256 of every tensor in a checkpoint, with the path of keys that leads to it."""
+    """SHA-256 of every value in a checkpoint, with the path of keys that leads to it; ValueError for no plain tensor."""
     digest = hashlib.sha256()
 
     def walk(value, path):
         if isinstance(value, torch.Tensor):
-            digest.update(path.encode())
+            held = value.untyped_storage().nbytes() if value.layout == torch.strided and not value.is_meta else -1
+            if value.numel() * value.element_size() > held:  # spread out, it would take memory that no file has paid for
+                raise ValueError("a tensor holds less than its shape says")
+            digest.update(f"{path} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         elif isinstance(value, dict):
             for key in value:
@@ -94,6 +102,8 @@ def _digest(content):
         elif isinstance(value, (list, tuple)):
             for index, item in enumerate(value):
                 walk(item, f"{path}/{index}")
+        else:
+            digest.update(f"{path} {value!r}".encode())
 
     walk(content, "")
     return digest.hexdigest()

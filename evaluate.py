@@ -99,7 +99,7 @@ def score(path, args):
     tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"], grounds), tiles.ignore)
     try:
         loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, OverflowError):
         raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
     matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally, tta=args.tta)
     return Scored(path, model, facts, labelled_pixels, data, tiles, places, matrix, loss, tally)
@@ -162,7 +162,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                inputs = normalise(images, facts["mean"], facts["std"], facts.get("nodata"))
+                inputs = normalise(images, facts["mean"], facts["std"], tiles.facts.get("nodata"))
                 logits = average_symmetries(model, inputs).clamp(min=1e-12).log() if tta else model(inputs)
             prediction = class_map(logits)
             matrix.update(prediction, labels)

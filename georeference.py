@@ -34,21 +34,22 @@ class Georeference:
         """Georeference of a window whose pixels each cover factor x factor pixels of this raster.
 
         Args:
-            row, col: top left pixel of the window, px of this raster; factor: how much coarser the window is.
+            row, col: top left pixel of the window, px of this raster; factor: how much coarser the window is, one number
+                or (down, across).
         Returns:
             Georeference.
         """
-        tags, centre = dict(self.tags), self.centre
+        tags, centre, (down, across) = dict(self.tags), self.centre, np.broadcast_to(factor, 2).tolist()
         if 33550 in tags:
             # The tie points move in pixels, which is exact, not on the map, where it would be rounded.
             ties = np.reshape(tags[33922], (-1, 6)).astype(float)  # (n, 6): i, j, k, x, y, z
-            ties[:, :2] = (ties[:, :2] + centre - (col, row)) / factor - centre
-            across, down, *up = tags[33550]
-            tags.update({33922: tuple(ties.ravel().tolist()), 33550: (across * factor, down * factor, *up)})
+            ties[:, :2] = (ties[:, :2] + centre - (col, row)) / (across, down) - centre
+            wide, high, *up = tags[33550]
+            tags.update({33922: tuple(ties.ravel().tolist()), 33550: (wide * across, high * down, *up)})
         else:
             (x, y), (a, b, g, _, d, e, h, _, *rest) = self.to_map(row, col), tags[34264]
-            x, y = x + centre * factor * (a + b), y + centre * factor * (d + e)
-            tags[34264] = (a * factor, b * factor, g, x, d * factor, e * factor, h, y, *rest)
+            a, b, d, e = a * across, b * down, d * across, e * down
+            tags[34264] = (a, b, g, x + centre * (a + b), d, e, h, y + centre * (d + e), *rest)
         return Georeference(tags)
 
     def to_map(self, row, col):

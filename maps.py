@@ -28,7 +28,7 @@ def overview_step(height, width):
     return -(-max(height, width) // OVERVIEW_SIDE)
 
 
-def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, scale=1.0):
+def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_size=None):
     """Write all files of one scene: under their names when all of them are whole, none before.
 
     Args:
@@ -38,7 +38,7 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, scale
         out: folder, exists.
         probabilities: whether the strips hold them, to be written too.
         suggest: how many pixels to name that would best be labelled next.
-        scale: what the scene's file was resized by.
+        file_size: (H, W) of the scene's file, px; not given: as the scene is predicted.
     Returns:
         path of the class map.
     Raises:
@@ -55,7 +55,7 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, scale
         save_png(with_legend(overlay(rgb, classes, facts["colours"]), entries, raster.path.name), f"{stem}_overlay.png")
         if suggest:
             points = candidates.choose(suggest)
-            write_points(f"{stem}_points.csv", points, raster, facts["classes"], scale)
+            write_points(f"{stem}_points.csv", points, raster, facts["classes"], file_size or (raster.height, raster.width))
             save_png(points_overview(points, rgb, raster, facts), f"{stem}_points.png")
         names = sorted(os.listdir(work))
         for name in names:
@@ -179,7 +179,7 @@ def write_areas(path, names, counts, gsd_m):
             writer.writerow([name, count, f"{100 * count / total:.3f}"] + area)
 
 
-def write_points(path, points, raster, names, scale):
+def write_points(path, points, raster, names, file_size):
     """Write the pixels to label next as CSV, in the form that prepare_data.py --points-file reads.
 
     Rows and columns are of the scene as it lies in its file, x and y of the pixel's centre on the map, where there is
@@ -190,15 +190,16 @@ def write_points(path, points, raster, names, scale):
         points: rows, columns, predicted classes, (N,) each, px of `raster`.
         raster: the scene, at the scale it was predicted at.
         names: K class names.
-        scale: what the scene's file was resized by.
+        file_size: (H, W) of the scene's file, px.
     """
+    down, across = file_size[0] / raster.height, file_size[1] / raster.width
     place = raster.georeference
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["scene", "row", "col"] + (["x", "y"] if place else []) + ["predicted", "class"])
         for row, col, k in np.transpose(points).tolist():
             on_map = place.to_map(row + 0.5, col + 0.5) if place else ()
-            in_file = int((row + 0.5) / scale), int((col + 0.5) / scale)
+            in_file = int((row + 0.5) * down), int((col + 0.5) * across)
             writer.writerow([raster.path.stem, *in_file, *on_map, names[k], ""])
 
 

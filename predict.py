@@ -95,9 +95,9 @@ def main(args):
         with open_scene(scene, args.max_pixels) as raster:
             raster.nodata = facts.get("nodata") if raster.nodata is None else raster.nodata
             check_scene(raster, facts, args.checkpoint)
-            raster = at_scale(raster, scale)
+            file_size, raster = (raster.height, raster.width), at_scale(raster, scale)
             strips = predicted_strips(model, raster, facts, device, args)
-            paths.append(write_maps(strips, raster, facts, args.out, args.probabilities, args.suggest, scale))
+            paths.append(write_maps(strips, raster, facts, args.out, args.probabilities, args.suggest, file_size))
     return paths
 
 
@@ -133,7 +133,8 @@ def at_scale(raster, scale):
     if scale == 1:
         return raster
     height, width = scaled(raster.height, scale), scaled(raster.width, scale)
-    georeference = raster.georeference and raster.georeference.window(0, 0, 1 / scale)
+    factors = raster.height / height, raster.width / width  # not 1 / scale: sides are whole px, and the map ends where it did
+    georeference = raster.georeference and raster.georeference.window(0, 0, factors)
     return dataclasses.replace(raster, source=Resized(raster, height, width), height=height, width=width,
                                georeference=georeference)
 

@@ -86,7 +86,7 @@ def look_at(model, tiles, shown, facts, device):
     for tile in shown:
         images, truth = tiles.take([tile])
         with torch.inference_mode():
-            inputs = normalise(images.to(device), facts["mean"], facts["std"], facts["nodata"])
+            inputs = normalise(images.to(device), facts["mean"], facts["std"], tiles.facts.get("nodata"))
             prediction = class_map(model(inputs)).cpu()
         yield to_rgb(images[0].numpy(), facts["rgb"], limits), truth[0].numpy(), prediction[0].numpy()
 

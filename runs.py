@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import math
+import os
 import pathlib
 import resource
 import signal
@@ -23,6 +24,7 @@ import torch
 
 from checkpoint import load_checkpoint, save_checkpoint
 from facts import SPLITS, load_facts
+from ranks import sum_over_ranks
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final", "tensorboard")
 
@@ -50,20 +52,27 @@ class Run:
 
 
 def started_flags(out, defaults):
-    """The flags that the run in a folder was started with, as defaults for argparse; none where it has no readable args.json.
+    """The flags that the run in a folder was started with, as words to stand before the command's own.
 
     Args:
-        out: the run's folder; defaults: {flag: value} of this version.
+        out: the run's folder; defaults: {name: value} of this version's flags.
     Returns:
-        {flag: value}, numbers as text, so that argparse checks them as if they were typed.
+        list of str, so that they are checked as if they were typed; empty where there is no readable args.json.
     """
     try:
-        saved = json.loads(pathlib.Path(out, "args.json").read_text(encoding="utf-8"))
+        saved, words = json.loads(pathlib.Path(out, "args.json").read_text(encoding="utf-8")), []
     except (OSError, ValueError):
-        return {}
-    names = (saved.keys() & defaults.keys()) - {"out", "resume", "stop_after"} if isinstance(saved, dict) else ()
-    return {name: str(saved[name]) if type(saved[name]) in (int, float) else saved[name] for name in names
-            if isinstance(saved[name], (list, dict)) == isinstance(defaults[name], list)}
+        return []
+    names = defaults.keys() - {"out", "resume", "stop_after"}
+    for name, value in saved.items() if isinstance(saved, dict) else ():
+        flag = name.replace("_", "-")
+        if name not in names or value is None or value == defaults[name]:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", *map(str, value)] if isinstance(value, list) else [f"--{flag}={value}"]
+    return words
 
 
 @contextlib.contextmanager
@@ -80,8 +89,8 @@ def claimed_folder(args):
         raise ValueError("--resume: give the run's folder with --out")
     if args.out is None:
         stem = f"{pathlib.Path(args.data).resolve().name}-{args.model}-"
-        taken = [int(path.name[len(stem):]) for path in pathlib.Path("runs").glob(stem + "*")
-                 if path.name[len(stem):].isdecimal()]
+        there = [path.name for path in pathlib.Path("runs").iterdir()] if pathlib.Path("runs").is_dir() else []
+        taken = [int(name[len(stem):]) for name in there if name.startswith(stem) and name[len(stem):].isdecimal()]
         args.out = f"runs/{stem}{max(taken, default=0) + 1}"
     folder = pathlib.Path(args.out)
     # args.json alone is a run that ended before its first checkpoint: there is nothing in it to lose.
@@ -118,15 +127,22 @@ def describe(args, run, train_tiles, val_tiles, device):
 
 
 def data_counts(folder):
-    """How many tiles and labelled pixels a prepared set has, by which another one under its path is told from it.
+    """By what another prepared set under the same path is told: its tiles, its labelled pixels, how some tiles look.
 
     Returns:
-        {"tiles of train": count, "pixels of train": K counts, ...}, of each split.
+        {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight tiles, ...}, of each split.
     Raises:
         ValueError, OSError: as `load_facts`.
     """
     facts = load_facts(folder)
-    return {f"{key} of {split}": facts[key][split] for key in ("tiles", "pixels") for split in SPLITS}
+    counts = {f"{key} of {split}": facts[key][split] for key in ("tiles", "pixels") for split in SPLITS}
+    for split in SPLITS:
+        tiles, digest = facts["tiles"][split], hashlib.sha256()
+        for kind in ("images", "labels") if tiles else ():
+            array = np.load(pathlib.Path(folder, f"{split}_{kind}.npy"), mmap_mode="r")
+            digest.update(array[np.linspace(0, tiles - 1, 8).astype(int)].tobytes())
+        counts[f"look of {split}"] = digest.hexdigest()
+    return counts
 
 
 def save(name, run, facts, args):
@@ -160,7 +176,7 @@ def resume(run, args, facts, device):
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
     train, run.counts = content["train"], data_counts(args.data)
     kept = train["counts"] if isinstance(train.get("counts"), dict) else run.counts
-    data, known = facts | run.counts, content["data"] | kept
+    data, known = facts | run.counts, content["data"] | run.counts | kept
     changed = [key for key in data | known if data.get(key) != known.get(key)]
     if changed:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
@@ -175,14 +191,27 @@ def resume(run, args, facts, device):
         check_optimizer(run.optimizer)
         run.scaler.load_state_dict(train["scaler"])
         run.plateau = {key: type(value)(train["scheduler"][key]) for key, value in run.plateau.items()}
-        run.record.copy_(train["record"])
         run.epoch, run.step, run.best = int(train["epoch"]), int(train["step"]), float(train["best"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.record.shape[1] == train["record"].shape[1]):
+            raise ValueError(f"epoch {run.epoch}, step {run.step}")
+        run.record.copy_(train["record"])
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{args.out}/last.pt lacks what going on takes ({error!r:.60}): start a new run") from None
-    log = pathlib.Path(args.out, "log.csv")
-    if run.rank == 0 and log.exists():  # the header too goes with the last row: a process may have ended within it
-        rows = log.read_text(encoding="utf-8").splitlines(keepends=True)[:run.epoch + 1 if run.epoch else 0]
-        log.write_text("".join(rows), encoding="utf-8")
+    if run.rank == 0:
+        cut_log(pathlib.Path(args.out, "log.csv"), run.epoch)
+
+
+def cut_log(path, epochs):
+    """Cut log.csv back to the rows of so many epochs; the header too goes where there is none: it may be torn.
+
+    Raises:
+        ValueError: it holds fewer.
+    """
+    rows = path.read_bytes().splitlines(keepends=True)[:epochs + 1 if epochs else 0] if path.exists() else []
+    if epochs and len(rows) <= epochs:
+        raise ValueError(f"{path} holds {max(0, len(rows) - 1)} of its {epochs} epochs: put it back, or start a new run")
+    if path.exists():
+        os.truncate(path, sum(map(len, rows)))  # nothing is written anew, so nothing can be lost on a full disk
 
 
 def check_optimizer(optimizer):
@@ -193,18 +222,47 @@ def check_optimizer(optimizer):
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states = [optimizer.state.get(p, {}) for p in parameters]
     expected = {"momentum_buffer"} if isinstance(optimizer, torch.optim.SGD) else {"step", "exp_avg", "exp_avg_sq"}
-    if any(states) and any(state.keys() != expected or any(value.ndim and value.shape != p.shape for value in state.values())
+    if any(states) and any(state.keys() != expected or any(value.shape != (() if key == "step" else p.shape)
+                                                         for key, value in state.items())
                            for p, state in zip(parameters, states)):
         raise ValueError("the optimiser's state")
 
 
 def append_row(path, row):
-    """Add a row to a CSV file, with the header first where the file is new or empty."""
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            writer.writeheader()
-        writer.writerow(row)
+    """Add a row to a CSV file, with the header first where the file is new or empty, and see it onto the disk."""
+    try:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())  # last.pt, which counts on this row, must not come to be there without it
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror}): free some space, then --resume") from None
+
+
+def check_record(run, order, args):
+    """Stop the run where a loss or gradient was not a number; the checkpoint before it stays.
+
+    Float16 gradients may overflow: the scaler leaves such a step out, and log.csv counts it.
+
+    Raises:
+        ValueError: one line with the step and its tiles.
+    """
+    losses = sum_over_ranks(run.record[0, :run.step].clone())
+    wrong = ~losses.isfinite()
+    if not run.scaler.is_enabled():
+        wrong |= ~run.record[1, :run.step].isfinite()
+    if wrong.any():
+        step = int(wrong.nonzero()[0])
+        raise ValueError(f"epoch {run.epoch + 1}, step {step + 1}: the loss is {float(losses[step])} and the gradient's norm "
+                         f"{float(run.record[1, step])} (train tiles "
+                         f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
+                         f"{args.out}/last.pt is from before")
+    if not torch.stack([values.isfinite().all() for values in run.model.state_dict().values()]).all():
+        raise ValueError(f"weights, or batch norm's statistics, are not finite after step {run.step} of epoch {run.epoch + 1}: "
+                         f"try a lower --lr; {args.out}/last.pt is from before")
 
 
 def open_board(args, run):

@@ -16,6 +16,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -34,8 +35,8 @@ from models import build_model, freeze_encoder
 from prepare_data import make_demo
 from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
 from reports import learning_curves, preview
-from runs import (Run, append_row, claimed_folder, describe, noted_signals, open_board, peak_memory_mb, resume, save,
-                  show_epoch, started_flags)
+from runs import (Run, append_row, check_record, claimed_folder, describe, noted_signals, open_board, peak_memory_mb,
+                  resume, save, show_epoch, started_flags)
 from weak import learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
@@ -46,7 +47,7 @@ def parse_args(argv=None):
     """The command line; `python train.py --help` shows it."""
     parser = argparse.ArgumentParser(description="Train a network on a prepared data set, from every label or a few points.",
                                      epilog="example: python train.py --data data/dubai --points 20 --lr 1e-3 --bs 16",
-                                     formatter_class=HelpFormatter)
+                                     formatter_class=HelpFormatter, allow_abbrev=False)
     add_model_flags(parser)
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--lr", type=float, default=1e-3, help="peak learning rate")
@@ -90,8 +91,8 @@ def parse_args(argv=None):
     flag("--limit-batches", type=int, default=0, help="train and validate on so few batches an epoch; 0 is all")
     args = parser.parse_args(argv)
     if args.resume and args.out:
-        parser.set_defaults(**started_flags(args.out, vars(args)))
-        args = parser.parse_args(argv)
+        typed = sys.argv[1:] if argv is None else list(argv)
+        args = parser.parse_args(started_flags(args.out, vars(parser.parse_args([]))) + typed)
     return args
 
 
@@ -136,7 +137,7 @@ def check_args(args):
     limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, 1e6), "bs": (1, None),
               "seed": (0, 2**31), "accumulate": (1, args.bs), "epochs": (1, None), "stop_after": (0, None),
               "weight_decay": (0, 1e6), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
-              "zoom": (1, 4), "crop": (0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
+              "zoom": (1, 4), "crop": (2 if args.crop else 0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
               "oversample_above": (0, 1), "oversample_factor": (1, None),
               "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
               "crf": (0, 10), "point_jitter": (0, 1000), "points_share": (1e-6, 1)}
@@ -204,6 +205,8 @@ def main(args):
             for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
                 speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
                 finish_epoch(run, val_tiles, facts, args, device, speed)
+        if stop_signals:  # that came while the last epoch was validated
+            raise SystemExit(f"stopped after epoch {run.epoch}; go on with: --out {args.out} --resume")
         if run.epoch < args.epochs:
             print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
             return None
@@ -217,7 +220,7 @@ def build_run(args, facts, tiles, device):
               "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout,
               "fusion_at": args.fusion_at, "upsampling": args.upsampling, "skips": args.skips,
               "output_stride": args.output_stride}
-    model = build_model(args.model, weights=args.weights, **kwargs).to(device, memory_format=torch.channels_last)
+    model = build_model(args.model, weights=None if args.resume else args.weights, **kwargs).to(device, memory_format=torch.channels_last)
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.freeze_encoder:
@@ -238,9 +241,9 @@ def build_run(args, facts, tiles, device):
 
 def build_optimizer(model, args):
     """The optimiser of --optimizer; decay pulls on convolution weights only, for norms and biases have no scale to lose."""
-    encoder = {id(p) for p in model.encoder.parameters()} if hasattr(model, "encoder") else set()
+    encoder = {id(p) for p in model.encoder.parameters() if p.requires_grad} if hasattr(model, "encoder") else set()
     if args.encoder_lr < 1 and not encoder:
-        raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder, leave it out")
+        raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder that learns, leave it out")
     kinds = {}
     for p in model.parameters():
         if p.requires_grad:
@@ -331,29 +334,6 @@ def take_step(run, args, step):
         update_average(run.average, run.model, args.ema, run.epoch * steps + step + 1)
 
 
-def check_record(run, order, args):
-    """Stop the run where a loss or gradient was not a number; the checkpoint before it stays.
-
-    Float16 gradients may overflow: the scaler leaves such a step out, and log.csv counts it.
-
-    Raises:
-        ValueError: one line with the step and its tiles.
-    """
-    losses = sum_over_ranks(run.record[0, :run.step].clone())
-    wrong = ~losses.isfinite()
-    if not run.scaler.is_enabled():
-        wrong |= ~run.record[1, :run.step].isfinite()
-    if wrong.any():
-        step = int(wrong.nonzero()[0])
-        raise ValueError(f"epoch {run.epoch + 1}, step {step + 1}: the loss is {float(losses[step])} and the gradient's norm "
-                         f"{float(run.record[1, step])} (train tiles "
-                         f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
-                         f"{args.out}/last.pt is from before")
-    if not torch.stack([values.isfinite().all() for values in run.model.state_dict().values()]).all():
-        raise ValueError(f"weights, or batch norm's statistics, are not finite after step {run.step} of epoch {run.epoch + 1}: "
-                         f"try a lower --lr; {args.out}/last.pt is from before")
-
-
 def finish_epoch(run, val_tiles, facts, args, device, speed):
     """Validate, log, keep the best, count the epoch as done."""
     scored = run.average or run.model
@@ -396,17 +376,21 @@ def report(run, args, facts, device):
     matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
-    scores = write_scores(folder / "metrics.json", matrix, facts, run.labelled_pixels, split, checkpoint)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, facts, device), folder / "preview.png")
+    scores = write_scores(folder / "metrics.json", matrix, facts, run.labelled_pixels, split, checkpoint)  # ends the run
     print(f"{split} split, {checkpoint}:\n{score_table(matrix, facts['classes'])}")
     print(*(folder / name for name in ("preview.png", "curves.png", "metrics.json")), sep="\n")
     return scores
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # outside the steps it ends a run as Ctrl-C does
     try:
         main(parse_args())
+    except KeyboardInterrupt:
+        print("train.py: interrupted; a run that has begun goes on with --out RUN --resume", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -49,6 +49,51 @@ def test_every_flipped_byte_in_the_tensors_is_found(tmp_path):
     load_checkpoint(path)
 
 
+def rewrite(path, change):
+    """Change the content of a checkpoint and leave its checksum as it was."""
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda content: content["data"]["mean"].__setitem__(0, 0.5), lambda content: content["args"].update(lr=1e-2),
+    lambda content: content["train"].update(epoch=2), lambda content: content["train"].update(dpoch=content["train"].pop("epoch")),
+    lambda content: content["train"].update(record=torch.zeros(3, 2, dtype=torch.float64))])
+def test_whatever_is_changed_does_not_match_the_checksum(tmp_path, change):
+    write_checkpoint(tmp_path / "best.pt")
+    rewrite(tmp_path / "best.pt", change)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        load_checkpoint(tmp_path / "best.pt")
+
+
+def endless():
+    value = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize("value", [endless(), torch.zeros(1).expand(2**36), torch.empty(3, device="meta"),
+                                   torch.eye(3).to_sparse()], ids=["endless", "spread out", "meta", "sparse"])
+def test_values_that_no_checkpoint_holds_are_one_line(tmp_path, value):
+    write_checkpoint(tmp_path / "best.pt")
+    rewrite(tmp_path / "best.pt", lambda content: content["args"].update(value=value))
+    with pytest.raises(ValueError, match="best.pt is not a checkpoint of this project, or is damaged"):
+        load_checkpoint(tmp_path / "best.pt")
+
+
+def test_a_checkpoint_asks_for_no_other_file_and_has_finite_weights(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    content = load_checkpoint(tmp_path / "best.pt")
+    model, rest = content["model"], [content[part] for part in ("data", "train", "args")]
+    save_checkpoint(tmp_path / "asking.pt", {**model, "kwargs": {**model["kwargs"], "weights": "imagenet"}}, *rest)
+    model["state"]["classifier.bias"][0] = float("nan")
+    save_checkpoint(tmp_path / "nan.pt", model, *rest)
+    for name, message in (("asking.pt", "asks for another file"), ("nan.pt", "weights are not finite")):
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path / name)
+
+
 class Malicious:
     def __reduce__(self):
         return print, ("code was run",)
@@ -59,7 +104,7 @@ class Malicious:
     (lambda path: path.write_bytes(b"no checkpoint at all"), "not a checkpoint"),
     (lambda path: path.write_bytes(path.read_bytes()[:2000]), "not a checkpoint"),
     (lambda path: torch.save({"weights": torch.ones(3)}, path), "format 1"),
-    (lambda path: torch.save([1, 2], path), "format 1"),
+    (lambda path: torch.save([1, 2], path), "not a checkpoint"),
     (lambda path: torch.save({"format": 1, "model": Malicious(), "sha256": ""}, path), "not a checkpoint"),
     (lambda path: path.write_bytes(pickle.dumps({"format": 1, "model": Malicious()})), "not a checkpoint"),
     (lambda path: path.unlink(), "no checkpoint"),

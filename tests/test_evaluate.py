@@ -63,6 +63,14 @@ def test_no_label_at_all_is_nan(tmp_path):
     assert math.isnan(loss) and math.isnan(matrix.miou())
 
 
+def test_no_data_is_what_the_set_that_is_scored_says(tmp_path):
+    tiles = readable_set(tmp_path)
+    tiles.facts["nodata"] = 2.0  # so class 2 reads as the mean, 0; the network was trained on a set of another nodata
+    tiles.images[:, :, :, 1:] = 2  # all bands are at no data where the first is
+    matrix, _ = evaluate.evaluate(Reader(), tiles, {**tiles.facts, "nodata": 9.0}, torch.device("cpu"), 5)
+    assert matrix.counts[:, 2].sum() == 0 and matrix.counts[:, 1].sum() > 0
+
+
 def test_a_tally_counts_along_in_the_same_pass(tmp_path):
     tiles = readable_set(tmp_path)
     tally = Tally(3, [0, 0, 1, 1, 1])

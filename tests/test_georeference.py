@@ -34,10 +34,10 @@ def test_map_coordinates_are_of_pixel_corners(tmp_path):
 @pytest.mark.parametrize("keys", [(PROJECTED,), (PROJECTED, POINT)])
 def test_a_window_lies_where_its_pixels_lay(tags, keys):
     whole = reference(tags, *keys)
-    for factor in (1, 10):
+    for factor, down, across in ((1, 1, 1), (10, 10, 10), ((4, 2.5), 4, 2.5)):
         part = whole.window(30, 40, factor)
         for row, col in [(0, 0), (0.5, 0.5), (7, 3)]:
-            assert np.allclose(part.to_map(row, col), whole.to_map(30 + factor * row, 40 + factor * col), rtol=1e-14)
+            assert np.allclose(part.to_map(row, col), whole.to_map(30 + down * row, 40 + across * col), rtol=1e-14)
     assert whole.tags[34735] == part.tags[34735] and whole.affine == reference(tags, *keys).affine
 
 

@@ -109,14 +109,26 @@ def test_points_to_label_are_read_by_prepare_data_once_a_class_is_given(tmp_path
         read_points(tmp_path / "scene_points.csv", land_classes([(10, "water", None)]))
 
 
+def write_photo(path, height, width):
+    """A black photograph; returns its path."""
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
+    return path
+
+
 def test_points_of_a_scene_off_the_map_are_pixels_of_its_file(tmp_path):
-    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "photo.png")
-    with open_raster(tmp_path / "photo.png") as raster:
+    with open_raster(write_photo(tmp_path / "photo.png", 60, 80)) as raster:
         raster.height, raster.width = 30, 40  # as predict.py has it at scale 0.5
         _, parts = strips()
-        write_maps(parts, raster, FACTS, tmp_path, suggest=1, scale=0.5)
+        write_maps(parts, raster, FACTS, tmp_path, suggest=1, file_size=(60, 80))
     line = (tmp_path / "photo_points.csv").read_text().split("\n")[:2]
     assert line[0].strip() == "scene,row,col,predicted,class" and line[1].startswith("photo,21,41,")
+
+
+def test_a_point_in_the_last_row_of_a_scene_of_odd_size_lies_in_its_file(tmp_path):
+    with open_raster(write_photo(tmp_path / "photo.png", 99, 99)) as raster:
+        raster.height = raster.width = 50  # as predict.py has it at scale 0.5
+        maps.write_points(tmp_path / "points.csv", (np.array([49]), np.array([0]), np.array([0])), raster, ["a"], (99, 99))
+    assert (tmp_path / "points.csv").read_text().split("\n")[1].startswith("photo,98,0,")
 
 
 @pytest.mark.parametrize("fails", ["strips", "write_legend", "write_points", "save_png"])

@@ -251,6 +251,13 @@ def test_a_scene_is_brought_to_the_scale_of_training(tmp_path):
         assert raster.georeference.to_map(30, 41) == (500000.0 + 41 * 4, 4600000.0 - 30 * 4)
     path, = run(tmp_path / "best.pt", tmp_path / "own", tmp_path / "scene.tif", flags=["--scale", "1"])
     assert tifffile.imread(path).shape == (60, 82)
+    tifffile.imwrite(tmp_path / "odd.tif", scene(59, 81), photometric="rgb", extratags=tags)  # 29.5 x 40.5 px, rounded
+    path, = run(tmp_path / "best.pt", tmp_path, tmp_path / "odd.tif", flags=["--suggest", "1000"])
+    with open_raster(path) as raster:
+        assert (raster.height, raster.width) == (30, 40)
+        assert np.allclose(raster.georeference.to_map(30, 40), (500000 + 81 * 2, 4600000 - 59 * 2), atol=1e-6)
+    with open(tmp_path / "odd_points.csv", newline="") as file:
+        assert all(int(line["row"]) < 59 and int(line["col"]) < 81 for line in csv.DictReader(file))
 
 
 def test_what_does_not_fit_is_one_line(tmp_path):

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 import runs
 import train
 import weak
+from checkpoint import _digest as digest_of
 from checkpoint import load_checkpoint, load_model, save_checkpoint
 from data import Tiles
 from facts import data_facts
@@ -74,7 +76,9 @@ def check_killed_runs(data, tmp_path, seed, kills):
     run(data, tmp_path / "parts", *RICH, *(["--resume"] if out.joinpath("last.pt").exists() else []))
     same_run(tmp_path / "whole", tmp_path / "parts")
     for name in ("best.pt", "last.pt"):
-        assert load_checkpoint(tmp_path / "whole" / name)["sha256"] == load_checkpoint(tmp_path / "parts" / name)["sha256"]
+        whole, parts = (load_checkpoint(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert digest_of({part: whole[part] for part in ("model", "data", "train")}) == digest_of(
+            {part: parts[part] for part in ("model", "data", "train")})
 
 
 def test_killed_twice_and_resumed_equals_never_stopped(data, tmp_path):
@@ -119,11 +123,29 @@ def test_a_folder_without_a_checkpoint_is_free(data, tmp_path):
 def test_a_torn_row_of_the_log_is_cut_off(data, tmp_path):
     flags = ["--epochs", "3", "--stop-after", "1"]
     run(data, tmp_path / "run", *flags)
-    whole = (tmp_path / "run" / "log.csv").read_text()
+    whole = (tmp_path / "run" / "log.csv").read_bytes()
     with open(tmp_path / "run" / "log.csv", "a") as file:
         file.write("2,0.5")
     run(data, tmp_path / "run", *flags, "--resume")  # which has nothing left to train before it stops
-    assert (tmp_path / "run" / "log.csv").read_text() == whole
+    assert (tmp_path / "run" / "log.csv").read_bytes() == whole
+
+
+def test_a_log_that_lacks_epochs_is_not_gone_on_with(data, tmp_path):
+    flags = ["--epochs", "3", "--stop-after", "2"]
+    run(data, tmp_path / "run", *flags)
+    rows = (tmp_path / "run" / "log.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / "log.csv").write_bytes(b"".join(rows[:2]))
+    with pytest.raises(ValueError, match="log.csv holds 1 of its 2 epochs: put it back"):
+        run(data, tmp_path / "run", *flags, "--resume")
+    assert (tmp_path / "run" / "log.csv").read_bytes() == b"".join(rows[:2])
+
+
+def test_a_full_disk_is_said_of_the_log(tmp_path, monkeypatch):
+    def full(number):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="log.csv could not be written .No space left on device.: free some space"):
+        runs.append_row(tmp_path / "log.csv", {"epoch": 1})
 
 
 def test_a_run_goes_on_by_its_folder_alone(data, tmp_path, monkeypatch):
@@ -134,6 +156,10 @@ def test_a_run_goes_on_by_its_folder_alone(data, tmp_path, monkeypatch):
     args = train.parse_args(["--out", "run", "--resume"])
     assert (args.lr, args.points, args.flips, args.oversample, args.stop_after) == (3e-4, 3, False, ["c0"], 0)
     assert train.main(args)["checkpoint"].endswith("last.pt") and not (tmp_path / "data" / "demo").exists()
+    for spoilt in ('{"lr": "x"}', '{"schedule": "none"}', '{"bs": null, "epochs": true}', '{"seed": [1, 2]}'):
+        (tmp_path / "run" / "args.json").write_text(spoilt)
+        with pytest.raises((SystemExit, ValueError)):
+            train.main(train.parse_args(["--out", "run", "--resume"]))
     (tmp_path / "run" / "args.json").write_text('{"lr": [1], "epochs": "x')
     with pytest.raises(ValueError, match="--lr was 0.0003"):  # so the flags have to be given
         train.main(train.parse_args(["--out", "run", "--resume", "--data", str(data)]))
@@ -149,14 +175,22 @@ def test_other_tiles_under_the_same_path_are_noticed(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     whole = load_checkpoint(tmp_path / "run" / "last.pt")
     pixels = json.loads((tmp_path / "data" / "dataset.json").read_text())["pixels"]
-    assert whole["train"]["counts"] == {f"{key} of {split}": 5 if key == "tiles" else pixels[split]
-                                        for key in ("tiles", "pixels") for split in ("train", "val", "test")}
+    assert whole["train"]["counts"].items() >= {f"{key} of {split}": 5 if key == "tiles" else pixels[split]
+                                                for key in ("tiles", "pixels") for split in ("train", "val", "test")}.items()
     edit(tmp_path / "data", "pixels", pixels | {"val": [1, 2, 3]})
     with pytest.raises(ValueError, match=r"is not the data set .* was started on \(pixels of val differ\): start a new run"):
         run(data, tmp_path / "run", "--epochs", "2", "--resume")
     del whole["train"]["counts"]  # as checkpoints were before
     save_checkpoint(tmp_path / "run" / "last.pt", *(whole[part] for part in ("model", "data", "train", "args")))
     run(data, tmp_path / "run", "--epochs", "2", "--resume")
+
+
+def test_other_images_under_the_same_path_are_noticed(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
+    images = np.load(tmp_path / "data" / "val_images.npy")
+    np.save(tmp_path / "data" / "val_images.npy", 255 - images)
+    with pytest.raises(ValueError, match=r"\(look of val differ\): start a new run"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume")
 
 
 def test_other_facts_of_the_data_are_named(data, tmp_path):
@@ -179,11 +213,32 @@ def of_another_shape(train):
     train["optimizer"]["state"][0]["exp_avg"] = torch.zeros(2)
 
 
+def of_no_shape(train):
+    train["optimizer"]["state"][0]["exp_avg"] = torch.tensor(0.0)
+
+
 def with_words(train):
     train["scheduler"]["factor"] = "half"
 
 
-@pytest.mark.parametrize("spoil", [lacking_one_tensor, lacking_a_parameter, of_another_shape, with_words])
+def endless(train):
+    train["epoch"] = float("inf")
+
+
+def beyond_its_end(train):
+    train["step"] = 10**9
+
+
+def before_its_start(train):
+    train["epoch"] = -1
+
+
+def with_one_loss_for_all_steps(train):
+    train["record"] = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize("spoil", [lacking_one_tensor, lacking_a_parameter, of_another_shape, of_no_shape, with_words, endless,
+                                   beyond_its_end, before_its_start, with_one_loss_for_all_steps])
 def test_a_checkpoint_that_lacks_what_going_on_takes_is_refused(data, tmp_path, spoil):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     path = tmp_path / "run" / "last.pt"
@@ -224,6 +279,15 @@ def test_rank_0_alone_cuts_the_log_back(data, tmp_path):
         state.rank = rank
         runs.resume(state, args, facts, torch.device("cpu"))
         assert (tmp_path / "run" / "log.csv").read_text().endswith("2,0.5") == torn and state.epoch == 1
+
+
+def test_the_folder_s_name_is_no_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = train.parse_args([])
+    for name, wanted in (("a[1]", "runs/a[1]-unet-1"), ("a[1]", "runs/a[1]-unet-2"), ("a**b", "runs/a**b-unet-1")):
+        args.data, args.out = name, None
+        with runs.claimed_folder(args):
+            assert args.out == wanted
 
 
 def test_the_average_is_what_is_kept_as_best_and_rebuilt(data, tmp_path):

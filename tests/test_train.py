@@ -7,7 +7,9 @@ import importlib.util
 import json
 import math
 import os
+import pathlib
 import signal
+import subprocess
 import sys
 import types
 
@@ -120,6 +122,43 @@ def test_signals_are_given_back_after_the_run(data, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     run(data, tmp_path / "run", "--epochs", "1")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_stopped_while_the_last_epoch_is_validated_it_says_so_and_goes_on(data, tmp_path, monkeypatch):
+    run(data, tmp_path / "whole", "--epochs", "1")
+
+    def terminate(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments, **options)
+
+    real = train.evaluate
+    monkeypatch.setattr(train, "evaluate", terminate)
+    with pytest.raises(SystemExit, match="stopped after epoch 1; go on with"):
+        run(data, tmp_path / "parts", "--epochs", "1")
+    monkeypatch.setattr(train, "evaluate", real)
+    run(data, tmp_path / "parts", "--epochs", "1", "--resume")
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_is_finished_when_its_pictures_are_there(data, tmp_path, monkeypatch):
+    def full(log):
+        raise OSError("the disk is full")
+    monkeypatch.setattr(train, "learning_curves", full)
+    with pytest.raises(OSError):
+        run(data, tmp_path / "run", "--epochs", "1")
+    monkeypatch.undo()
+    run(data, tmp_path / "run", "--epochs", "1", "--resume")
+    assert {"curves.png", "preview.png", "metrics.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_before_the_first_step_it_is_one_line(data, tmp_path, signal_number):
+    code = ("import os, runpy, data\n"
+            f"data.Tiles.__len__ = lambda self: os.kill(os.getpid(), {int(signal_number)})\n"
+            f"import sys; sys.argv = ['train.py', '--data', {str(data)!r}, '--out', {str(tmp_path / 'run')!r}]\n"
+            f"runpy.run_path({train.__file__!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(train.__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.count("\n") == 1 and "train.py: interrupted" in done.stderr
 
 
 def test_a_finished_run_says_so(data, tmp_path, capsys):
@@ -240,7 +279,7 @@ def test_a_missing_tensorboard_is_named(data, tmp_path, monkeypatch):
     (["--points", "-3"], "--points -3"),
     (["--depth", "7"], "--depth 7: give a number from 1 to 6"),
     (["--model", "resnet"], "unet"),
-    (["--encoder-lr", "0.1"], "unet has no encoder"),
+    (["--encoder-lr", "0.1"], "unet has no encoder that learns"), (["--crop", "1"], "--crop 1: give a number of 2"),
     (["--loss", "iou"], "choose from ce, focal, dice, jaccard"),
     (["--oversample", "trees"], "--oversample trees: made has the classes c0, c1, c2"),
     (["--data", "nowhere"], "nowhere is not a prepared data set"),
@@ -330,6 +369,8 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_slower_one_moves_less(data, tmp_p
     free, slow, frozen = moved
     assert frozen == 0 < slow < free / 10
     assert "learned nothing" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--encoder-lr 0.1: --model linknet has no encoder that learns"):
+        run(data, tmp_path / "both", *flags, "--freeze-encoder", "--encoder-lr", "0.1")
 
 
 def test_weights_that_the_last_step_made_infinite_are_not_kept():
