@@ -354,7 +354,8 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give a whole number from 1, nearest, mode or "
                          "weighted, and weights from 1e-9 to 1e9")
     limits = np.iinfo(raster.dtype)
-    ignore = int(ignore) if ignore in range(limits.min, limits.max + 1) else None  # no pixel can have another value
+    holds = ignore is not None and limits.min <= ignore <= limits.max  # no pixel can have another value
+    ignore = int(ignore) if holds else None
     classes, weights[ignore] = [], 0
     across = raster.width if raster.segment[1] >= raster.width else TILE  # along the strips or tiles of the file
     for top, height in _spans(raster.height, factor, PIECE // across):

@@ -130,3 +130,10 @@ def test_mode_and_nearest_equal_gdal_on_every_block(tmp_path):
         for how, found in ours.items():
             gdal = file.read(1, out_shape=found.shape, resampling=getattr(rasterio.enums.Resampling, how))
             assert np.array_equal(found, gdal)
+
+
+def test_an_ignored_value_of_a_wide_type_takes_no_time(tmp_path):
+    ids = np.array([[7, 2**32 - 1], [2**32 - 1, 2**32 - 1]], np.uint32)
+    write_tiff(tmp_path / "a.tif", ids)
+    with open_raster(tmp_path / "a.tif") as mask:
+        assert np.concatenate(list(downscale_classes(mask, 2, "mode", ignore=float(2**32 - 1)))).tolist() == [[7]]
