@@ -53,18 +53,20 @@ def main(args):
         for draw in range(DRAWS):
             compared = [(f"{name}-1-partial-CE-draw{draw}", ["--points", 1]), (f"{name}-5-partial-CE-draw{draw}", ["--points", 5]),
                         (f"{name}-1-per-class-partial-CE-draw{draw}", ["--points", 1, "--points-per", "class"])]
-            wanted = [f"{name}-{family}-draw{draw}" for family in FAMILIES]
-            if not any(run.startswith(tuple(args.only)) for run in wanted):
+            wanted = {family: f"{name}-{family}-draw{draw}" for family in FAMILIES
+                      if f"{name}-{family}-draw{draw}".startswith(tuple(args.only))}
+            if not wanted:
                 continue
-            run_missing(POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared],
-                        ROOT / "runs" / "points", args.jobs)
+            needed = {compared[0][0], *(f"{name}-{FAMILIES[family]}-draw{draw}" for family in wanted)}
+            run_missing(POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared
+                                 if run in needed], ROOT / "runs" / "points", args.jobs)
             made = pathlib.Path("data/relabelled")
             start = ROOT / "runs" / "points" / compared[0][0] / "last.pt"
-            for family, run in zip(FAMILIES, wanted):
-                if run.startswith(tuple(args.only)) and run not in read_rows(TABLE):
+            for family, run in wanted.items():
+                if run not in read_rows(TABLE):
                     write_set(ROOT / folder, ROOT / made / run, *LABELLED[family](Tiles(ROOT / folder, "train"), draw, start))
-            run_missing(TABLE, [(run, ["--data", made / run, *flags, "--points", 0, "--seed", draw]) for run in wanted
-                                if run.startswith(tuple(args.only))], ROOT / "runs" / "relabel", args.jobs)
+            run_missing(TABLE, [(run, ["--data", made / run, *flags, "--points", 0, "--seed", draw])
+                                for run in wanted.values()], ROOT / "runs" / "relabel", args.jobs)
     text = "\n".join(table_lines(sets, read_rows(TABLE), read_rows(POINTS))) + "\n"
     TABLE.with_suffix(".md").write_text("Written by `python bench/relabel.py` from relabel.csv and points.csv.\n\n" + text, "utf-8")
     print(text)

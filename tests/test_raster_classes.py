@@ -134,6 +134,6 @@ def test_mode_and_nearest_equal_gdal_on_every_block(tmp_path):
 
 def test_an_ignored_value_of_a_wide_type_takes_no_time(tmp_path):
     ids = np.array([[7, 2**32 - 1], [2**32 - 1, 2**32 - 1]], np.uint32)
-    write_tiff(tmp_path / "a.tif", ids)
+    write_tiff(tmp_path / "a.tif", ids[..., None])
     with open_raster(tmp_path / "a.tif") as mask:
         assert np.concatenate(list(downscale_classes(mask, 2, "mode", ignore=float(2**32 - 1)))).tolist() == [[7]]
