@@ -94,12 +94,14 @@ def find_files(pattern):
     A scene is called what the star stands for, or like the file without its ending.
 
     Raises:
-        ValueError, OSError: nothing is there, or two files of one name.
+        ValueError, OSError: nothing is there, two files of one name, or two stars.
     """
     pattern = Path(pattern)
     if pattern.is_dir():
         named = [(path.stem, path) for path in sorted(pattern.iterdir()) if path.suffix.lower() in SUFFIXES
                  and not path.name.startswith(".")]
+    elif pattern.name.count("*") > 1:
+        raise ValueError(f"{pattern}: give one star, which stands for the scene's name")
     elif "*" in pattern.name:
         before, after = pattern.name.split("*", 1)
         named = [(path.name[len(before):len(path.name) - len(after)], path)
@@ -194,14 +196,25 @@ def listed_tiles(source, sizes, lists):
     N counts the scene's tiles of 512 px before --scale, row by row from 0, those that its end cuts short included.
 
     Raises:
-        ValueError, OSError: a list that is not called after a split, or a line that is no tile.
+        ValueError, OSError: a list that is not called after a split, a line that is no tile, or a tile that is listed
+            twice or whose ground is in another list, too.
     """
-    regions, numbers = [], {scene.name: number for number, scene in enumerate(source.scenes)}
+    regions, numbers, listed = [], {scene.name: number for number, scene in enumerate(source.scenes)}, {}
     for path in map(Path, lists):
-        for line in path.read_text(encoding="utf-8").split():
+        try:
+            lines = path.read_text(encoding="utf-8-sig").split()
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} is no text in UTF-8: save it as such") from None
+        for line in lines:
             name, _, count = line.rpartition("_")
-            if path.stem not in ("train", "val", "test") or name not in numbers or not count.isdigit():
+            if path.stem not in ("train", "val", "test") or name not in numbers or not count.isdecimal():
                 raise ValueError(f"{path}: '{line}' is no tile of these scenes (and lists are train, val or test.txt)")
+            place = source.scenes[numbers[name]].place if source.aligned else name
+            before = listed.setdefault((place, int(count)), {})  # {scene: list that has this tile of it}
+            for other in before.values():
+                if name in before or other != path:
+                    raise ValueError(f"{path}: '{line}' is in {other} already, or the same ground is: list it once")
+            before[name] = path
             height, width = sizes[numbers[name]]
             row, col = (LISTED_TILE * place for place in divmod(int(count), -(-width // LISTED_TILE)))
             if row >= height:

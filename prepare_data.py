@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -57,7 +58,7 @@ def parse_args(argv=None):
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
     flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
          "as the data set has them, else 1 2 3")
-    flag("--nodata", type=float, help="value that stands, in every band, for no data in images whose file names none")
+    flag("--nodata", type=float, help="value that stands, in every band, for no data in scenes of which no file names one")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
@@ -139,6 +140,9 @@ def main(args):
         if out.exists():
             out.rmdir()
         work.rename(out)
+    except ValueError as error:  # a place's list of seasons or finer mask, made in `work`, is gone when this is read
+        made = re.escape(str(work)) + r"[/\\](?:scenes|masks)[/\\]([^/\\]+?)\.(?:txt|tif)"
+        raise ValueError(re.sub(made, r"place '\1'", str(error))) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(frequency_table(facts))
@@ -189,8 +193,8 @@ def choose_tiles(source, regions, gsd_m, args):
     """Cut the regions into tiles, count their labels, and drop those with too little to learn from.
 
     Returns:
-        list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, and what was
-        dropped.
+        list of Region, scene by scene; and a dict of each split's tiles, its pixels and km2 by class, where ground that
+        several tiles show (--overlap, seasons) counts each time, and what was dropped.
     Raises:
         ValueError: a scene without data, a split without tiles, or --drop-only names no class.
     """
@@ -198,7 +202,7 @@ def choose_tiles(source, regions, gsd_m, args):
         if name not in [row.name for row in source.classes]:
             raise ValueError(f"--drop-only {name}: give one of {', '.join(row.name for row in source.classes)}")
     others = np.array([row.name not in args.drop_only for row in source.classes])
-    kept, dropped, tiles_of = [], Counter(), [[] for _ in source.scenes]
+    kept, dropped, tiles_of = [], {split: Counter() for split in SPLITS}, [[] for _ in source.scenes]
     pixels = {split: np.zeros(len(source.classes), int) for split in SPLITS}
     for region in regions:
         tiles_of[region.scene] += cut(region, args.tile, args.overlap)
@@ -209,25 +213,26 @@ def choose_tiles(source, regions, gsd_m, args):
             for tile in tiles:
                 counts = np.bincount(reader.read_labels(tile).ravel(), minlength=256)[:len(source.classes)]
                 if reader.is_empty([tile]):
-                    dropped["without data"] += 1
+                    dropped[tile.split]["without data"] += 1
                 elif counts.sum() < args.min_labelled:
-                    dropped[f"fewer than {args.min_labelled} labelled px"] += 1
+                    dropped[tile.split][f"fewer than {args.min_labelled} labelled px"] += 1
                 elif args.drop_only and counts.any() and not counts[others].any():
-                    dropped[f"only {', '.join(args.drop_only)}"] += 1
+                    dropped[tile.split][f"only {', '.join(args.drop_only)}"] += 1
                 elif args.max_cloud < 1 and sum(source.clouds.shares(*reader.read_image(tile))) > args.max_cloud:
-                    dropped[f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
+                    dropped[tile.split][f"more than {100 * args.max_cloud:g} % cloud or snow"] += 1
                 elif args.drop_single_class and tile.split == "train" and np.count_nonzero(counts) == 1:
-                    dropped["of train, one class alone"] += 1
+                    dropped[tile.split]["of train, one class alone"] += 1
                 else:
                     kept.append(tile)
                     pixels[tile.split] += counts
     tiles = Counter(tile.split for tile in kept)
     for split in sorted({region.split for region in regions} - set(tiles)):
-        raise ValueError(f"no tile of {split} has enough labels: split otherwise, or lower --min-labelled")
+        why = ", ".join(f"{count} tiles: {reason}" for reason, count in dropped[split].items())
+        raise ValueError(f"no tile of {split} is left, dropped were {why}; split otherwise or drop less")
     return kept, {"tiles": {split: tiles[split] for split in SPLITS},
                   "pixels": {split: pixels[split].tolist() for split in SPLITS},
                   "km2": gsd_m and {split: (pixels[split] * gsd_m ** 2 / 1e6).tolist() for split in SPLITS},
-                  "dropped": dict(dropped)}
+                  "dropped": dict(sum(dropped.values(), Counter()))}
 
 
 def write_tiles(folder, source, tiles, facts):
@@ -316,7 +321,8 @@ def contact_sheet(folder, facts):
 def frequency_table(facts):
     """Tiles of each split, how often each class is labelled there, and what was dropped, as text."""
     gsd = facts["gsd_m"]
-    ground = f"{gsd:g} m a pixel" if gsd else "size of a pixel unknown (--gsd)"
+    ground = (f"{gsd:g} m a pixel; km2 of tiles, where ground shown by several of them counts each time" if gsd
+              else "size of a pixel unknown (--gsd)")
     lines = [f"{facts['name']}: {facts['tile']} px tiles, {facts['bands']} bands of {facts['dtype']}, {ground}",
              f"{'':20}" + "".join(f"{split:>24}" for split in SPLITS),
              f"{'tiles':20}" + "".join(f"{facts['tiles'][split]:24,}" for split in SPLITS),

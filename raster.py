@@ -47,6 +47,8 @@ def open_raster(path, max_pixels=2**31):
             raise ValueError("it is empty")
         if head in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return _open_tiff(path)
+        if head != b"\x89PNG" and head[:3] != b"\xff\xd8\xff":
+            raise ValueError("it is no TIFF, PNG or JPEG")  # said before a file of any size is read whole
         return _open_picture(path, head + file.read(), max_pixels)
 
 
@@ -75,7 +77,7 @@ class Raster:
     alpha: int | None = None  # the band that is 0 where there is no data
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
     georeference: Georeference | None = None
-    turned: bool = False  # an EXIF orientation was applied
+    turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
 
     def read(self, row, col, height, width):
         """Read one window; it may reach over the border of the image.
@@ -267,7 +269,8 @@ def _open_picture(path, encoded, max_pixels):
     spread = {2: 85, 4: 17}.get(depth, 1) if kind == 0 else 1  # Pillow spreads grey of 2 or 4 bits over 0..255
     return Raster(path, _Picture(image, spread), height, width, len(image.getbands()),
                   np.dtype(np.uint16 if depth == 16 else np.uint8), segment=(height, width),
-                  alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette, turned=2 <= orientation <= 8)
+                  alpha={"LA": 1, "RGBA": 3}.get(image.mode), palette=palette,
+                  turned=orientation if 2 <= orientation <= 8 else 0)
 
 
 def write_geotiff(path, strips, height, width, bands, dtype, palette=None, nodata=None, georeference=None, level=6):
@@ -335,7 +338,7 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         raster: Raster of one band of integers.
         factor: pixels of the raster along each side of a pixel of the result.
         how: "nearest", "mode" or "weighted".
-        weights: {class: weight} or a sequence, all above 0, for "weighted"; classes it does not name weigh 1.
+        weights: {class: weight} or a sequence, from 1e-9 to 1e9, for "weighted"; classes it does not name weigh 1.
         ignore: value that does not vote, and is the result where there is no other; None: every value votes.
     Returns:
         Iterator of (h, ceil(W / factor)) arrays of the raster's dtype, top to bottom.
@@ -346,8 +349,13 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         raise ValueError(f"{raster.path}: is no class mask, {raster.bands} x {raster.dtype}; give one band of integers")
     weights = weights if how == "weighted" and weights is not None else {}
     weights = dict(weights if isinstance(weights, dict) else enumerate(weights))
-    if how not in ("nearest", "mode", "weighted") or factor < 1 or min(weights.values(), default=1) <= 0:
-        raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give nearest, mode or weighted, weights above 0")
+    fine = isinstance(factor, (int, np.integer)) and factor >= 1 and how in ("nearest", "mode", "weighted")
+    if not fine or not all(1e-9 <= weight <= 1e9 for weight in weights.values()):
+        raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give a whole number from 1, nearest, mode or "
+                         "weighted, and weights from 1e-9 to 1e9")
+    limits = np.iinfo(raster.dtype)
+    holds = ignore is not None and limits.min <= ignore <= limits.max  # no pixel can have another value
+    ignore = int(ignore) if holds else None
     classes, weights[ignore] = [], 0
     across = raster.width if raster.segment[1] >= raster.width else TILE  # along the strips or tiles of the file
     for top, height in _spans(raster.height, factor, PIECE // across):

@@ -48,7 +48,7 @@ def scene_files(path):
     path = Path(path)
     if path.suffix.lower() != ".txt":
         return [path]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
     if not any(lines):
         raise ValueError(f"{path} lists no image: write the path of one in each line")
     return [path.parent / line for line in lines if line]
@@ -57,13 +57,16 @@ def scene_files(path):
 def open_scene(path, max_pixels=2**31):
     """Open a scene for reading in windows: an image, or several of one size whose bands are put one after the other.
 
+    Of several, a pixel is missing where one of them says so by its own nodata value, alpha band or NaN; it is then read as
+    one value in all bands, whatever each file calls it.
+
     Args:
         path: an image; or a list of images NAME.txt, as `scene_files` reads it: then NAME is the scene's name.
         max_pixels: as for `open_raster`.
     Returns:
         Raster.
     Raises:
-        ValueError, OSError: as `open_raster`, or images of other sizes, dtypes or places.
+        ValueError, OSError: as `open_raster`, or of several images one of another size, dtype or place, or with a palette.
     """
     rasters = [open_raster(file, max_pixels) for file in scene_files(path)]
     first = rasters[0]
@@ -76,23 +79,39 @@ def open_scene(path, max_pixels=2**31):
         if not alike:
             raise ValueError(f"{path}: {raster.path.name} has another size, dtype or place than {first.path.name}: "
                              "bring the images of a scene to one grid")
-    nodata = first.nodata if all(raster.nodata == first.nodata for raster in rasters) else None
-    return dataclasses.replace(first, path=Path(path), source=Stack(rasters), nodata=nodata,
+    for raster in rasters:
+        if raster.palette is not None:
+            raise ValueError(f"{path}: {raster.path.name} has a palette, so its values are no intensities: convert it to "
+                             "RGB")
+    # No pixel with data has this value in all bands: the file that names it, or whose alpha is 0, would call it missing.
+    named = [raster.nodata for raster in rasters if raster.nodata is not None]
+    named += [0.0 for raster in rasters if raster.alpha is not None]
+    nodata = named[0] if named else None
+    return dataclasses.replace(first, path=Path(path), source=Stack(rasters, nodata), nodata=nodata, alpha=None,
                                bands=sum(raster.bands for raster in rasters))
 
 
 class Stack:
-    """Several rasters of one size in the place of a Raster's file."""
+    """Several rasters of one size in the place of a Raster's file.
 
-    def __init__(self, rasters):
-        self.rasters = rasters
+    Args:
+        rasters: list of Raster.
+        nodata: what all bands are where one of the rasters has no data; None: NaN.
+    """
+
+    def __init__(self, rasters, nodata):
+        self.rasters, self.nodata = rasters, np.nan if nodata is None else nodata
 
     def copy(self, row, col, window):
         """Copy what lies at row, col into window (h, w, C), the bands of each raster after those of the one before."""
-        band = 0
+        band, missing = 0, np.zeros(window.shape[:2], bool)
         for raster in self.rasters:
-            window[:, :, band:band + raster.bands] = raster.read(row, col, *window.shape[:2])
+            pixels = raster.read(row, col, *window.shape[:2])
+            window[:, :, band:band + raster.bands] = pixels
+            missing |= raster.no_data(pixels)
             band += raster.bands
+        if missing.any():
+            window[missing] = self.nodata
 
 
 def resize(raster, height, width, smooth, window=None):
@@ -132,6 +151,41 @@ def resize(raster, height, width, smooth, window=None):
     return resized
 
 
+def check_footprint(raster, image, factor):
+    """See that a raster whose pixels are `factor` times finer covers what an image covers, to half an image pixel.
+
+    Where one of the two has no georeference, their sizes alone are compared.
+
+    Raises:
+        ValueError: it does not; both extents are named.
+    """
+    fits = (-(-raster.height // factor), -(-raster.width // factor)) == (image.height, image.width)
+    if raster.georeference and image.georeference:
+        corners = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
+        corners = np.array(image.georeference.to_pixel(*corners))  # (row and col, first and last)
+        sides = np.array([[0, raster.height], [0, raster.width]]) / factor
+        fits = fits and np.abs(corners - sides).max() <= 0.5 and len({epsg(raster), epsg(image)} - {None}) < 2
+    if not fits:
+        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
+                         "extent and grid, and a mask of that grid or a whole number of times finer")
+
+
+def epsg(raster):
+    """The code of a raster's coordinate system; None where it has none, or one of its own (32767)."""
+    code = raster.georeference.keys.get(3072) or raster.georeference.keys.get(2048)
+    return None if code == 32767 else code
+
+
+def extent(raster):
+    """What a raster covers, in words."""
+    size = f"{raster.height} x {raster.width} px"
+    if raster.georeference is None:
+        return f"{size}, nowhere on the map"
+    xs, ys = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
+    return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
+            f"(EPSG {epsg(raster) or 'unknown'})")
+
+
 class ScaledRaster:
     """A raster file at another scale, read in windows.
 
@@ -164,7 +218,7 @@ class SceneReader:
         labels: MaskLabels or PointLabels.
         has_gaps: whether there may be pixels that are no data.
     Raises:
-        ValueError, OSError: a file that cannot be read, image and mask of different size, or a dtype not kept.
+        ValueError, OSError: a file that cannot be read, image and mask of another size or place, or a dtype not kept.
     """
 
     def __init__(self, scene, source):
@@ -191,6 +245,12 @@ class SceneReader:
             turned = " (turned, as its EXIF orientation says)" if self.raster.turned else ""
             raise ValueError(f"{scene.image} is {self.raster.height} x {self.raster.width} px{turned}, but its mask "
                              f"{scene.mask} {mask.raster.height} x {mask.raster.width}: bring them to one size")
+        told = self.raster.height != self.raster.width and max(self.raster.turned, mask.raster.turned) >= 5  # by the sizes
+        if mask.raster.turned != self.raster.turned and not told:
+            raise ValueError(f"{scene.image} and its mask {scene.mask} are turned by different EXIF orientations, and their "
+                             "sizes do not show which is right: save both upright, without one")
+        if mask.raster.georeference and self.raster.georeference:
+            check_footprint(mask.raster, self.raster, 1)
 
     def read_image(self, region):
         """The (h, w, C) pixels of a Region, and (h, w) bool which of them are data."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datasets import Scene, Source, find_files
 from labels import NO_LABEL, land_classes, read_classes
 from raster import downscale_classes, open_raster, write_geotiff
-from scenes import open_scene, scene_files
+from scenes import check_footprint, open_scene, scene_files
 
 # The land-cover map of Catalonia (ICGC, 1 m) in twelve classes. The names are the map's; the ids, in the order in which
 # the classes are listed, and the colours are ours: compare the ids with your mask, or give a classes.csv.
@@ -58,19 +58,23 @@ def sentinel2(args, folder):
     Returns:
         Source.
     Raises:
-        ValueError, OSError: a place without one of its files, seasons or a mask that lie elsewhere, or a class or band
-            that is not known.
+        ValueError, OSError: a place without one of its files, seasons of other bands, seasons or a mask that lie elsewhere,
+            or a class or band that is not known.
     """
     rows = read_classes(args.classes) if args.classes else land_classes(CATALONIA)
     weights = read_weights(args.downscale_weights, rows, args.downscale)
     scenes = []
     for place, images, mask in find_places(args.images, args.masks):
-        with open_scene(images[0]) as image:
+        with open_scene(images[0], args.max_pixels) as image:
             for path in images[1:]:
-                with open_scene(path) as season:
+                with open_scene(path, args.max_pixels) as season:
                     check_footprint(season, image, 1)
+                    if (season.bands, season.dtype) != (image.bands, image.dtype):
+                        raise ValueError(f"{path} has {season.bands} bands of {season.dtype}, but {image.path} "
+                                         f"{image.bands} of {image.dtype}: make the seasons of a place alike")
             if mask:
-                mask = bring_down(mask, image, args.downscale, weights, rows, folder / "masks" / f"{place}.tif")
+                mask = bring_down(mask, image, args.downscale, weights, rows, folder / "masks" / f"{place}.tif",
+                                  args.max_pixels)
         if args.seasons == "stack" and len(images) > 1:
             stacked = folder / "scenes" / f"{place}.txt"
             stacked.parent.mkdir(exist_ok=True)
@@ -78,7 +82,7 @@ def sentinel2(args, folder):
             stacked.write_text("\n".join(files) + "\n", encoding="utf-8")
             images = [stacked]
         scenes += [Scene(name, path, mask, place) for name, path in season_names(place, images)]
-    with open_scene(scenes[0].image) as image:
+    with open_scene(scenes[0].image, args.max_pixels) as image:
         seasons = len(args.images) if args.seasons == "stack" else 1
         names = args.bands or BANDS.get(image.bands // seasons, [])
         if args.bands and len(args.bands) * seasons != image.bands:
@@ -107,6 +111,7 @@ def find_places(patterns, masks):
     found = seasons + ([find_files(masks)] if masks else [])
     if all(len(files) == 1 for files in found):
         place = "+".join(dict.fromkeys(name for files in seasons for name in files))
+        place = place if len(place.encode()) <= 200 else "place"  # files are called after it, in 255 bytes at most
         found = [{place: path for path in files.values()} for files in found]
     for pattern, files in zip([*patterns, masks], found):
         for place in sorted(files.keys() ^ found[0].keys()):
@@ -126,41 +131,7 @@ def season_names(place, images):
     return list(zip(names, images))
 
 
-def check_footprint(raster, image, factor):
-    """See that a raster whose pixels are `factor` times finer covers what an image covers, to half an image pixel.
-
-    Where one of the two has no georeference, their sizes alone are compared.
-
-    Raises:
-        ValueError: it does not; both extents are named.
-    """
-    fits = (-(-raster.height // factor), -(-raster.width // factor)) == (image.height, image.width)
-    if raster.georeference and image.georeference:
-        corners = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
-        corners = np.array(image.georeference.to_pixel(*corners))  # (row and col, first and last)
-        sides = np.array([[0, raster.height], [0, raster.width]]) / factor
-        fits = fits and np.abs(corners - sides).max() <= 0.5 and epsg(raster) == epsg(image)
-    if not fits:
-        raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
-                         "extent and grid, and a mask of that grid or a whole number of times finer")
-
-
-def epsg(raster):
-    """The code of a raster's coordinate system; None where it has none."""
-    return raster.georeference.keys.get(3072) or raster.georeference.keys.get(2048)
-
-
-def extent(raster):
-    """What a raster covers, in words."""
-    size = f"{raster.height} x {raster.width} px"
-    if raster.georeference is None:
-        return f"{size}, nowhere on the map"
-    xs, ys = raster.georeference.to_map(np.array([0, raster.height]), np.array([0, raster.width]))
-    return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
-            f"(EPSG {epsg(raster) or 'unknown'})")
-
-
-def bring_down(path, image, how, weights, rows, coarse):
+def bring_down(path, image, how, weights, rows, coarse, max_pixels=2**31):
     """Bring a finer class mask down to an image's grid, strip by strip; its nodata value, or the ignored id, has no vote.
 
     Args:
@@ -169,18 +140,20 @@ def bring_down(path, image, how, weights, rows, coarse):
         how, weights: as for `raster.downscale_classes`.
         rows: list of LandClass.
         coarse: Path, the GeoTIFF to write.
+        max_pixels: as for `open_raster`.
     Returns:
         coarse, or path itself where the mask is as fine as the image.
     Raises:
         ValueError, OSError: its footprint is not the image's.
     """
-    with open_raster(path) as mask:
+    with open_raster(path, max_pixels) as mask:
         factor = max(round(mask.height / image.height), 1)
         check_footprint(mask, image, factor)
         if factor == 1:
             return path
-        silent = [mask.nodata] if mask.nodata is not None else [row.value for row in rows if row.index == NO_LABEL]
-        strips = downscale_classes(mask, factor, how, weights, int(silent[0]) if silent else None)
+        ignored = [row.value for row in rows if row.index == NO_LABEL and row.value is not None]
+        silent = [mask.nodata] if mask.nodata is not None else ignored
+        strips = downscale_classes(mask, factor, how, weights, silent[0] if silent else None)
         coarse.parent.mkdir(exist_ok=True)
         write_geotiff(coarse, tqdm(strips, f"{mask.path.name} by {factor}", unit="strip", disable=None), image.height,
                       image.width, 1, mask.dtype, mask.palette, mask.nodata,
@@ -202,8 +175,10 @@ def read_weights(words, rows, how):
         name, _, weight = word.rpartition("=")
         try:
             weights[int(values[name])] = float(weight)
+            if not 1e-9 <= float(weight) <= 1e9:
+                raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, the class one of "
+            raise ValueError(f"--downscale-weights {word}: give CLASS=WEIGHT, a weight from 1e-9 to 1e9, the class one of "
                              f"{', '.join(values)}") from None
     return weights
 

@@ -79,7 +79,7 @@ def scene_splits(source, args):
     Returns:
         a split name for each scene; None for one that a list leaves out.
     Raises:
-        ValueError, OSError: a name that is no scene, place or split.
+        ValueError, OSError: a name that is no scene, place or split, or one given to two splits.
     """
     if args.split_list:
         if len(args.split_list) > 1:
@@ -98,6 +98,8 @@ def scene_splits(source, args):
     places = sorted({scene.place for scene in source.scenes})
     if args.test_places or args.val_places:
         named = {**dict.fromkeys(args.val_places, "val"), **dict.fromkeys(args.test_places, "test")}
+        for place in set(args.val_places) & set(args.test_places):
+            raise ValueError(f"place '{place}' is in both --val-places and --test-places: give it to one")
         for place in named.keys() - set(places):
             raise ValueError(f"no place is called '{place}': choose from {', '.join(places[:30])}")
         return [named.get(scene.place, "train") for scene in source.scenes]

@@ -6,6 +6,7 @@
 
 suggested   1 random point a tile, and the 4 that suggest.py asks for after training on it; against 5 random ones, the
             first of which is the same
+spaced      as suggested, from a network that doubts all pixels alike: what keeping a distance brings by itself
 relabelled  1 random point a tile, and its network's own map where it is surer than on half of the class's pixels; against
             that network
 dense       every label of so few tiles as take the annotation time of one point a class on all of them: 239.7 s against
@@ -40,7 +41,7 @@ from suggest import suggest_points
 TABLE = ROOT / "results" / "relabel.csv"
 DENSE_S, POINTS_S = 239.7, 22.1  # annotation time of an image, s
 DRAWS = 3
-FAMILIES = {"suggested": "5-partial-CE", "relabelled": "1-partial-CE", "dense": "1-per-class-partial-CE"}  # compared with
+FAMILIES = {"suggested": "5-partial-CE", "spaced": "5-partial-CE", "relabelled": "1-partial-CE", "dense": "1-per-class-partial-CE"}  # compared with
 
 
 def main(args):
@@ -53,18 +54,20 @@ def main(args):
         for draw in range(DRAWS):
             compared = [(f"{name}-1-partial-CE-draw{draw}", ["--points", 1]), (f"{name}-5-partial-CE-draw{draw}", ["--points", 5]),
                         (f"{name}-1-per-class-partial-CE-draw{draw}", ["--points", 1, "--points-per", "class"])]
-            wanted = [f"{name}-{family}-draw{draw}" for family in FAMILIES]
-            if not any(run.startswith(tuple(args.only)) for run in wanted):
+            wanted = {family: f"{name}-{family}-draw{draw}" for family in FAMILIES
+                      if f"{name}-{family}-draw{draw}".startswith(tuple(args.only))}
+            if not wanted:
                 continue
-            run_missing(POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared],
-                        ROOT / "runs" / "points", args.jobs)
+            needed = {compared[0][0], *(f"{name}-{FAMILIES[family]}-draw{draw}" for family in wanted)}
+            run_missing(POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared
+                                 if run in needed], ROOT / "runs" / "points", args.jobs)
             made = pathlib.Path("data/relabelled")
             start = ROOT / "runs" / "points" / compared[0][0] / "last.pt"
-            for family, run in zip(FAMILIES, wanted):
-                if run.startswith(tuple(args.only)) and run not in read_rows(TABLE):
+            for family, run in wanted.items():
+                if run not in read_rows(TABLE):
                     write_set(ROOT / folder, ROOT / made / run, *LABELLED[family](Tiles(ROOT / folder, "train"), draw, start))
-            run_missing(TABLE, [(run, ["--data", made / run, *flags, "--points", 0, "--seed", draw]) for run in wanted
-                                if run.startswith(tuple(args.only))], ROOT / "runs" / "relabel", args.jobs)
+            run_missing(TABLE, [(run, ["--data", made / run, *flags, "--points", 0, "--seed", draw])
+                                for run in wanted.values()], ROOT / "runs" / "relabel", args.jobs)
     text = "\n".join(table_lines(sets, read_rows(TABLE), read_rows(POINTS))) + "\n"
     TABLE.with_suffix(".md").write_text("Written by `python bench/relabel.py` from relabel.csv and points.csv.\n\n" + text, "utf-8")
     print(text)
@@ -88,13 +91,23 @@ def suggested(tiles, draw, start):
     Returns:
         images (N, H, W, C) as stored, labels (N, H, W) uint8.
     """
+    return tiles.images, first_and_asked(tiles, draw, probabilities_of(start, tiles))
+
+
+def spaced(tiles, draw, _=None):
+    """Each tile's first point, and four random ones that keep their distance; as `suggested`."""
+    alike = torch.full((2, *tiles.labels.shape[1:]), 0.5)  # (K, H, W)
+    return tiles.images, first_and_asked(tiles, draw, (alike for _ in range(len(tiles))))
+
+
+def first_and_asked(tiles, draw, probabilities):
+    """(N, H, W) uint8 labels: of each tile its first point and the four that suggest.py takes, given probabilities."""
     labels = torch.full_like(tiles.labels, tiles.ignore)
-    for index, probabilities in enumerate(probabilities_of(start, tiles)):
+    for index, one in enumerate(probabilities):
         known = tiles.labels[index].numpy() != tiles.ignore
         first = choose_points(tiles.labels[index].numpy(), 1, draw, index)
-        asked = suggest_points(probabilities, 4, first, where=known, seed=index)
-        keep(labels[index], tiles.labels[index], [*first, *asked])
-    return tiles.images, labels
+        keep(labels[index], tiles.labels[index], [*first, *suggest_points(one, 4, first, where=known, seed=index)])
+    return labels
 
 
 def relabelled(tiles, draw, start):
@@ -115,7 +128,7 @@ def dense(tiles, draw, _=None):
     return tiles.take(np.resize(few, len(tiles)))
 
 
-LABELLED = {"suggested": suggested, "relabelled": relabelled, "dense": dense}
+LABELLED = {"suggested": suggested, "spaced": spaced, "relabelled": relabelled, "dense": dense}
 
 
 def keep(labels, truth, positions):

@@ -25,9 +25,10 @@ def start(tmp_path):
     return tmp_path / "run" / "last.pt"
 
 
-def test_asked_points_are_four_true_ones_beside_the_first(relabel, start, tmp_path):
+@pytest.mark.parametrize("family", ["suggested", "spaced"])
+def test_asked_points_are_four_true_ones_beside_the_first(relabel, start, tmp_path, family):
     tiles, first = Tiles(tmp_path / "set", "train"), Tiles(tmp_path / "set", "train", points=1, seed=7)
-    images, labels = relabel.suggested(tiles, 7, start)
+    images, labels = relabel.LABELLED[family](tiles, 7, start)
     known = labels != 255
     assert torch.equal(images, tiles.images) and torch.equal(labels[known], tiles.labels[known])
     assert known.sum((1, 2)).tolist() == [5] * 12

@@ -39,6 +39,8 @@ def test_files_are_named_by_stem_or_by_what_the_star_stands_for(tmp_path):
     touch(tmp_path / "a.png")
     with pytest.raises(ValueError, match="a.png and .*a.tif would both be scene 'a'"):
         find_files(tmp_path)
+    with pytest.raises(ValueError, match=r"\*_s2_\*.tif: give one star, which stands for the scene's name"):
+        find_files(tmp_path / "*_s2_*.tif")
     for nothing in (tmp_path / "nowhere", tmp_path / "*.webp"):
         with pytest.raises(FileNotFoundError, match="no TIFF, PNG or JPEG"):
             find_files(nothing)
@@ -118,6 +120,36 @@ def test_listed_tiles_are_regions_of_512_px_row_by_row(tmp_path):
         (tmp_path / "test.txt").write_text(line)
         with pytest.raises(ValueError, match=f"'{line}'"):
             listed_tiles(source, [(1000, 1100)], [tmp_path / "test.txt"])
+
+
+@pytest.mark.parametrize("train, val, refused", [
+    ("a_spring_0\na_spring_2\n", "a_spring_1\na_spring_2\n", r"val.txt: 'a_spring_2' is in .*train.txt already"),
+    ("a_spring_0\na_spring_00\n", "", r"train.txt: 'a_spring_00' is in .*train.txt already"),
+    ("a_spring_0\n", "a_autumn_0\n", r"val.txt: 'a_autumn_0' is in .*train.txt already, or the same ground is"),
+    ("a_spring_0\na_autumn_0\n", "b_0\n", None)])
+def test_listed_tiles_are_on_one_side_and_there_once(tmp_path, train, val, refused):
+    scenes = [Scene(name, None, None, name[0]) for name in ("a_spring", "a_autumn", "b")]
+    source = Source("x", land_classes([(0, "a", None)]), scenes, aligned=True)
+    for name, text in (("train", train), ("val", val)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    lists = [tmp_path / "train.txt", tmp_path / "val.txt"]
+    if refused is None:
+        assert len(listed_tiles(source, [(1000, 1100)] * 3, lists)) == 3
+        return
+    with pytest.raises(ValueError, match=refused):
+        listed_tiles(source, [(1000, 1100)] * 3, lists)
+    if "a_autumn" in val:  # scenes that do not show the same ground
+        source.aligned = False
+        assert len(listed_tiles(source, [(1000, 1100)] * 3, lists)) == 2
+
+
+def test_tile_lists_may_start_with_a_byte_order_mark_but_must_be_text(tmp_path):
+    source = Source("x", land_classes([(0, "a", None)]), [Scene("s", None, None, "s")])
+    (tmp_path / "val.txt").write_text("s_0\n", encoding="utf-8-sig")
+    assert len(listed_tiles(source, [(9, 9)], [tmp_path / "val.txt"])) == 1
+    (tmp_path / "val.txt").write_bytes("s_0\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="val.txt is no text in UTF-8: save it as such"):
+        listed_tiles(source, [(9, 9)], [tmp_path / "val.txt"])
 
 
 def test_the_demo_is_deterministic_and_shows_every_class():

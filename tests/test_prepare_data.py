@@ -127,6 +127,7 @@ def test_splits_by_name_and_by_list(tmp_path):
     _, _, rows = prepare(tmp_path, "--split-list", tmp_path / "split.csv", out="listed")  # s2 is left out
     assert {row["scene"]: row["split"] for row in rows} == {"s3": "val", "s0": "train", "s1": "test"}
     refuses("no place is called 's9'", tmp_path, "--test-places", "s9")
+    refuses("place 's0' is in both --val-", tmp_path, "--test-places", "s0", "--val-places", "s0", "s1")
     (tmp_path / "split.csv").write_text("scene,split\ns3,valid\n")
     refuses("give one CSV", tmp_path, "--split-list", tmp_path / "split.csv", tmp_path / "split.csv")
     refuses("split.csv, line 2", tmp_path, "--split-list", tmp_path / "split.csv")
@@ -170,6 +171,16 @@ def test_tiles_of_one_class_are_dropped_from_train_alone(tmp_path):
     assert facts["tiles"] == {"train": 3, "val": 12, "test": 12}  # only columns 16 to 31 show both halves
 
 
+def test_a_split_without_tiles_says_what_was_dropped_there(tmp_path):
+    write_set(tmp_path)
+    mask = np.full((40, 50), 10)
+    mask[:25, :25] = 255
+    save(mask, tmp_path / "masks/s2.png")
+    words = "--tile", 25, "--test-places", "s2", "--val-places", "s1", "--drop-only", "water"
+    refuses("no tile of test is left, dropped were 1 tiles: fewer than 1 labelled px, 3 tiles: only water; split otherwise",
+            tmp_path, *words)
+
+
 def test_areas_come_with_the_ground_sample_distance(tmp_path):
     write_set(tmp_path)
     facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--gsd", 10, "--scale", 0.5)
@@ -177,6 +188,7 @@ def test_areas_come_with_the_ground_sample_distance(tmp_path):
     assert facts["pixels"]["train"] == [240, 260]  # 20 x 25 px, of which the odd columns were taken
     assert np.allclose(facts["km2"]["train"], [0.096, 0.104])
     lines = frequency_table(facts).splitlines()
+    assert lines[0].endswith("20 m a pixel; km2 of tiles, where ground shown by several of them counts each time")
     assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == ["labelled", "px", "500", "500", "500"]
     assert lines[4].split()[:5] == ["water", "48.00", "%", "0.096", "km2"]
 
@@ -284,7 +296,7 @@ def test_what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     save(np.full((40, 51), 10), tmp_path / "masks/s9.png")
     refuses("s9.png is 40 x 50 px, but its mask .*s9.png 40 x 51", tmp_path)
     save(np.full((40, 50), 255), tmp_path / "masks/s9.png")
-    refuses("no tile of train has enough labels", tmp_path, "--test-places", "s0", "--val-places", "s1", "s2")
+    refuses("no tile of train is left", tmp_path, "--test-places", "s0", "--val-places", "s1", "s2")
     save(np.full((40, 50), 10), tmp_path / "masks/s9.png")
     whole = (tmp_path / "images/s0.png").read_bytes()
     (tmp_path / "images/s0.png").write_bytes(whole[:len(whole) // 2])

@@ -91,6 +91,17 @@ def test_compressions(tmp_path, compression, dtype, options):
         assert_reads(tmp_path / "a.tif", pixels)
 
 
+def test_a_large_file_that_is_no_image_is_not_read(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.write(b"PK" + bytes(100))
+        file.truncate(2**26)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="a.png: .*it is no TIFF, PNG or JPEG"):
+        open_raster(tmp_path / "a.png")
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
 def test_jpeg_in_tiles_is_turned_to_rgb(tmp_path):
     write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", compression="jpeg", tile=(32, 32))
     assert_reads(tmp_path / "a.tif", tifffile.imread(tmp_path / "a.tif"))
@@ -246,7 +257,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(stored).save(path, exif=exif, **({"quality": 100, "subsampling": 0} if suffix == "jpg" else {}))
     with open_raster(path) as photo:
-        assert (photo.height, photo.width, photo.turned) == (8, 16, orientation > 1)
+        assert (photo.height, photo.width, photo.turned) == (8, 16, orientation if orientation > 1 else 0)
         assert np.abs(photo.read(0, 0, 8, 16).astype(int) - shown).max() <= 2
         assert np.abs(photo.read(3, 6, 4, 5).astype(int) - shown[3:7, 6:11]).max() <= 2
 

@@ -46,6 +46,13 @@ def test_a_mask_that_can_be_checked_by_eye(tmp_path):
     assert brought_down(path, MASK, 9, "mode").tolist() == [[9]]
 
 
+@pytest.mark.parametrize("ignore", [-1, 300, 2.5])
+def test_a_value_that_no_pixel_can_have_takes_no_vote_away(tmp_path, ignore):
+    for how in ("nearest", "mode"):
+        found = brought_down(tmp_path / "a.tif", MASK, 2, how, ignore=ignore)
+        assert found.tolist() == brought_down(tmp_path / "a.tif", MASK, 2, how).tolist()
+
+
 def test_nearest_takes_gdals_pixel(tmp_path):
     mask = np.random.default_rng(0).integers(0, 250, (100, 70)).astype(np.uint8)
     for factor in (2, 5, 10):
@@ -103,7 +110,8 @@ def test_strips_follow_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("factor, how, weights", [
-    (0, "mode", None), (2, "median", None), (2, "weighted", [1, 0]), (2, "weighted", {3: -1})])
+    (0, "mode", None), (2.5, "mode", None), (2.0, "nearest", None), (2, "median", None), (2, "weighted", [1, 0]),
+    (2, "weighted", {3: -1}), (2, "weighted", {3: np.nan}), (2, "weighted", [1, np.inf]), (2, "weighted", {3: 1e300})])
 def test_arguments_out_of_range(tmp_path, factor, how, weights):
     with pytest.raises(ValueError, match="cannot scale"):
         brought_down(tmp_path / "a.tif", MASK, factor, how, weights=weights)
@@ -122,3 +130,10 @@ def test_mode_and_nearest_equal_gdal_on_every_block(tmp_path):
         for how, found in ours.items():
             gdal = file.read(1, out_shape=found.shape, resampling=getattr(rasterio.enums.Resampling, how))
             assert np.array_equal(found, gdal)
+
+
+def test_an_ignored_value_of_a_wide_type_takes_no_time(tmp_path):
+    ids = np.array([[7, 2**32 - 1], [2**32 - 1, 2**32 - 1]], np.uint32)
+    write_tiff(tmp_path / "a.tif", ids[..., None])
+    with open_raster(tmp_path / "a.tif") as mask:
+        assert np.concatenate(list(downscale_classes(mask, 2, "mode", ignore=float(2**32 - 1)))).tolist() == [[7]]

@@ -10,7 +10,7 @@ import scenes
 from datasets import Scene, Source
 from labels import MaskLabels, land_classes, read_points
 from raster import Georeference, open_raster, write_geotiff
-from scenes import Region, ScaledRaster, SceneReader, open_scene, resize, scaled, survey
+from scenes import Region, ScaledRaster, SceneReader, check_footprint, open_scene, resize, scaled, survey
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -108,6 +108,62 @@ def test_a_turned_photograph_that_no_longer_fits_its_mask_is_refused(tmp_path):
     with pytest.raises(ValueError, match="photo.jpg is 3 x 2 px .turned, as its EXIF.* 2 x 3"):
         labels_of(tmp_path, np.full((2, 3), 10, np.uint8), IDS, image=tmp_path / "photo.jpg")
     assert labels_of(tmp_path, np.full((3, 2), 10, np.uint8), IDS, image=tmp_path / "photo.jpg") == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize("shape, image_turned, mask_turned, refused", [
+    ((2, 2), 6, 0, True), ((2, 3), 3, 0, True), ((2, 3), 2, 3, True), ((2, 3), 0, 4, True), ((2, 3), 3, 3, False),
+    ((3, 2), 6, 0, False), ((2, 2), 8, 8, False), ((2, 2), 1, 0, False)])
+def test_an_orientation_of_one_alone_is_refused_where_sizes_cannot_tell(tmp_path, shape, image_turned, mask_turned, refused):
+    stored = (2, 3) if shape == (3, 2) else shape  # the image's size before it is turned
+    for name, orientation, size in (("image", image_turned, stored), ("mask", mask_turned, shape)):
+        exif = Image.Exif()
+        if orientation:
+            exif[274] = orientation
+        Image.fromarray(np.full(size, 10, np.uint8)).save(tmp_path / f"{name}.png", exif=exif)
+    paths = tmp_path / "mask.png", IDS, tmp_path / "image.png"
+    if refused:
+        with pytest.raises(ValueError, match="image.png and its mask .*mask.png are turned by different EXIF orientations"):
+            labels_of(tmp_path, *paths)
+    else:
+        assert np.array(labels_of(tmp_path, *paths)).shape == shape
+
+
+def grid(gsd, x=500000.0, y=4600000.0, code=32631):
+    """A Georeference of square pixels from a top left corner."""
+    return Georeference({33550: (gsd, gsd, 0.0), 33922: (0.0, 0.0, 0.0, x, y, 0.0),
+                         34735: (1, 1, 0, 3, 1024, 0, 1, 1, 3072, 0, 1, code, 3076, 0, 1, 9001)})
+
+
+@pytest.mark.parametrize("shape, gsd, x, code, message", [
+    ((400, 300), 1, 500000, 32631, None), ((400, 300), 1, 500004, 32631, None), ((396, 300), 1, 500000, 32631, None),
+    ((400, 300), 1, 500000, 32767, None), ((400, 300), 1, 500006, 32631, "x 500006 to 500306"),
+    ((400, 300), 1, 500000, 32630, r"EPSG 32630\), but .*EPSG 32631"),
+    ((400, 310), 1, 500000, 32631, "400 x 310 px, x 500000 to 500310, y 4599600 to 4600000"),
+    ((400, 300), 1.1, 500000, 32631, "but .* 40 x 30 px, x 500000 to 500300, y 4599600 to 4600000"),
+    ((390, 300), 1, 500000, 32631, "390 x 300 px")])
+def test_a_mask_that_lies_elsewhere_is_refused_with_both_extents(tmp_path, shape, gsd, x, code, message):
+    save(np.zeros((40, 30), np.uint8), tmp_path / "image.tif", georeference=grid(10))
+    save(np.zeros(shape, np.uint8), tmp_path / "mask.tif", georeference=grid(gsd, x, code=code))
+    with open_raster(tmp_path / "image.tif") as image, open_raster(tmp_path / "mask.tif") as mask:
+        if message is None:
+            return check_footprint(mask, image, 10)
+        with pytest.raises(ValueError, match=message) as caught:
+            check_footprint(mask, image, 10)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_image_and_a_mask_that_both_lie_on_the_map_lie_at_one_place(tmp_path):
+    image = save(np.zeros((3, 4), np.uint8), tmp_path / "image.tif", georeference=Georeference(UTM))
+    mask = np.full((3, 4), 10, np.uint8)
+    for moved, fits in ((0.9, True), (1.1, False)):  # m, of pixels of 2 m
+        place = Georeference({**UTM, 33922: (0.0, 0.0, 0.0, 1000.0 + moved, 5000.0, 0.0)})
+        path = save(mask, tmp_path / "mask.tif", georeference=place)
+        if fits:
+            assert labels_of(tmp_path, path, IDS, image) == [[0] * 4] * 3
+            continue
+        with pytest.raises(ValueError, match="mask.tif covers 3 x 4 px, x 1001.1 to 1009.1.*image.tif.*x 1000 to 1008"):
+            labels_of(tmp_path, path, IDS, image)
+    assert labels_of(tmp_path, save(mask, tmp_path / "mask.tif"), IDS, image) == [[0] * 4] * 3  # nowhere on the map
 
 
 def test_pixels_without_data_have_no_label(tmp_path):
@@ -253,7 +309,8 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
         assert (scene.height, scene.width, scene.bands, scene.dtype, scene.nodata) == (3, 4, 4, np.int16, 0)
         assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
         assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207, 7], [0] * 4]]
-        assert scene.no_data(scene.read(0, 0, 1, 1)).tolist() == [[False]]  # one band of 0 is no gap
+        assert scene.no_data(scene.read(0, 0, 1, 2)).tolist() == [[True, False]]  # B02 is 0 there
+        assert scene.read(0, 0, 1, 1).tolist() == [[[0] * 4]]
         assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
     mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
     source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
@@ -265,9 +322,54 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     save(first, tmp_path / "B02.tif", georeference=Georeference({**UTM, 33550: (3.0, 3.0, 0.0)}))
     with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
         open_scene(listed)
+    listed.write_text("more/rest.tif\n", encoding="utf-8-sig")
+    assert open_scene(listed).bands == 2  # the byte order mark is no part of the name
     listed.write_text("gone.tif\n")
     with pytest.raises(FileNotFoundError, match="gone.tif: no such file"):
         open_scene(listed)
     listed.write_text("\n")
     with pytest.raises(ValueError, match="place.txt lists no image"):
         open_scene(listed)
+
+
+GAPS = {  # pixels of two files of one row, what each calls no data, and the value that missing pixels are read as
+    "other values": ([[(1, 2), (9, 9), (3, 3), (0, 9)]], 9, [[(7, 7), (7, 7), (0, 0), (9, 9)]], 0, 9, [0, 1, 1, 0]),
+    "one value": ([[(1, 2), (0, 0), (3, 3), (0, 4)]], 0, [[(7, 7), (7, 7), (0, 0), (0, 4)]], 0, 0, [0, 1, 1, 0]),
+    "second alone": ([[(1, 2), (0, 0), (5, 5), (5, 5)]], None, [[(7, 7), (7, 7), (5, 5), (5, 0)]], 5, 5, [0, 0, 1, 0]),
+    "alpha": ([[(1, 2), (0, 0), (3, 3), (0, 0)]], None, [[(7, 255), (0, 1), (5, 0), (0, 0)]], None, 0, [0, 0, 1, 1])}
+
+
+@pytest.mark.parametrize("name", GAPS)
+def test_a_pixel_is_missing_where_one_of_a_scenes_files_says_so(tmp_path, name):
+    first, first_nodata, second, second_nodata, nodata, missing = GAPS[name]
+    save(np.array(first, np.uint8), tmp_path / "a.tif", nodata=first_nodata)
+    file = "b.png" if name == "alpha" else "b.tif"  # grey and alpha
+    save(np.array(second, np.uint8), tmp_path / file, nodata=second_nodata)
+    listed = write_csv(tmp_path, f"a.tif\n{file}\n", "place.txt")
+    mask = save(np.full((1, 4), 10, np.uint8), tmp_path / "mask.tif")
+    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    whole = Region("train", 0, 0, 0, 1, 4)
+    with SceneReader(source.scenes[0], source) as reader:
+        pixels, valid = reader.read_image(whole)
+        assert reader.raster.nodata == nodata and (~valid).tolist() == [[bool(gap) for gap in missing]]
+        assert reader.read_labels(whole).tolist() == [[255 if gap else 0 for gap in missing]]
+    assert pixels.tolist() == [[[nodata] * 4 if gap else [*one, *two]
+                                for one, two, gap in zip(first[0], second[0], missing)]]
+    assert survey(source)[2] == [(nodata, False)]
+
+
+def test_a_band_that_is_not_finite_makes_all_bands_of_a_scene_missing(tmp_path):
+    save(np.array([[1, np.nan, 2]], np.float32), tmp_path / "a.tif")
+    save(np.array([[3, 4, np.inf]], np.float32), tmp_path / "b.tif")
+    with open_scene(write_csv(tmp_path, "a.tif\nb.tif\n", "place.txt")) as scene:
+        pixels = scene.read(0, 0, 1, 3)
+        assert np.array_equal(pixels, [[[1, 3], [np.nan] * 2, [np.nan] * 2]], equal_nan=True) and scene.nodata is None
+        assert scene.no_data(pixels).tolist() == [[False, True, True]]
+
+
+def test_a_palette_is_refused_in_any_file_of_a_scene(tmp_path):
+    save(np.zeros((1, 2), np.uint8), tmp_path / "a.tif")
+    palette = np.zeros((256, 3), np.uint8)
+    write_geotiff(tmp_path / "b.tif", [np.zeros((1, 2), np.uint8)], 1, 2, 1, np.uint8, palette)
+    with pytest.raises(ValueError, match="place.txt: b.tif has a palette, so its values are no intensities"):
+        open_scene(write_csv(tmp_path, "a.tif\nb.tif\n", "place.txt"))

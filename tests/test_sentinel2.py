@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from data import normalise
 from labels import land_classes
 from prepare_data import frequency_table, main, parse_args
 from raster import Georeference, open_raster, write_geotiff
 from scenes import open_scene
-from sentinel2 import ALL_BANDS, BANDS, CATALONIA, CloudTest, bring_down, check_footprint, find_places, read_weights
+from sentinel2 import ALL_BANDS, BANDS, CATALONIA, CloudTest, bring_down, find_places, read_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -46,9 +49,9 @@ def write_place(folder, name="p", height=40, width=30, factor=10):
     (folder / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n2,water\n3,road\n")
 
 
-def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif")):
+def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif"), masks="*_mask.tif"):
     """Run `prepare_data.py sentinel2` on the files of folder; returns facts, arrays by name and the rows of tiles.csv."""
-    main(parse_args(["sentinel2", "--images", *(str(folder / name) for name in images), "--masks", str(folder / "*_mask.tif"),
+    main(parse_args(["sentinel2", "--images", *(str(folder / name) for name in images), "--masks", str(folder / masks),
                      "--classes", str(folder / "classes.csv"), "--out", str(folder / out), *map(str, words)]))
     with open(folder / out / "tiles.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -68,6 +71,23 @@ def test_seasons_are_samples_of_their_own_or_bands_of_one(tmp_path):
         assert tile[0, 0].tolist() == [int(row["row"]), 5000 + int(row["col"]), 1000 + int(row["row"]), 5000 + int(row["col"])]
     with open_scene(tmp_path / "stacked/scenes/p.txt") as scene:  # so that the stack can be predicted
         assert scene.read(39, 29, 2, 2).tolist() == [[[39, 5029, 1039, 5029], [0] * 4], [[0] * 4] * 2]
+
+
+def test_what_one_stacked_season_lacks_is_missing_when_trained_and_when_predicted(tmp_path):
+    write_place(tmp_path, factor=1)
+    image = np.full((40, 30, 2), 7, np.uint16)
+    for season, nodata, rows in (("spring", 9, slice(0, 4)), ("autumn", 0, slice(8, 11))):
+        cut = image.copy()
+        cut[rows] = nodata
+        save(cut, tmp_path / f"p_{season}.tif", grid(10), nodata=nodata)
+    facts, arrays, _ = prepare(tmp_path, "--tile", 30, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack")
+    missing = np.isin(np.arange(30), [0, 1, 2, 3, 8, 9, 10])
+    assert facts["nodata"] == 9 and ((arrays["train_labels"][0] == 255).all(axis=1) == missing).all()
+    values = normalise(torch.from_numpy(arrays["train_images"][:1]), facts["mean"], facts["std"], facts["nodata"])
+    assert not values[0, :, missing].any() and facts["mean"] == [7] * 4
+    with open_scene(tmp_path / "out/scenes/p.txt") as scene:  # as predict.py reads it
+        pixels = scene.read(0, 0, 30, 30)
+        assert (pixels == arrays["train_images"][0]).all() and (scene.no_data(pixels) == missing[:, None]).all()
 
 
 @pytest.mark.parametrize("how", ["scene", "block", "tile"])
@@ -108,6 +128,10 @@ def test_no_label_has_no_vote(tmp_path):
         mask = save(np.array([[0, 0], [0, 7]], np.uint8), tmp_path / "mask.tif", nodata=0)
         coarse = bring_down(mask, image, "mode", {}, rows[1:], tmp_path / "tagged.tif")
         assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
+        mask = save(np.array([[7, 0], [7, 7]], np.uint8), tmp_path / "mask.tif")
+        rows = land_classes([(None, "ignore", 0), (-1, "ignore", None), (0, "sea", None), (7, "wood", None)])
+        coarse = bring_down(mask, image, "mode", {}, rows, tmp_path / "coloured.tif")  # no id, and one that no pixel has
+        assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
 
 
 def read_rows(pairs):
@@ -115,28 +139,56 @@ def read_rows(pairs):
     return land_classes([(value, name, None) for value, name in pairs])
 
 
-@pytest.mark.parametrize("shape, gsd, x, code, message", [
-    ((400, 300), 1, 500000, 32631, None), ((400, 300), 1, 500004, 32631, None), ((396, 300), 1, 500000, 32631, None),
-    ((400, 300), 1, 500006, 32631, "x 500006 to 500306"), ((400, 300), 1, 500000, 32630, r"EPSG 32630\), but .*EPSG 32631"),
-    ((400, 310), 1, 500000, 32631, "400 x 310 px, x 500000 to 500310, y 4599600 to 4600000"),
-    ((400, 300), 1.1, 500000, 32631, "but .* 40 x 30 px, x 500000 to 500300, y 4599600 to 4600000"),
-    ((390, 300), 1, 500000, 32631, "390 x 300 px")])
-def test_a_mask_that_lies_elsewhere_is_refused_with_both_extents(tmp_path, shape, gsd, x, code, message):
-    save(np.zeros((40, 30), np.uint8), tmp_path / "image.tif", grid(10))
-    save(np.zeros(shape, np.uint8), tmp_path / "mask.tif", grid(gsd, x, code=code))
-    with open_raster(tmp_path / "image.tif") as image, open_raster(tmp_path / "mask.tif") as mask:
-        if message is None:
-            return check_footprint(mask, image, 10)
-        with pytest.raises(ValueError, match=message) as caught:
-            check_footprint(mask, image, 10)
-        assert "\n" not in str(caught.value)
-
-
 def test_a_season_that_lies_elsewhere_is_refused(tmp_path):
     write_place(tmp_path)
     save(np.zeros((40, 30, 2), np.uint16), tmp_path / "p_autumn.tif", grid(10, x=500010.0))
     with pytest.raises(ValueError, match="p_autumn.tif covers .*500010 to 500310.*p_spring.tif"):
         prepare(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["stack", "separate"])
+def test_seasons_of_other_bands_are_refused(tmp_path, how):
+    write_place(tmp_path)
+    save(np.zeros((40, 30, 3), np.uint16), tmp_path / "p_autumn.tif", grid(10))
+    with pytest.raises(ValueError, match="p_autumn.tif has 3 bands of uint16, but .*p_spring.tif 2 of uint16: "):
+        prepare(tmp_path, "--seasons", how)
+    save(np.zeros((40, 30, 2), np.uint8), tmp_path / "p_autumn.tif", grid(10))
+    with pytest.raises(ValueError, match="p_autumn.tif has 2 bands of uint8, but .*p_spring.tif 2 of uint16: "):
+        prepare(tmp_path, "--seasons", how)
+
+
+def test_errors_of_what_was_made_on_the_way_name_the_place(tmp_path):
+    for name in "pq":
+        write_place(tmp_path, name)
+    for season in ("spring", "autumn"):
+        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10))
+    with pytest.raises(ValueError, match="^place 'q' has 6 bands of uint16, but place 'p' 4 of uint16: "):
+        prepare(tmp_path, "--seasons", "stack")
+    (tmp_path / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n3,road\n")
+    with pytest.raises(ValueError, match=r"^place 'p_spring': value 2 \(600 px\) is no class"):
+        prepare(tmp_path, "--fractions", 1, 0, 0, images=["p_spring.tif"], masks="p_mask.tif")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_max_pixels_holds_for_images_and_masks(tmp_path):
+    for name, side in (("p_spring", 10), ("p_mask", 20)):
+        Image.fromarray(np.ones((side, side), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "classes.csv").write_text("id,name\n1,wood\n")
+    for most, name in ((99, "p_spring.png"), (399, "p_mask.png")):
+        with pytest.raises(ValueError, match=f"{name}: .*, but --max-pixels is {most}"):
+            main(parse_args(["sentinel2", "--images", str(tmp_path / "p_spring.png"), "--masks",
+                             str(tmp_path / "p_mask.png"), "--classes", str(tmp_path / "classes.csv"), "--max-pixels",
+                             str(most), "--out", str(tmp_path / "out")]))
+
+
+def test_many_seasons_of_long_names_make_no_file_name_too_long(tmp_path):
+    names = [f"S2A_MSIL2A_2018{month:02}01T105431_N0206_R051_T31TDF_20180101T130000.tif" for month in range(1, 7)]
+    for name in names:
+        save(np.ones((10, 10, 2), np.uint16), tmp_path / name)
+    save(np.ones((20, 20), np.uint8), tmp_path / "p_mask.tif")
+    (tmp_path / "classes.csv").write_text("id,name\n1,wood\n")
+    facts, _, rows = prepare(tmp_path, "--fractions", 1, 0, 0, "--seasons", "stack", "--tile", 10, images=names)
+    assert facts["bands"] == 12 and rows[0]["scene"] == "place"
 
 
 def test_places_are_what_the_star_stands_for_or_the_only_one(tmp_path):
@@ -207,6 +259,9 @@ def test_the_known_bands_and_the_preset():
 def test_weights_are_given_by_class():
     rows = read_rows([(0, "ignore"), (4, "road"), (9, "wood")])
     assert read_weights(["road=4", "wood=0.5"], rows, "weighted") == {4: 4, 9: 0.5} and read_weights([], rows, "mode") == {}
+    for weight in ("nan", "inf", "-1", "0", "1e300"):
+        with pytest.raises(ValueError, match=f"--downscale-weights road={weight}: .* a weight from 1e-9 to 1e9"):
+            read_weights([f"road={weight}"], rows, "weighted")
     for words, how in ((["path=2"], "weighted"), (["road"], "weighted"), ([], "weighted"), (["road=4"], "mode")):
         with pytest.raises(ValueError, match="--downscale-weights"):
             read_weights(words, rows, how)
