@@ -182,7 +182,8 @@ def predicted_strips(model, raster, facts, device, args):
                 layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)[kept]
             if args.suggest:
                 doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy())[kept]
-            overview.append(image[kept][-row.keep_from % every::every, -col.keep_from % every::every])
+            shown = image[kept][-row.keep_from % every::every, -col.keep_from % every::every]
+            overview.append(shown.copy())  # a view would keep the whole window in memory until the strip's end
             progress.update()
         yield Strip(layers, to_rgb(np.concatenate(overview, axis=1), facts["rgb"], limits), doubt)
     progress.close()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 import predict
-from checkpoint import save_checkpoint
+from checkpoint import load_model, save_checkpoint
 from data import normalise
 from facts import data_facts
 from models import build_model
@@ -186,6 +187,22 @@ def test_a_compiled_network_draws_the_same_map(tmp_path):
         run(tmp_path / "best.pt", tmp_path / f"maps{len(flags)}", tmp_path / "scene.png", flags=["--window", "96", *flags])
     plain, compiled = (tifffile.imread(tmp_path / f"maps{number}" / "scene_classes.tif") for number in (0, 1))
     assert (plain != compiled).mean() < 0.001  # where two classes are as good as alike
+
+
+def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("raster.CACHE_BYTES", 0)
+    write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
+    write_geotiff(tmp_path / "scene.tif", [scene(64, 16384, bands=10, dtype=np.uint16)], 64, 16384, 10, "uint16")  # 21 MB
+    model, facts = load_model(tmp_path / "best.pt")
+    args = predict.parse_args(["--checkpoint", "best.pt", "--window", "96", "--margin", "16", "scene.tif"])
+    with open_raster(tmp_path / "scene.tif") as raster:
+        raster.read(0, 0, 1, 1)
+        tracemalloc.start()
+        for strip in predict.predicted_strips(model, raster, facts, torch.device("cpu"), args):
+            assert strip.layers.shape == (64, 16384, 1)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 20e6
 
 
 def test_torchrun_shares_the_scenes_out(tmp_path, monkeypatch):
