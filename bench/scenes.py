@@ -158,7 +158,7 @@ def predict(args):
     folder = args.folder.resolve()
     common = ["predict.py", "--checkpoint", checkpoint, "--device", "cpu", "--out", folder / "maps", scene]
     for _ in range(args.repeats):
-        for window in (512, 768, 1024):
+        for window in (384, 512, 1024):
             yield {"case": f"{side} px, margin 32, window {window}",
                    **measured(*common, "--margin", 32, "--window", window)}
         yield {"case": f"{side} px, exact margin", **measured(*common)}
