@@ -38,10 +38,11 @@ def initialise(network):
 
     `network.classifier`, the last, has no ReLU after it: variance 1 / inputs gives logits of order 1 at any width.
     """
+    if network.classifier.weight.is_meta:  # nothing to draw, and torch would import its compiler to find that out
+        return
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
-            fan_out = layer.weight[:, 0].numel() / layer.groups
-            nn.init.normal_(layer.weight, std=(2 / fan_out) ** 0.5)
+            nn.init.normal_(layer.weight, std=(2 * layer.groups / layer.weight[:, 0].numel()) ** 0.5)  # 2 / fan-out
     nn.init.normal_(network.classifier.weight, std=network.classifier.in_channels**-0.5)
 
 

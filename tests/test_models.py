@@ -8,6 +8,9 @@ import contextlib
 import copy
 import functools
 import hashlib
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -397,3 +400,12 @@ def test_unetpp_has_the_same_numbers_as_another_implementation(encoder):
 def copy_in_order(ours, theirs):
     """Copy weights between two modules that name theirs differently but list them alike."""
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+
+
+def test_a_network_without_memory_is_built_without_torch_s_compiler():
+    code = ("import sys, torch, models\n"
+            "with torch.device('meta'):\n"
+            "    [models.build_model(name, bands=3, classes=2) for name in models.NETWORKS]\n"
+            "print('torch._dynamo' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(models.__file__).parent, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
