@@ -87,7 +87,7 @@ def write_rasters(stem, strips, raster, facts, probabilities, candidates):
             classes = strip.layers[:, :, 0]
             counts[:] += np.bincount(classes.reshape(-1), minlength=256)
             small_rgb.append(strip.rgb)
-            small_classes.append(classes[-top % every::every, ::every])
+            small_classes.append(classes[-top % every::every, ::every].copy())  # a view would keep the strip, and so the scene
             if candidates is not None:
                 candidates.add(top, strip.doubt, classes)
             top += len(classes)

@@ -1,6 +1,7 @@
 """What is written beside a class map says what it shows, in forms that other programs read; and all of it or nothing."""
 
 import csv
+import tracemalloc
 from xml.etree import ElementTree
 
 import numpy as np
@@ -121,6 +122,20 @@ def test_points_to_label_are_read_by_prepare_data_once_a_class_is_given(tmp_path
     assert points.on_map and np.floor(rows)[0] == 10 and np.floor(cols)[0] == 20 and points.indices.tolist() == [1, 1]
     with pytest.raises(ValueError, match="line 2: give x, y, and a class"):
         read_points(tmp_path / "scene_points.csv", land_classes([(10, "water", None)]))
+
+
+def test_no_more_than_some_strips_are_held(tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "scene.png")
+    with open_raster(tmp_path / "scene.png") as raster:
+        raster.height, raster.width = 4096, 8192
+        every = maps.overview_step(4096, 8192)
+        parts = (Strip(np.zeros((256, 8192, 1), np.uint8), np.zeros((256 // every, 8192 // every, 3), np.uint8), None)
+                 for _ in range(16))  # 34 MB in all
+        tracemalloc.start()
+        maps.write_rasters(tmp_path / "scene", parts, raster, FACTS, False, None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 45e6
 
 
 def write_photo(path, height, width):
