@@ -61,7 +61,7 @@ def started_flags(out, defaults):
     """
     try:
         saved, words = json.loads(pathlib.Path(out, "args.json").read_text(encoding="utf-8")), []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     names = defaults.keys() - {"out", "resume", "stop_after"}
     for name, value in saved.items() if isinstance(saved, dict) else ():
