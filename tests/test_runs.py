@@ -156,7 +156,7 @@ def test_a_run_goes_on_by_its_folder_alone(data, tmp_path, monkeypatch):
     args = train.parse_args(["--out", "run", "--resume"])
     assert (args.lr, args.points, args.flips, args.oversample, args.stop_after) == (3e-4, 3, False, ["c0"], 0)
     assert train.main(args)["checkpoint"].endswith("last.pt") and not (tmp_path / "data" / "demo").exists()
-    for spoilt in ('{"lr": "x"}', '{"schedule": "none"}', '{"bs": null, "epochs": true}', '{"seed": [1, 2]}'):
+    for spoilt in ("[" * 10**5, '{"lr": "x"}', '{"schedule": "none"}', '{"bs": null, "epochs": true}', '{"seed": [1, 2]}'):
         (tmp_path / "run" / "args.json").write_text(spoilt)
         with pytest.raises((SystemExit, ValueError)):
             train.main(train.parse_args(["--out", "run", "--resume"]))
