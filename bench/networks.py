@@ -172,7 +172,7 @@ def measure(networks, threads):
 
 
 def write_costs(rows):
-    """Write the measured rows, all of one session, under a temporary name first."""
+    """Write the measured rows, all of one measurement, under a temporary name first."""
     COSTS.parent.mkdir(exist_ok=True)
     with open(f"{COSTS}.part", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0])
