@@ -26,7 +26,7 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from baseline import DUBAI
 from figures import curves, save_png
-from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
+from run_table import ROOT, append, commit, difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
 
 TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
@@ -133,18 +133,15 @@ def table_lines(cells, rows):
     lines = ["| points a tile | method | labelled px | mean IoU | of full | gain over partial CE, points of mean IoU | draws | s a run |",
              "|---|---|---|---|---|---|---|---|"]
     full = list(scores_of(cells[0], rows).values())
-    by_family = {(cell.points, cell.note): scores_of(cell, rows) for cell in cells if cell.method == BASELINE}
+    by_family = {(cell.points, cell.note): cell.names() for cell in cells if cell.method == BASELINE}
     for cell in cells:
         scores = scores_of(cell, rows)
         if not scores:
             continue
         ran = [rows[name] for name in cell.names() if name in rows]
         mean = statistics.mean(scores.values())
-        base = by_family.get((cell.points, cell.note), {})
-        gains = [scores[draw] - base[draw] for draw in scores if draw in base and cell.method != BASELINE]
-        gain = mean_and_spread([100 * value for value in gains], "+.1f") if gains else ""
-        # The house rule: under twice the spread between draws there is no gain to speak of.
-        gain += " (none)" if len(gains) > 1 and abs(statistics.mean(gains)) < 2 * spread(gains) else ""
+        base = by_family.get((cell.points, cell.note), []) if cell.method != BASELINE else []
+        gain = difference(scores_in_pairs(list(zip(cell.names(), base)), rows))
         points = "all" if not cell.points else f"{cell.points} {cell.note}".strip()
         share = f"{mean / statistics.mean(full):.0%}" if full else ""
         lines.append(f"| {points} | {cell.method} | {int(ran[0]['labelled_pixels']):,} | "

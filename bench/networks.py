@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from losses import build_loss
 from models import build_model, fold_batch_norm, freeze_encoder
-from run_table import commit, mean_and_spread, processor, read_rows, run_missing
+from run_table import commit, difference, mean_and_spread, processor, read_rows, run_missing, scores_in_pairs
 from runs import peak_memory_mb
 from train import build_optimizer, parse_args as train_args
 
@@ -210,10 +210,9 @@ def table_lines(rows, costs):
     for name, (_, other) in NETWORKS.items():
         measured = " | ".join(costs.get(name, {}).get(column, "") for column in
                               ("parameters", "gflop", "inference_img_s", "training_img_s", "training_mb"))
-        demo, base = scores_of(name, "demo", rows), scores_of(other, "demo", rows)
-        paired = [100 * (demo[seed] - base[seed]) for seed in demo if seed in base]
-        gain = f"{mean_and_spread(paired, '+.1f')} over {other}" if paired else ""
-        gain += " (none)" if len(paired) > 1 and abs(statistics.mean(paired)) < 2 * statistics.stdev(paired) else ""
+        demo = scores_of(name, "demo", rows)
+        pairs = scores_in_pairs([(f"demo-{name}-seed{seed}", f"demo-{other}-seed{seed}") for seed in demo], rows)
+        gain = f"{difference(pairs)} over {other}" if pairs else ""
         took = [float(rows[f"demo-{name}-seed{seed}"]["train_s"]) for seed in demo]
         dubai = mean_and_spread(list(scores_of(name, "dubai", rows).values()))
         lines.append(f"| {name} | {measured} | {mean_and_spread(list(demo.values()))} | "

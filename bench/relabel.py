@@ -20,7 +20,6 @@ points. Rows go to results/relabel.csv; what is there is skipped. It ends with r
 import argparse
 import json
 import pathlib
-import statistics
 import subprocess
 import sys
 
@@ -33,10 +32,10 @@ import torch
 
 from checkpoint import load_model
 from data import Tiles, normalise
-from few_points import BASELINE, DEMO, DUBAI, flags_of, spread
+from few_points import BASELINE, DEMO, DUBAI, flags_of
 from few_points import TABLE as POINTS
 from points import choose_points
-from run_table import mean_and_spread, processor, read_rows, run_missing
+from run_table import difference, mean_and_spread, processor, read_rows, run_missing, scores_in_pairs
 from suggest import suggest_points
 
 TABLE = ROOT / "results" / "relabel.csv"
@@ -162,16 +161,12 @@ def table_lines(sets, rows, points):
     lines = ["| set | labels | mean IoU | compared with | mean IoU | difference, points of mean IoU | draws |", "|---|---|---|---|---|---|---|"]
     for name in sets:
         for family, other in FAMILIES.items():
-            pairs = [(float(rows[run]["miou"]), float(table[reference]["miou"])) for draw in range(DRAWS)
-                     for run, reference in [(f"{name}-{family}-draw{draw}", f"{name}-{other}-draw{draw}")]
-                     for table in (rows, points) if run in rows and reference in table
-                     and table[reference]["processor"] == rows[run]["processor"]]
+            pairs = scores_in_pairs([(f"{name}-{family}-draw{draw}", f"{name}-{other}-draw{draw}") for draw in range(DRAWS)],
+                                    rows, points)
             if pairs:
                 ours, theirs = zip(*pairs)
-                gains = [100 * (mine - reference) for mine, reference in pairs]
-                none = " (none)" if len(pairs) > 1 and abs(statistics.mean(gains)) < 2 * spread(gains) else ""
                 lines.append(f"| {name} | {family} | {mean_and_spread(ours, '.3f')} | {other.replace('-', ' ')} | "
-                             f"{mean_and_spread(theirs, '.3f')} | {mean_and_spread(gains, '+.1f')}{none} | {len(pairs)} |")
+                             f"{mean_and_spread(theirs, '.3f')} | {difference(pairs)} | {len(pairs)} |")
     return lines
 
 

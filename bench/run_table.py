@@ -76,6 +76,29 @@ def mean_and_spread(values, form=".3f"):
     return text + (f" +- {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
+def scores_in_pairs(pairs, *tables):
+    """Mean IoU of runs that are compared, where both have a row and one processor trained both.
+
+    With the same code, data and seed, another processor's roundings end in another network: its luck is not the other's.
+
+    Args:
+        pairs: list of (name, name of the one it is compared with).
+        tables: dicts of rows by name.
+    Returns:
+        list of (mean IoU, mean IoU).
+    """
+    found = [(ours[name], theirs[other]) for name, other in pairs for ours in tables for theirs in tables
+             if name in ours and other in theirs and ours[name]["processor"] == theirs[other]["processor"]]
+    return [(float(ours["miou"]), float(theirs["miou"])) for ours, theirs in found]
+
+
+def difference(pairs):
+    """What (ours, theirs) differ by, as text: points of mean IoU, "(none)" where under twice the spread; nothing of none."""
+    gains = [100 * (ours - theirs) for ours, theirs in pairs]
+    none = len(gains) > 1 and abs(statistics.mean(gains)) < 2 * statistics.stdev(gains)
+    return mean_and_spread(gains, "+.1f") + " (none)" * none
+
+
 def _train(name, flags, out, threads, script):
     """One run of the script, resumed where it was interrupted; returns its row."""
     command = ["python", script, *map(str, flags), "--out", os.path.relpath(out, ROOT)]
