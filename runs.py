@@ -76,14 +76,28 @@ def started_flags(out, defaults):
 
 
 @contextlib.contextmanager
-def claimed_folder(args):
-    """Within it, the run's folder is there and no other process writes to it.
+def locked(path):
+    """Within it, no other process has a file's lock, which is the operating system's: it ends with the process, however.
 
-    Without --out the next free runs/<data>-<model>-<n> is taken, and `args.out` says which. The lock is on args.json and is
-    the operating system's: it ends with the process, however that ends.
+    Returns: the file, opened to append to.
+    Raises: BlockingIOError, an OSError: another process has it.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"another process writes to {path.parent}: let it end, or give another --out") from None
+        yield file
+
+
+@contextlib.contextmanager
+def claimed_folder(args):
+    """Within it, the run's folder is there and no other process writes to it, for args.json is locked.
+
+    Without --out the next free runs/<data>-<model>-<n> is taken, and `args.out` says which.
 
     Raises:
-        ValueError: the folder holds a run already and --resume is not given, or another process has it.
+        ValueError: the folder holds a run already and --resume is not given; BlockingIOError: another process has it.
     """
     if args.resume and not args.out:
         raise ValueError("--resume: give the run's folder with --out")
@@ -99,11 +113,7 @@ def claimed_folder(args):
     if args.resume and not folder.joinpath("last.pt").exists():
         raise ValueError(f"--resume: there is no checkpoint {folder}/last.pt to go on from: look at --out")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "args.json", "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"--out {folder} is being written to by another process: give another folder") from None
+    with locked(folder / "args.json") as file:
         if not args.resume:
             file.truncate(0)
             file.write(json.dumps(vars(args), indent=1) + "\n")
@@ -245,7 +255,8 @@ def append_row(path, row):
 def check_record(run, order, args):
     """Stop the run where a loss or gradient was not a number; the checkpoint before it stays.
 
-    Float16 gradients may overflow: the scaler leaves such a step out, and log.csv counts it.
+    Float16 gradients may overflow: the scaler leaves such a step out and halves its scale, and log.csv counts it. Under a
+    scale of 1 it is not the scale that makes them overflow, and no step would be taken again.
 
     Raises:
         ValueError: one line with the step and its tiles.
@@ -260,6 +271,9 @@ def check_record(run, order, args):
                          f"{float(run.record[1, step])} (train tiles "
                          f"{', '.join(map(str, order[step * args.bs:(step + 1) * args.bs]))}): try a lower --lr, or --clip; "
                          f"{args.out}/last.pt is from before")
+    if run.scaler.is_enabled() and run.scaler.get_scale() < 1:
+        raise ValueError(f"epoch {run.epoch + 1}, step {run.step}: the gradients overflow float16 without any scale: try a "
+                         f"lower --lr, or --amp off; {args.out}/last.pt is from before")
     if not torch.stack([values.isfinite().all() for values in run.model.state_dict().values()]).all():
         raise ValueError(f"weights, or batch norm's statistics, are not finite after step {run.step} of epoch {run.epoch + 1}: "
                          f"try a lower --lr; {args.out}/last.pt is from before")

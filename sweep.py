@@ -9,9 +9,7 @@ printed beside it. The same command again skips what is finished and goes on wit
 """
 
 import argparse
-import contextlib
 import dataclasses
-import fcntl
 import itertools
 import math
 import os
@@ -30,6 +28,7 @@ import train
 from data import HelpFormatter
 from facts import load_facts
 from prepare_data import make_demo
+from runs import locked
 from search import draw, halve, rung_sizes
 from tables import read_table, report, row_of, write_table
 
@@ -165,17 +164,6 @@ def train_cells(cells, rows, out, jobs, until=0):
             for cell, process, _ in running.values():
                 process.wait()
                 finish(cell, rows, out, None, until)
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Within it, this process has a file's lock, as train.py has that of args.json; BlockingIOError where another has it."""
-    with open(path, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(f"another process writes to {path.parent}: let it end, or give another --out") from None
-        yield
 
 
 def start(cell, threads, until):

@@ -108,7 +108,7 @@ def test_two_processes_do_not_write_to_one_folder(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     with open(tmp_path / "run" / "args.json", "a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(ValueError, match="is being written to by another process"):
+        with pytest.raises(OSError, match="another process writes to .*run: let it end, or give another --out"):
             run(data, tmp_path / "run", "--epochs", "2", "--resume")
     run(data, tmp_path / "run", "--epochs", "2", "--resume")
 

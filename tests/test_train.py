@@ -385,3 +385,21 @@ def test_weights_that_the_last_step_made_infinite_are_not_kept():
     so_far.model.running_var.fill_(math.inf)
     with pytest.raises(ValueError, match="batch norm's statistics, are not finite"):
         train.check_record(so_far, [0], train.parse_args([]))
+
+
+def test_a_run_whose_float16_gradients_overflow_at_any_scale_ends():
+    model, scaler = torch.nn.Linear(1, 1), torch.amp.GradScaler("cpu", init_scale=2.0)
+    record = torch.tensor([[0.0], [math.inf]])  # loss, gradient norm
+    so_far = types.SimpleNamespace(record=record, step=1, epoch=0, model=model, scaler=scaler)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def overflow():
+        scaler.scale(model(torch.ones(1, 1)).sum() * math.inf).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        train.check_record(so_far, [0], train.parse_args([]))
+
+    overflow()  # the scale is 1 now
+    with pytest.raises(ValueError, match="gradients overflow float16 without any scale: .*--amp off"):
+        overflow()
+    assert model.weight.isfinite().all()
