@@ -247,10 +247,10 @@ def spoil_set(random):
 
 
 def spoil_run(random):
-    """A checkpoint with something wrong; returns the command that reads it."""
-    name = random.choice(["best.pt", "last.pt", "log.csv"])
-    path = pathlib.Path("run", name)
-    random.choice([spoil_text if name == "log.csv" else spoil_checkpoint, spoil_bytes], p=[.7, .3])(path, random)
+    """A checkpoint, or another file of a run, with something wrong; returns the command that reads it."""
+    path = pathlib.Path("run", random.choice(["best.pt", "last.pt", "log.csv", "args.json"], p=[.3, .3, .2, .2]))
+    spoil = {".pt": spoil_checkpoint, ".csv": spoil_text, ".json": spoil_json}[path.suffix]
+    random.choice([spoil, spoil_bytes], p=[.7, .3])(path, random)
     if random.random() < 0.1:
         shutil.copy("run/best.pt", "run/last.pt")
         path = pathlib.Path("run/last.pt")
@@ -352,8 +352,10 @@ def see_that_what_is_there_is_whole(out, script, code, before):
     for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" and code == 0 else []:
         state = load_checkpoint(path)["model"]["state"]
         assert not [name for name, tensor in state.items() if not tensor.isfinite().all()]
-    for path in out.rglob("*.json") if out.is_dir() and code == 0 else []:
-        json.loads(path.read_text(), parse_constant=pytest.fail)
+    written = [pathlib.Path(path) for path, state in files().items() if before.get(path) != state]
+    for path in written if code == 0 else []:
+        if path.suffix == ".json" and out in path.parents:
+            json.loads(path.read_text(), parse_constant=pytest.fail)
     for path in out.rglob("*_classes.tif") if out.is_dir() else []:
         assert set(np.unique(tifffile.imread(path))) <= {0, 1, 255}
 
