@@ -319,4 +319,7 @@ def peak_memory_mb(device):
     """Most memory ever held, MB: the card's by torch's count, or this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6  # Linux: KiB
+    try:  # Linux, whose ru_maxrss starts at what the process that started this one held
+        return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6  # KiB
+    except (OSError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

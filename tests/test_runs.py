@@ -319,3 +319,10 @@ def test_rows_share_one_header(tmp_path):
     for value in (1, 2):
         runs.append_row(tmp_path / "log.csv", {"a": value, "b": "x"})
     assert (tmp_path / "log.csv").read_text().splitlines() == ["a,b", "1,x", "2,x"]
+
+
+def test_peak_memory_is_this_process_alone_whatever_started_it():
+    held = np.ones(2**27)  # 1 GiB
+    code = "import torch, runs; print(runs.peak_memory_mb(torch.device('cpu')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < 0.9 * held.nbytes / 1e6 < runs.peak_memory_mb(torch.device("cpu"))
