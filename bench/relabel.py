@@ -12,9 +12,8 @@ relabelled  1 random point a tile, and its network's own map where it is surer t
 dense       every label of so few tiles as take the annotation time of one point a class on all of them: 239.7 s against
             22.1 s an image, measured on photographs (Bearman 2016, "What's the point", section 4.1); against those points
 
-Steps, flags and tiles a step are those of few_points.py, where the runs compared with come from too; where their rows are of
-another processor they are trained again, for other roundings end in other networks: 0.838 and 0.902 from the same five
-points. Rows go to results/relabel.csv; what is there is skipped. It ends with results/relabel.md.
+Steps, flags and tiles a step are those of few_points.py, where the runs compared with come from too. Rows go to
+results/relabel.csv; what is there is skipped. It ends with results/relabel.md.
 """
 
 import argparse
@@ -35,7 +34,7 @@ from data import Tiles, normalise
 from few_points import BASELINE, DEMO, DUBAI, flags_of
 from few_points import TABLE as POINTS
 from points import choose_points
-from run_table import difference, mean_and_spread, processor, read_rows, run_missing, scores_in_pairs
+from run_table import difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
 from suggest import suggest_points
 
 TABLE = ROOT / "results" / "relabel.csv"
@@ -59,10 +58,8 @@ def main(args):
             if not wanted:
                 continue
             needed = {compared[0][0], *(f"{name}-{FAMILIES[family]}-draw{draw}" for family in wanted)}
-            rows = read_rows(POINTS)
-            elsewhere = any(run in rows and rows[run]["processor"] != processor() for run in needed)
-            run_missing(TABLE if elsewhere else POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared
-                                 if run in needed], ROOT / "runs" / "points", args.jobs)
+            run_missing(POINTS, [(run, ["--data", folder, *flags, *more, "--seed", draw]) for run, more in compared if run in needed],
+                        ROOT / "runs" / "points", args.jobs)
             made = pathlib.Path("data/relabelled")
             start = ROOT / "runs" / "points" / compared[0][0] / "last.pt"
             for family, run in wanted.items():

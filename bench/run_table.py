@@ -6,6 +6,8 @@ project's folder, and the commit it was run on: an experiment that was interrupt
 """
 
 import csv
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -17,6 +19,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+DEMO = "data/demo"  # what train.py learns from unless told otherwise
 
 
 def commit():
@@ -48,10 +51,16 @@ def run_missing(table, experiments, folder, jobs=1, threads=1, script="train.py"
         script: what is run, from the project's folder.
     Returns:
         list of dict, the rows of these experiments, in their order.
+    Raises:
+        ValueError: a row is there, but of another set than now lies under the same path; or a run failed.
     """
-    table = pathlib.Path(table)
+    table, rows = pathlib.Path(table), read_rows(table)
     names = [name for name, _ in experiments]
-    missing = [(name, flags) for name, flags in experiments if name not in read_rows(table)]
+    missing = [(name, flags) for name, flags in experiments if name not in rows]
+    for name, flags in experiments:
+        if name in rows and (ROOT / data_of(flags)).exists() and rows[name]["scored_on"] != scored_on(data_of(flags)):
+            raise ValueError(f"{table}: {name} was scored on another set than {data_of(flags)} is now: prepare that as it was "
+                             "then, or take the row out")
     print(f"{table}: {len(names) - len(missing)} of {len(names)} runs are there", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
         for name, row in zip([name for name, _ in missing],
@@ -76,10 +85,23 @@ def mean_and_spread(values, form=".3f"):
     return text + (f" +- {statistics.stdev(values):{form.lstrip('+')}}" if len(values) > 1 else "")
 
 
-def scores_in_pairs(pairs, *tables):
-    """Mean IoU of runs that are compared, where both have a row and one processor trained both.
+def data_of(flags):
+    """The prepared set that train.py's flags name."""
+    words = list(map(str, flags))
+    return words[words.index("--data") + 1] if "--data" in words else DEMO
 
-    With the same code, data and seed, another processor's roundings end in another network: its luck is not the other's.
+
+@functools.cache
+def scored_on(folder):
+    """A short digest of a prepared set's test split: one prepared otherwise, under the same path, has another."""
+    sys.path.insert(0, str(ROOT))  # before this folder, whose scenes.py is another
+    from runs import data_counts  # takes seconds, for torch: not at every start
+    counts = data_counts(ROOT / folder)
+    return hashlib.sha256(json.dumps([counts["pixels of test"], counts["look of test"]]).encode()).hexdigest()[:8]
+
+
+def scores_in_pairs(pairs, *tables):
+    """Mean IoU of runs that are compared, where both have a row and were scored on the same set.
 
     Args:
         pairs: list of (name, name of the one it is compared with).
@@ -88,7 +110,7 @@ def scores_in_pairs(pairs, *tables):
         list of (mean IoU, mean IoU).
     """
     found = [(ours[name], theirs[other]) for name, other in pairs for ours in tables for theirs in tables
-             if name in ours and other in theirs and ours[name]["processor"] == theirs[other]["processor"]]
+             if name in ours and other in theirs and ours[name]["scored_on"] == theirs[other]["scored_on"]]
     return [(float(ours["miou"]), float(theirs["miou"])) for ours, theirs in found]
 
 
@@ -111,7 +133,8 @@ def _train(name, flags, out, threads, script):
     scores = json.loads((out / "metrics.json").read_text())
     with open(out / "log.csv", newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
-    row = {"miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"], "labelled_pixels": scores["labelled_pixels"]}
+    row = {"miou": scores["miou"], "pixel_accuracy": scores["pixel_accuracy"], "labelled_pixels": scores["labelled_pixels"],
+           "scored_on": scored_on(data_of(flags))}
     # One column for all classes: a table may hold several data sets.
     row["class_iou"] = json.dumps({entry["name"]: round(entry["iou"], 4) for entry in scores["classes"] if entry["iou"] is not None})
     return row | {"train_s": sum(float(line["seconds"]) for line in log), "epochs": len(log), "threads": threads,

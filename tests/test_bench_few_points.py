@@ -43,7 +43,7 @@ def test_every_run_has_a_name_of_its_own_and_methods_share_points(experiment):
 def test_table_pairs_draws_and_calls_a_small_gain_none(experiment):
     made_up = {"demo-0-every-label": [0.8, 0.8, 0.8], "demo-5-partial-CE": [0.50, 0.60, 0.70],
                "demo-5-teacher": [0.55, 0.65, 0.76], "demo-5-superpixels": [0.50, 0.63, 0.69]}
-    rows = {f"{name}-draw{draw}": {"miou": miou, "labelled_pixels": 10, "train_s": 60, "processor": "one"}
+    rows = {f"{name}-draw{draw}": {"miou": miou, "labelled_pixels": 10, "train_s": 60, "scored_on": "one"}
             for name, scores in made_up.items() for draw, miou in enumerate(scores)}
     lines = experiment.table_lines(cells(experiment), rows)
     assert len(lines) == 2 + 4

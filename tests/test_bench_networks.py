@@ -59,7 +59,7 @@ def test_speed_and_memory_are_measured(experiment, monkeypatch):
 
 def test_table_pairs_seeds_and_calls_a_small_difference_none(experiment):
     made_up = {"unet-depth4": [0.50, 0.60, 0.70], "unet-depth5": [0.52, 0.63, 0.74], "unet-sum": [0.50, 0.63, 0.69]}
-    rows = {f"demo-{name}-seed{seed}": {"miou": miou, "train_s": 60, "processor": "one"}
+    rows = {f"demo-{name}-seed{seed}": {"miou": miou, "train_s": 60, "scored_on": "one"}
             for name, scores in made_up.items() for seed, miou in enumerate(scores)}
     rows["dubai-unet-sum-seed0"] = {"miou": 0.4}
     costs = {name: {"parameters": "9", "gflop": "5", "inference_img_s": "8", "training_img_s": speed, "training_mb": memory}
@@ -73,9 +73,9 @@ def test_table_pairs_seeds_and_calls_a_small_difference_none(experiment):
     assert len(lines["| linknet18"].split("|")) == len(lines["| network"].split("|"))
 
 
-def test_runs_of_two_processors_are_not_compared(experiment):
-    rows = {f"demo-{name}-seed{seed}": {"miou": miou, "train_s": 60, "processor": chip}
-            for name, seed, miou, chip in [("unet-depth4", 0, 0.5, "one"), ("unet-depth5", 0, 0.6, "another"),
+def test_runs_scored_on_two_sets_are_not_compared(experiment):
+    rows = {f"demo-{name}-seed{seed}": {"miou": miou, "train_s": 60, "scored_on": test}
+            for name, seed, miou, test in [("unet-depth4", 0, 0.5, "one"), ("unet-depth5", 0, 0.6, "another"),
                                            ("unet-depth4", 1, 0.5, "one"), ("unet-depth5", 1, 0.7, "one")]}
     line, = (line for line in experiment.table_lines(rows, {}) if line.startswith("| unet-depth5"))
     assert "| +20.0 over unet-depth4 |" in line
