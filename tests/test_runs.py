@@ -159,7 +159,7 @@ def test_a_run_goes_on_by_its_folder_alone(data, tmp_path, monkeypatch):
     for spoilt in ("[" * 10**5, '{"lr": "x"}', '{"schedule": "none"}', '{"bs": null, "epochs": true}', '{"seed": [1, 2]}'):
         (tmp_path / "run" / "args.json").write_text(spoilt)
         with pytest.raises((SystemExit, ValueError)):
-            train.main(train.parse_args(["--out", "run", "--resume"]))
+            train.main(train.parse_args(["--out", "run", "--resume", "--data", str(data)]))
     (tmp_path / "run" / "args.json").write_text('{"lr": [1], "epochs": "x')
     with pytest.raises(ValueError, match="--lr was 0.0003"):  # so the flags have to be given
         train.main(train.parse_args(["--out", "run", "--resume", "--data", str(data)]))
