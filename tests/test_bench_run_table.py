@@ -9,7 +9,15 @@ import pytest
 from test_bench_few_points import BENCH
 from test_data import write_set
 
-FLAGS = "--width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu".split()
+# What a run leaves, in no time.
+SCRIPT = """
+import pathlib, sys
+out = pathlib.Path(sys.argv[-1])
+out.mkdir(parents=True)
+out.joinpath("log.csv").write_text("epoch,seconds\\n1,2.5\\n2,2\\n")
+out.joinpath("metrics.json").write_text('{"miou": 0.5, "pixel_accuracy": 0.75, "labelled_pixels": 3, "classes": '
+                                        '[{"name": "wood", "iou": 0.5}, {"name": "absent", "iou": null}]}')
+"""
 
 
 @pytest.fixture
@@ -22,16 +30,22 @@ def run_table(monkeypatch):
 
 def test_a_row_is_skipped_but_not_where_the_set_has_changed(tmp_path, run_table):
     write_set(tmp_path / "data")
-    table, runs = tmp_path / "results" / "table.csv", [("one", ["--data", tmp_path / "data", *FLAGS])]
-    row, = run_table.run_missing(table, runs, tmp_path / "runs")
-    assert row["name"] == "one" and 0 <= float(row["miou"]) <= 1 and row["command"].startswith("python train.py --data ")
+    (tmp_path / "made.py").write_text(SCRIPT)
+    table, runs = tmp_path / "results" / "table.csv", [("one", ["--data", tmp_path / "data", "--lr", 0.1])]
+
+    def run_missing():
+        return run_table.run_missing(table, runs, tmp_path / "runs", script=str(tmp_path / "made.py"))
+
+    row, = run_missing()
+    assert (row["name"], row["miou"], row["train_s"], row["epochs"]) == ("one", "0.5", "4.5", "2")
+    assert row["class_iou"] == '{"wood": 0.5}' and f"made.py --data {tmp_path}/data --lr 0.1 --out " in row["command"]
     shutil.rmtree(tmp_path / "runs")
-    assert run_table.run_missing(table, runs, tmp_path / "runs") == [row] and not (tmp_path / "runs").exists()
+    assert run_missing() == [row] and not (tmp_path / "runs").exists()
     images = np.load(tmp_path / "data" / "test_images.npy")
     np.save(tmp_path / "data" / "test_images.npy", images + 1)
     run_table.scored_on.cache_clear()
     with pytest.raises(ValueError, match="one was scored on another set than .*data is now"):
-        run_table.run_missing(table, runs, tmp_path / "runs")
+        run_missing()
     with open(table, newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [row]
 

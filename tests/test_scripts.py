@@ -68,16 +68,17 @@ def place(tmp_path_factory):
     return folder
 
 
-def test_from_scenes_to_a_map(place):
+def test_from_scenes_to_a_map(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
     metrics = json.loads((place / "runs/first/metrics.json").read_text())
     assert metrics["miou"] > 0.9  # three plain colours: a network that learns at all finds them
     assert metrics["labelled_pixels"] == 10 * json.loads((place / "data/places/dataset.json").read_text())["tiles"]["train"]
-    printed = succeeds(place, "evaluate.py", "--checkpoint", "runs/first/best.pt", "--data", "data/places", "--split", "test")
-    assert "mean IoU" in printed
+    code, printed, _ = in_this_process(capsys, "evaluate.py", "--checkpoint", "runs/first/best.pt", "--data", "data/places")
+    assert code == 0 and "mean IoU" in printed
     again = json.loads((place / "runs/first/metrics_test.json").read_text())
     assert again["confusion"] == metrics["confusion"]
-    printed = succeeds(place, "predict.py", "--checkpoint", "runs/first/best.pt", "images/place 0.png", "--out", "maps")
-    assert sorted(path.name for path in (place / "maps").iterdir()) == [
+    code, printed, _ = in_this_process(capsys, "predict.py", "--checkpoint", "runs/first/best.pt", "images/place 0.png", "--out", "maps")
+    assert code == 0 and sorted(path.name for path in (place / "maps").iterdir()) == [
         "place 0_areas.csv", "place 0_classes.qml", "place 0_classes.tif", "place 0_classes.tif.aux.xml", "place 0_overlay.png"]
     assert all(name in printed for name in ("place 0_areas.csv", "place 0_classes.tif", "place 0_overlay.png"))
     with Image.open(place / "images/place 0.png") as image, Image.open(place / "maps/place 0_classes.tif") as classes:
