@@ -21,7 +21,7 @@ from losses import partial_cross_entropy
 SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0
 TEACHER_FROM, TEACHER_FULL = 0.2, 0.4  # shares of training between which the weight rises from 0 to 1
 CRF_FROM, CRF_FULL = 0.4, 0.6
-STRONG_JITTER = 0.5  # brightness and contrast of the student's view, standard deviations
+STRONG_JITTER = 0.1  # brightness and contrast of the student's view, standard deviations; 0.5 hid what colour tells
 
 
 def term_weights(progress, superpixels, teacher, crf):
