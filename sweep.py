@@ -11,6 +11,7 @@ printed beside it. The same command again skips what is finished and goes on wit
 import argparse
 import dataclasses
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -26,9 +27,8 @@ from tqdm import tqdm
 
 import train
 from data import HelpFormatter
-from facts import load_facts
 from prepare_data import make_demo
-from runs import locked
+from runs import data_counts, locked
 from search import draw, halve, rung_sizes
 from tables import read_table, report, row_of, write_table
 
@@ -219,10 +219,16 @@ def main(args):
         return 0
     if any(cell.args.data == train.DEMO for cell in cells) and not pathlib.Path(train.DEMO).exists():
         make_demo(train.DEMO)
-    for data in {cell.args.data for cell in cells}:
-        load_facts(data)  # a set that cannot be read is said once, before anything runs
+    sets = {cell.args.data: data_counts(cell.args.data) for cell in cells}  # one that cannot be read is said before anything runs
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / "sweep.lock"):
+    with locked(out / "sweep.lock") as file:
+        before = json.loads((out / "sweep.lock").read_text(encoding="utf-8") or "{}")  # what the sets were when it began
+        changed = [data for data in sets if before.get(data, sets[data]) != sets[data]]
+        if changed:
+            raise ValueError(f"{out} was begun on another set than {changed[0]} is now: give another --out")
+        file.truncate(0)
+        file.write(json.dumps(before | sets))
+        file.flush()
         rows, rungs = read_rows(cells, out, args.retry), []
         if args.search:
             for epoch, reached in halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch)):

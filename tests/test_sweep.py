@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 import sweep
@@ -148,6 +149,17 @@ def test_a_second_sweep_of_a_folder_is_refused(place):
     with sweep.locked(place / "s/sweep.lock"), pytest.raises(OSError, match="another process writes to s: let it end, or give another --out"):
         run("--lr 1e-2 1e-3 --epochs 1 --out s")
     assert set(table()) == {"run"}
+    assert run("--lr 1e-2 1e-3 --epochs 1 --out s") == 0
+
+
+def test_a_set_that_was_prepared_anew_is_noticed(place):
+    assert run("--lr 1e-2 --epochs 1 --out s") == 0
+    labels = np.load(place / "data/test_labels.npy")
+    np.save(place / "data/test_labels.npy", 1 - labels.clip(0, 1))
+    with pytest.raises(ValueError, match="s was begun on another set than data is now: give another --out"):
+        run("--lr 1e-2 1e-3 --epochs 1 --out s")
+    assert [call[0] for call in calls()] == ["run"]
+    np.save(place / "data/test_labels.npy", labels)
     assert run("--lr 1e-2 1e-3 --epochs 1 --out s") == 0
 
 
