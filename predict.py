@@ -63,7 +63,7 @@ def parse_args(argv=None):
          "which makes the result exact; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
          "maps in eight times the time")
-    flag("--compile", action="store_true", help="compile the network first: a minute, then a fifth faster; worth it for large "
+    flag("--compile", action="store_true", help="compile the network first: a minute, then a tenth faster; worth it for large "
          "scenes")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
