@@ -137,10 +137,10 @@ def check_args(args):
     limits = {"points": (0, None), "width": (1, None), "depth": (1, 6), "lr": (1e-12, 1e6), "bs": (1, None),
               "seed": (0, 2**31), "accumulate": (1, args.bs), "epochs": (1, None), "stop_after": (0, None),
               "weight_decay": (0, 1e6), "dropout": (0, 0.99), "clip": (0, None), "rotate": (0, 180), "shift": (0, 1),
-              "zoom": (1, 4), "crop": (2 if args.crop else 0, None), "jitter": (0, 2), "save_every": (1, None), "limit_batches": (0, None),
-              "oversample_above": (0, 1), "oversample_factor": (1, None),
-              "encoder_lr": (0, 1), "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1),
-              "crf": (0, 10), "point_jitter": (0, 1000), "points_share": (1e-6, 1)}
+              "zoom": (1, 4), "crop": (2 if args.crop else 0, None), "jitter": (0, 2), "save_every": (1, None),
+              "limit_batches": (0, None), "oversample_above": (0, 1), "oversample_factor": (1, None), "encoder_lr": (0, 1),
+              "ema": (0, 0.99999), "superpixels": (0, 256), "teacher": (0, 1), "crf": (0, 10), "point_jitter": (0, 1000),
+              "points_share": (1e-6, 1)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (high or sys.float_info.max):
@@ -220,7 +220,8 @@ def build_run(args, facts, tiles, device):
               "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout,
               "fusion_at": args.fusion_at, "upsampling": args.upsampling, "skips": args.skips,
               "output_stride": args.output_stride}
-    model = build_model(args.model, weights=None if args.resume else args.weights, **kwargs).to(device, memory_format=torch.channels_last)
+    model = build_model(args.model, weights=None if args.resume else args.weights, **kwargs)
+    model = model.to(device, memory_format=torch.channels_last)
     if args.sync_bn:
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if args.freeze_encoder:
