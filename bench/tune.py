@@ -25,7 +25,8 @@ FOLDS = {"dubai": {"a": ["2", "6"], "b": ["2", "5"]},
 TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every fold
 SETTINGS = {  # what differs from the base; of a flag given twice the last counts
     "base": [], "30 epochs": ["--epochs", "30"], "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
-    "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
+    "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
+    "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
     "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "class weights sqrt": ["--class-weights", "sqrt"],
     "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
