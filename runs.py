@@ -27,6 +27,7 @@ from facts import SPLITS, load_facts
 from ranks import sum_over_ranks
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final", "tensorboard")
+SAID_BY_NO = ("flips", "skips")  # flags that take something away: --no-flips
 
 
 @dataclasses.dataclass
@@ -170,6 +171,14 @@ def save(name, run, facts, args):
     save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
 
 
+def change(name, before, now):
+    """What differs in a flag, by the name it has on the command line: "--lr was 0.1 and is 0.2 now"."""
+    if name in SAID_BY_NO:
+        name, before, now = f"no-{name}", not before, not now
+    before, now = ({True: "on", False: "off"}[value] if isinstance(value, bool) else value for value in (before, now))
+    return f"--{name.replace('_', '-')} was {before} and is {now} now"
+
+
 def resume(run, args, facts, device):
     """Put a run back to where its last.pt left it; rank 0 cuts log.csv back to the epochs that were finished then.
 
@@ -180,7 +189,7 @@ def resume(run, args, facts, device):
     """
     content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
     flags = content["args"]
-    changed = [f"--{key.replace('_', '-')} was {flags.get(key)} and is {value} now" for key, value in vars(args).items()
+    changed = [change(key, flags.get(key), value) for key, value in vars(args).items()
                if key not in MAY_CHANGE_ON_RESUME and flags.get(key) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")

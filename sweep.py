@@ -222,8 +222,11 @@ def main(args):
     sets = {cell.args.data: data_counts(cell.args.data) for cell in cells}  # one that cannot be read is said before anything runs
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock") as file:
-        before = json.loads((out / "sweep.lock").read_text(encoding="utf-8") or "{}")  # what the sets were when it began
-        changed = [data for data in sets if before.get(data, sets[data]) != sets[data]]
+        try:  # what the sets were when it began
+            before = json.loads((out / "sweep.lock").read_text(encoding="utf-8") or "{}")
+            changed = [data for data in sets if before.get(data, sets[data]) != sets[data]]
+        except (ValueError, AttributeError, RecursionError):
+            raise ValueError(f"{out}/sweep.lock is not as sweep.py wrote it: delete it if the data sets are those it began on") from None
         if changed:
             raise ValueError(f"{out} was begun on another set than {changed[0]} is now: give another --out")
         file.truncate(0)

@@ -169,6 +169,8 @@ def test_every_change_is_named_when_a_run_is_not_resumed(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1")
     with pytest.raises(ValueError, match="--width was 4 and is 8 now; --lr was 0.001 and is 0.1 now"):
         run(data, tmp_path / "run", "--epochs", "2", "--resume", "--lr", "0.1", "--width", "8")
+    with pytest.raises(ValueError, match="--no-flips was off and is on now; --compile was off and is on now"):
+        run(data, tmp_path / "run", "--epochs", "2", "--resume", "--no-flips", "--compile")
 
 
 def test_other_tiles_under_the_same_path_are_noticed(data, tmp_path):

@@ -163,6 +163,15 @@ def test_a_set_that_was_prepared_anew_is_noticed(place):
     assert run("--lr 1e-2 1e-3 --epochs 1 --out s") == 0
 
 
+@pytest.mark.parametrize("text", ["[]", "3", '{"data"', "\udcff"])
+def test_a_lock_that_is_not_the_sweeps_own_is_named(place, text):
+    (place / "s").mkdir()
+    (place / "s/sweep.lock").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match="s/sweep.lock is not as sweep.py wrote it: delete it if the data sets are those it began on"):
+        run("--lr 1e-2 --epochs 1 --out s")
+    assert not (place / "s/sweep.csv").exists()
+
+
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_run_that_another_process_is_at_is_left_alone(place, saved):
     folder = place / "s/lr=1e-3"
