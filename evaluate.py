@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from checkpoint import load_checkpoint, load_model
 from compare import common_data, run_checkpoint, write_comparison
-from data import HelpFormatter, Tiles, normalise, out_of_memory, pick_device, prefetch
+from data import HelpFormatter, Tiles, normalise, prefetch
+from device import amp_dtype, out_of_memory, pick_device
 from figures import confusion_figure, save_png
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, plain, score_table
@@ -176,13 +177,6 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         for counted in [matrix.counts, sums] + (tally.sums() if tally else []):
             counted.copy_(sum_over_ranks(counted.to(device)))
     return matrix, float(sums[0] / sums[1])  # 0 / 0 is NaN
-
-
-def amp_dtype(device, how="auto"):
-    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; elsewhere or "off" None, which is float32."""
-    if device.type != "cuda" or how == "off":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def check_same_classes(model_facts, data_facts, checkpoint, data):

@@ -29,7 +29,8 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import HelpFormatter, compile_network, normalise, out_of_memory, pick_device
+from data import HelpFormatter, normalise
+from device import compile_network, out_of_memory, pick_device
 from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps

@@ -24,9 +24,9 @@ import torch
 from tqdm import tqdm
 
 from checkpoint import load_model
-from data import (Augmentation, HelpFormatter, Tiles, augment, compile_network, epoch_order, normalise, out_of_memory,
-                  pick_device, prefetch, sampling_weights, thin_labels)
-from evaluate import amp_dtype, evaluate, write_scores
+from data import Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, prefetch, sampling_weights, thin_labels
+from device import amp_dtype, compile_network, out_of_memory, pick_device
+from evaluate import evaluate, write_scores
 from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
 from losses import build_loss, class_weights, labelled_weight

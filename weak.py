@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data import to_device
+from device import to_device
 from losses import partial_cross_entropy
 
 SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0

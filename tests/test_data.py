@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import data
-from data import (Augmentation, Tiles, augment, compile_network, epoch_order, normalise, pick_device, prefetch, sampling_weights,
-                  thin_labels)
+from data import Augmentation, Tiles, augment, epoch_order, normalise, prefetch, sampling_weights, thin_labels
 from facts import load_facts
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
@@ -281,14 +280,6 @@ def test_prefetch_keeps_order_and_hands_on_errors():
         next(made)
 
 
-def test_a_device_that_is_not_there():
-    assert pick_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        assert pick_device("auto").type == "cpu"
-        with pytest.raises(ValueError, match="--device cuda"):
-            pick_device("cuda")
-
-
 def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
     facts = write_set(tmp_path)
     images = np.load(tmp_path / "train_images.npy")
@@ -335,11 +326,3 @@ def test_jittered_points_keep_their_labels_and_are_lost_on_each_other(tmp_path):
     assert np.array_equal(np.bincount(maps[maps != 255], minlength=3), moved.class_counts)
     first, true_first = ((tiles.classes[:, 0], tiles.positions[:, 0]) for tiles in (moved, true))
     assert torch.equal(first[0], true_first[0]) and not torch.equal(first[1], true_first[1])
-
-
-def test_without_a_compiler_compiling_is_refused_in_one_line(monkeypatch):
-    def fails(function):
-        raise RuntimeError("\nno compiler found\nin any of these places")
-    monkeypatch.setattr(torch, "compile", fails)
-    with pytest.raises(ValueError, match="^--compile: no compiler found; install a C\\+\\+ compiler or leave it out$"):
-        compile_network(torch.nn.Identity(), "cpu")

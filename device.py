@@ -1,0 +1,50 @@
+"""Where a network computes: the device, the precision there, compiling, and what is said when memory runs out."""
+
+import numpy as np
+import torch
+
+
+def pick_device(name="auto"):
+    """The device a command's --device names.
+
+    Args:
+        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
+    Returns:
+        torch.device.
+    Raises:
+        ValueError: the device is not on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
+    return torch.device(name)
+
+
+def amp_dtype(device, how="auto"):
+    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; elsewhere or "off" None, which is float32."""
+    if device.type != "cuda" or how == "off":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def to_device(values, device):
+    """A tensor or array on the device; CUDA fetches it from pinned memory when it gets there, and nobody waits."""
+    values = torch.as_tensor(values)
+    if device.type == "cuda" and not values.is_cuda:
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
+
+
+def compile_network(model, device):
+    """Have torch compile a network in place, at its first call; ValueError where torch has no working compiler."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))
+    except Exception as error:  # of a kind that changes from one version of torch to the next
+        raise ValueError(f"--compile: {str(error).strip().splitlines()[0]:.120}; install a C++ compiler or leave it out") from None
+    model.compile()
+
+
+def out_of_memory(error):
+    """Whether an exception says that memory ran out: numpy's, torch's on the CPU or on a card."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)

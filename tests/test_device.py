@@ -1,0 +1,40 @@
+"""A device that is not there, a compiler that is missing and memory that runs out are told in one line."""
+
+import numpy as np
+import pytest
+import torch
+
+from device import amp_dtype, compile_network, out_of_memory, pick_device, to_device
+
+
+def test_a_device_that_is_not_there():
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match="--device cuda"):
+            pick_device("cuda")
+
+
+def test_the_processor_computes_in_float32():
+    assert amp_dtype(torch.device("cpu")) is None and amp_dtype(torch.device("cuda"), "off") is None
+
+
+def test_arrays_and_tensors_go_to_the_device():
+    for values in (np.array([1, 2]), torch.tensor([1, 2])):
+        assert to_device(values, torch.device("cpu")).tolist() == [1, 2]
+    assert to_device(np.ones(2), torch.device("meta")).is_meta
+
+
+@pytest.mark.parametrize("error, ran_out", [
+    (MemoryError(), True), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+    (RuntimeError("CUDA out of memory. Tried to allocate"), True), (RuntimeError("shapes do not match"), False)])
+def test_out_of_memory_is_told_from_other_faults(error, ran_out):
+    assert out_of_memory(error) == ran_out
+
+
+def test_without_a_compiler_compiling_is_refused_in_one_line(monkeypatch):
+    def fails(function):
+        raise RuntimeError("\nno compiler found\nin any of these places")
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(ValueError, match="^--compile: no compiler found; install a C\\+\\+ compiler or leave it out$"):
+        compile_network(torch.nn.Identity(), "cpu")
