@@ -184,7 +184,8 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
     """Move and jitter a batch: one affine map an image for the geometry, one gain and offset a band for the light.
 
     Labels move by nearest pixel. Where the moved frame reaches beyond the tile the image is reflected, and the label is
-    `ignore`: what lies there was not seen.
+    `ignore`: what lies there was not seen. A frame that would hold no label of its tile is moved to where it holds one:
+    with one point a tile, every second crop would teach nothing.
 
     Args:
         images: (B, C, S, S) float32, normalised.
@@ -198,7 +199,8 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
     side = labels.shape[-1]
     target = how.crop or side
     draws = [_draw(how, side, target, images.shape[1], np.random.default_rng([seed, epoch, int(place)])) for place in places]
-    frames, gains, offsets = (to_device(np.stack(part), images.device).float() for part in zip(*draws))
+    frames, gains, offsets, again = (to_device(np.stack(part), images.device).float() for part in zip(*draws))
+    frames = _hold_labels(frames, labels.reshape(len(labels), -1, side, side)[:, 0] != ignore, again, how.shift, target)
     grid = F.affine_grid(frames, (len(images), 1, target, target), align_corners=False)  # (B, S', S', 2)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     images = images * gains[:, :, None, None] + offsets[:, :, None, None]
@@ -209,7 +211,7 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
 
 
 def _draw(how, side, target, bands, random):
-    """One image's frame (2, 3), gain (C,) and offset (C,).
+    """One image's frame (2, 3), gain (C,) and offset (C,), and four draws from 0 to 1 for `_hold_labels`.
 
     The frame maps the output's coordinates, -1 to 1 across, to the tile's, as torch's affine_grid takes it.
     """
@@ -217,13 +219,48 @@ def _draw(how, side, target, bands, random):
     quarter = random.integers(4) if how.flips else 0
     angle = math.radians(90 * quarter + random.uniform(-how.rotate, how.rotate))
     size = target / side * math.exp(random.uniform(-1, 1) * math.log(how.zoom))
-    room, spare = max(0.0, 1 - size) + 2 * how.shift, (side - target) / 2
-    # In whole pixels: a frame that is neither turned freely nor zoomed then copies pixels, and blurs nothing.
-    column, row = ((random.uniform(-room, room, 2) * side / 2 + spare).round() - spare) * 2 / side
+    room = max(0.0, 1 - size) + 2 * how.shift
+    column, row = _whole_pixels(random.uniform(-room, room, 2), side, target)
     cos, sin = size * math.cos(angle), size * math.sin(angle)
     frame = np.array([[mirror * cos, -sin, column], [mirror * sin, cos, row]])
     light = random.uniform(-how.jitter, how.jitter, (2, 1)) + random.uniform(-how.jitter, how.jitter, (2, bands)) / 2
-    return frame, np.exp(light[0]), light[1]
+    return frame, np.exp(light[0]), light[1], random.random(4)
+
+
+def _whole_pixels(centre, side, target):
+    """Centres rounded so that a frame of `target` px that is neither turned freely nor zoomed copies pixels, and blurs none."""
+    spare = (side - target) / 2
+    return ((centre * side / 2 + spare).round() - spare) * 2 / side
+
+
+def _hold_labels(frames, known, draws, shift, target):
+    """Move each frame that holds no labelled pixel to where it holds one, drawn at random; none but the centres change.
+
+    The label may still fall into a corner that a free rotation cuts off.
+
+    Args:
+        frames: (B, 2, 3), as `_draw` gives them; draws: (B, 4), 0 to 1.
+        known: (B, S, S) bool, True at labelled pixels.
+        shift, target: Augmentation.shift, the frames' side in px.
+    """
+    side, size, centre = known.shape[-1], frames[:, 0, :2].norm(dim=1, keepdim=True), frames[:, :, 2]  # (B, 1), (B, 2)
+    pixels = (torch.arange(side, device=known.device) + 0.5) * 2 / side - 1  # where they lie, -1 to 1
+    inside = (pixels - centre[:, :, None]).abs() < size[:, :, None]  # (B, 2, S): columns, rows
+    held = (known & inside[:, 0, None] & inside[:, 1, :, None]).flatten(1).any(1, keepdim=True)  # (B, 1)
+    row = _draw_one(known.sum(2), draws[:, :1])
+    column = _draw_one(known.take_along_dim(row[:, :, None], 1)[:, 0], draws[:, 1:2])
+    label = torch.cat([pixels[column], pixels[row]], 1)  # (B, 2)
+    room = (1 - size).clamp(min=0) + 2 * shift
+    low, high = torch.maximum(-room, label - size), torch.minimum(room, label + size)
+    moved = _whole_pixels(low + draws[:, 2:] * (high - low), side, target)
+    stays = held | ~known.flatten(1).any(1, keepdim=True)
+    return torch.cat([frames[:, :, :2], torch.where(stays, centre, moved)[:, :, None]], 2)
+
+
+def _draw_one(counts, draws):
+    """Index (B, 1) drawn from each row of counts (B, N), as often as they say; draws: (B, 1), 0 to 1."""
+    sums = counts.cumsum(1)
+    return torch.searchsorted(sums, (draws * sums[:, -1:]).long() + 1).clamp(max=counts.shape[1] - 1)
 
 
 def thin_labels(labels, share, seed, epoch, places, ignore=255):

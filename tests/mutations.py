@@ -109,6 +109,7 @@ MUTATIONS = [
     ("the gradients of all processes are added up", "ranks.py", "gradients = [p.grad for p in model.parameters() if p.grad is not None]",
      "gradients = []", "ranks"),
     ("augmentation copies pixels", "data.py", "* side / 2 + spare).round() - spare)", "* side / 2 + spare) - spare)", "data"),
+    ("a crop holds a label: left where it was drawn", "data.py", "torch.where(stays, centre, moved)", "centre", "data"),
     ("missing pixels become the band's mean", "data.py", "torch.where(values.isfinite(), values, 0.0)", "values", "data"),
     ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n",
      "train::test_a_step_leaves_no_gradient_for_the_next"),

@@ -1,5 +1,6 @@
 """Prepared sets are checked, points stay frozen, normalisation and augmentation do what they say and no more."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -199,6 +200,50 @@ def test_crops_are_cut_out_of_the_tile():
     moved, moved_labels = augment(images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50))
     assert moved.shape == (50, 3, 5, 5) and moved_labels.shape == (50, 5, 5)
     assert (moved_labels != 255).all()  # without a shift a crop stays inside
+
+
+def lonely_labels(*pixels, count=400, side=16):
+    """Labels (count, side, side) that are known at some pixels alone: class 1 at the first, 2 at the next, ..."""
+    labels = torch.full((count, side, side), 255, dtype=torch.uint8)
+    for label, (row, column) in enumerate(pixels, 1):
+        labels[:, row, column] = label
+    return labels
+
+
+@pytest.mark.parametrize("how", [Augmentation(crop=5), Augmentation(crop=12, shift=0.3), Augmentation(shift=0.5), Augmentation(crop=1, shift=0)])
+@pytest.mark.parametrize("pixel", [(0, 0), (15, 3), (7, 8)])
+def test_a_crop_holds_the_only_label_of_its_tile(how, pixel):
+    images = torch.rand(400, 1, 16, 16)
+    images[:, 0, pixel[0], pixel[1]] = 9
+    still = dataclasses.replace(how, jitter=0)
+    moved, labels = augment(images, lonely_labels(pixel), still, 0, 0, range(400))
+    assert ((labels == 1).flatten(1).sum(1) == 1).all() and (labels[labels != 255] == 1).all()
+    assert (moved[:, 0][labels == 1] - 9).abs().max() < 1e-3  # the image moved with it
+
+
+def test_the_label_lies_anywhere_in_the_crop_alike():
+    labels = augment(torch.rand(3000, 1, 16, 16), lonely_labels((7, 8), count=3000), Augmentation(crop=4, shift=0), 0, 0, range(3000))[1]
+    where = (labels == 1).float().mean(0) * 16
+    assert where.min() > 0.7 and where.max() < 1.3
+
+
+def test_of_several_labels_each_draws_crops_alike():
+    labels = lonely_labels((0, 0), (15, 15), (15, 14), count=3000)
+    moved = augment(torch.rand(3000, 1, 16, 16), labels, Augmentation(crop=1, shift=0), 0, 0, range(3000))[1].flatten()
+    assert all(abs(int((moved == label).sum()) - 1000) < 100 for label in (1, 2, 3))
+
+
+def test_a_crop_that_holds_a_label_and_a_tile_that_has_none_stay_as_they_were_drawn():
+    images, how = torch.rand(200, 1, 16, 16), Augmentation(crop=6, shift=0.2)
+    everywhere = augment(images, torch.zeros(200, 16, 16, dtype=torch.uint8), how, 0, 0, range(200))
+    nowhere = augment(images, lonely_labels(count=200), how, 0, 0, range(200))
+    assert torch.equal(everywhere[0], nowhere[0]) and (nowhere[1] == 255).all()
+    lonely = augment(images, lonely_labels((7, 7), (2, 13), count=200), how, 0, 0, range(200))
+    there = torch.ones(200, 1, 16, 16).masked_fill(lonely_labels((7, 7), (2, 13), count=200)[:, None] != 255, 0)
+    held = augment(there, torch.zeros(200, 16, 16, dtype=torch.uint8), dataclasses.replace(how, jitter=0), 0, 0, range(200))
+    held = ((held[0][:, 0] < 0.5) & (held[1] != 255)).flatten(1).any(1)
+    assert 20 < held.sum() < 180 and torch.equal(lonely[0][held], everywhere[0][held])
+    assert (lonely[1] != 255).flatten(1).any(1).all()
 
 
 @pytest.mark.parametrize("side, target", [(12, 0), (12, 7), (13, 6), (9, 9)])
