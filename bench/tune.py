@@ -6,6 +6,7 @@
 Folds of Dubai: train on places 4, 5, 7, 8, judge on 2 and 6; train on 4, 6, 7, 8, judge on 2 and 5. Places 1 and 3 are never
 looked at. Folds of the demo: judge on places 1 to 4, or 5 to 8; train on the others but 11 and 12. Each setting
 differs from `base` in the flags given. Judged are the weights of the last step. Rows go to results/tune.csv; what is there is skipped.
+Rows named demo-1-free-* are of crops that lay anywhere: with one point a tile, half of them held no label.
 """
 
 import argparse
