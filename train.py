@@ -73,7 +73,7 @@ def parse_args(argv=None):
     flag("--rotate", type=float, default=0.0, help="free rotation up to this either way, degrees")
     flag("--shift", type=float, default=0.1, help="shift up to this share of the tile's side")
     flag("--zoom", type=float, default=1.0, help="ground up to this factor smaller or larger; 1 is off")
-    flag("--crop", type=int, default=0, help="side of random crops, px; 0 takes whole tiles")
+    flag("--crop", type=int, default=0, help="side of random crops, each of which holds a label, px; 0 takes whole tiles")
     flag("--jitter", type=float, default=0.1, help="brightness and contrast, standard deviations")
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; not given: runs/<data>-<model>-<n>, the next free n")
