@@ -1,6 +1,5 @@
 """Where a network computes: the device, the precision there, compiling, and what is said when memory runs out."""
 
-import numpy as np
 import torch
 
 

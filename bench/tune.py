@@ -27,7 +27,8 @@ TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every
 SETTINGS = {  # what differs from the base; of a flag given twice the last counts
     "base": [], "30 epochs": ["--epochs", "30"], "45 epochs": ["--epochs", "45"], "batches of 4": ["--bs", "4"],
     "batches of 4, 30 epochs": ["--bs", "4", "--epochs", "30"], "crops of 64 px": ["--crop", "64"],
-    "crops of 64 px, 45 epochs": ["--crop", "64", "--epochs", "45"], "whole tiles": ["--crop", "0", "--shift", "0"], "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
+    "crops of 64 px, 45 epochs": ["--crop", "64", "--epochs", "45"], "whole tiles": ["--crop", "0", "--shift", "0"],
+    "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
     "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
     "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
