@@ -27,7 +27,9 @@ TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every
 SETTINGS = {  # what differs from the base; of a flag given twice the last counts
     "base": [], "30 epochs": ["--epochs", "30"], "45 epochs": ["--epochs", "45"], "batches of 4": ["--bs", "4"],
     "batches of 4, 30 epochs": ["--bs", "4", "--epochs", "30"], "crops of 64 px": ["--crop", "64"],
-    "crops of 64 px, 45 epochs": ["--crop", "64", "--epochs", "45"], "whole tiles": ["--crop", "0", "--shift", "0"],
+    "crops of 64 px, 30 epochs": ["--crop", "64", "--epochs", "30"], "crops of 64 px, 45 epochs": ["--crop", "64", "--epochs", "45"],
+    "crops of 64 px, batches of 4, 30 epochs": ["--crop", "64", "--bs", "4", "--epochs", "30"],
+    "crops of 96 px, 40 epochs": ["--crop", "96", "--epochs", "40"], "whole tiles": ["--crop", "0", "--shift", "0"],
     "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
     "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
     "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
