@@ -67,7 +67,8 @@ def main(args):
     """Run what is missing, then print and write the table."""
     lines = ["Written by `python bench/tune.py` from tune.csv: on training places that were held out.", "",
              "| set | points a tile | setting | mean IoU, a fold each | gain over base, points of mean IoU |", "|---|---|---|---|---|"]
-    for name, source in {"demo": None, **({"dubai": args.dubai} if args.dubai else {})}.items():
+    sources = ({} if args.no_demo else {"demo": None}) | ({"dubai": args.dubai} if args.dubai else {})
+    for name, source in sources.items():
         folders = {fold: prepare(name, source, fold, places) for fold, places in FOLDS[name].items()}
         for points in args.points:
             cells = {setting: [(f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}",
@@ -88,6 +89,7 @@ def parse_args(argv=None):
     """The command line; `python bench/tune.py --help` shows it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dubai", help="the published folder; not given: the demo only")
+    parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 20], help="a tile; 0: every label")
     parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
