@@ -1,6 +1,7 @@
 """The same tiles under other labels: clicks that a network asked for, dense masks on few of them, its own map as labels.
 
     python bench/relabel.py --jobs 2                        the demo, made where it is missing
+    python bench/relabel.py --roads data/roads              the roads too, prepared as few_points.py says
     python bench/relabel.py --dubai data/dubai              Dubai too, prepared as baseline.py says
     python bench/relabel.py --only demo-suggested           the runs whose names start so
 
@@ -31,7 +32,7 @@ import torch
 
 from checkpoint import load_model
 from data import Tiles, normalise
-from few_points import BASELINE, DEMO, DUBAI, flags_of
+from few_points import BASELINE, DEMO, DUBAI, ROADS, flags_of
 from few_points import TABLE as POINTS
 from points import choose_points
 from run_table import difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
@@ -45,7 +46,8 @@ FAMILIES = {"suggested": "5-partial-CE", "spaced": "5-partial-CE", "relabelled":
 
 def main(args):
     """Make the sets, run what is missing, write the table."""
-    sets = {"demo": (args.demo, DEMO), **({"dubai": (args.dubai, DUBAI)} if args.dubai else {})}
+    sets = {"demo": (args.demo, DEMO), "roads": (args.roads, ROADS), "dubai": (args.dubai, DUBAI)}
+    sets = {name: (folder, flags) for name, (folder, flags) in sets.items() if folder}
     if not (ROOT / args.demo).exists():
         subprocess.run([sys.executable, "prepare_data.py", "demo", "--out", args.demo], cwd=ROOT, check=True)
     for name, (folder, flags) in sets.items():
@@ -171,6 +173,7 @@ def parse_args(argv=None):
     """The command line; `python bench/relabel.py --help` shows it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--demo", default="data/demo", help="the prepared demo; made where it is missing")
+    parser.add_argument("--roads", help="the prepared road set, see few_points.py; not given: left out")
     parser.add_argument("--dubai", help="Dubai in its standard form, see baseline.py; not given: left out")
     parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="run those whose names start so")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other")
