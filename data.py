@@ -236,8 +236,6 @@ def _whole_pixels(centre, side, target):
 def _hold_labels(frames, known, draws, shift, target):
     """Move each frame that holds no labelled pixel to where it holds one, drawn at random; none but the centres change.
 
-    The label may still fall into a corner that a free rotation cuts off.
-
     Args:
         frames: (B, 2, 3), as `_draw` gives them; draws: (B, 4), 0 to 1.
         known: (B, S, S) bool, True at labelled pixels.
@@ -245,13 +243,16 @@ def _hold_labels(frames, known, draws, shift, target):
     """
     side, size, centre = known.shape[-1], frames[:, 0, :2].norm(dim=1, keepdim=True), frames[:, :, 2]  # (B, 1), (B, 2)
     pixels = (torch.arange(side, device=known.device) + 0.5) * 2 / side - 1  # where they lie, -1 to 1
-    inside = (pixels - centre[:, :, None]).abs() < size[:, :, None]  # (B, 2, S): columns, rows
-    held = (known & inside[:, 0, None] & inside[:, 1, :, None]).flatten(1).any(1, keepdim=True)  # (B, 1)
+    back = frames[:, :, :2, None, None] / size[:, :, None, None, None] ** 2  # (B, 2, 2, 1, 1): a turn's inverse is its transpose
+    off = pixels - centre[:, :, None]  # (B, 2, S)
+    inside = (back[:, 0] * off[:, 0, None, None] + back[:, 1] * off[:, 1, None, :, None]).abs() < 1  # (B, 2, S, S)
+    held = (known & inside.all(1)).flatten(1).any(1, keepdim=True)  # (B, 1)
     row = _draw_one(known.sum(2), draws[:, :1])
     column = _draw_one(known.take_along_dim(row[:, :, None], 1)[:, 0], draws[:, 1:2])
     label = torch.cat([pixels[column], pixels[row]], 1)  # (B, 2)
-    room = (1 - size).clamp(min=0) + 2 * shift
-    low, high = torch.maximum(-room, label - size), torch.minimum(room, label + size)
+    reach = size ** 2 / frames[:, 0, :2].abs().sum(1, keepdim=True)  # (B, 1): of the upright square inside a turned frame
+    room = torch.maximum((1 - size).clamp(min=0) + 2 * shift, label.abs() - reach)  # (B, 2)
+    low, high = torch.maximum(-room, label - reach), torch.minimum(room, label + reach)
     moved = _whole_pixels(low + draws[:, 2:] * (high - low), side, target)
     stays = held | ~known.flatten(1).any(1, keepdim=True)
     return torch.cat([frames[:, :, :2], torch.where(stays, centre, moved)[:, :, None]], 2)

@@ -221,6 +221,15 @@ def test_a_crop_holds_the_only_label_of_its_tile(how, pixel):
     assert (moved[:, 0][labels == 1] - 9).abs().max() < 1e-3  # the image moved with it
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (20, 30), (0, 40)])
+def test_the_label_does_not_fall_into_a_corner_that_a_free_rotation_cuts_off(corner):
+    """Three by three pixels, for nearest sampling may miss a single one; the frame's edge may still cut through them."""
+    labels = torch.full((1000, 48, 48), 255, dtype=torch.uint8)
+    labels[:, corner[0]:corner[0] + 3, corner[1]:corner[1] + 3] = 1
+    _, moved = augment(torch.zeros(1000, 1, 48, 48), labels, Augmentation(crop=20, rotate=45), 0, 0, range(1000))
+    assert (moved == 1).flatten(1).any(1).float().mean() > 0.99  # without looking for corners: 0.89 to 0.95
+
+
 def test_the_label_lies_anywhere_in_the_crop_alike():
     labels = augment(torch.rand(3000, 1, 16, 16), lonely_labels((7, 8), count=3000), Augmentation(crop=4, shift=0), 0, 0, range(3000))[1]
     where = (labels == 1).float().mean(0) * 16
