@@ -134,8 +134,9 @@ class Tiles:
     def take_layers(self, indices):
         """As `take`, but labels (B, 3, H, W): the points, their superpixels, and 0 where there is ground, 255 where no data."""
         images, labels = self.take(indices)
-        ground = torch.zeros_like(labels).masked_fill_(_no_data(images, self.facts.get("nodata")), self.ignore)
-        return images, torch.stack([labels, labels if self.patches is None else self.patches[indices], ground], 1)
+        missing = _no_data(images, self.facts.get("nodata"))
+        patches = labels if self.patches is None else self.patches[indices].masked_fill(missing, self.ignore)
+        return images, torch.stack([labels, patches, torch.zeros_like(labels).masked_fill_(missing, self.ignore)], 1)
 
 
 def normalise(images, mean, std, nodata=None):

@@ -72,7 +72,9 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
     if hardest < 1:
         return _mean_of_hardest(logits, labels, ignore, weight, hardest, total)
     total = labelled_weight(labels, weight, ignore) if total is None else total
-    loss = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore, reduction="sum")
+    # Off the CPU F.cross_entropy sums in no fixed order, which --deterministic would refuse.
+    reduction = "sum" if logits.device.type == "cpu" else "none"
+    loss = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore, reduction=reduction).sum()
     return loss / _not_zero(total)
 
 
@@ -148,6 +150,8 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
     """
     terms = name.split("+")
     unknown = [term for term in terms if term not in LOSS_NAMES]
+    if len(set(terms)) < len(terms):
+        raise ValueError(f"the loss '{name}' names a term twice: give each once")
     if unknown:
         raise ValueError(f"unknown loss '{unknown[0]}' in '{name}': choose from {', '.join(LOSS_NAMES)}, joined by +")
     if not 0 < hardest <= 1 or hardest < 1 and "ce" not in terms:

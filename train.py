@@ -29,7 +29,7 @@ from device import amp_dtype, compile_network, out_of_memory, pick_device
 from evaluate import evaluate, write_scores
 from facts import SPARSE_SHARE, data_facts, load_facts
 from figures import save_png
-from losses import build_loss, class_weights, labelled_weight
+from losses import build_loss, class_weights
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
@@ -37,7 +37,7 @@ from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
 from reports import learning_curves, preview
 from runs import (Run, append_row, check_record, claimed_folder, describe, noted_signals, open_board, peak_memory_mb,
                   resume, save, show_epoch, started_flags)
-from weak import learn_beyond, term_weights, update_average
+from weak import divisors, learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
@@ -295,15 +295,14 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         layers = labels if labels.ndim == 4 else labels[:, None]  # (B, L, S', S'): the points first
         if args.points_share < 1:
             layers[:, 0] = thin_labels(layers[:, 0], args.points_share, args.seed, run.epoch, places, tiles.ignore)
-        total = sum_over_ranks(labelled_weight(layers[:, 0], run.weight, tiles.ignore))
+        totals = sum_over_ranks(divisors(layers, run.weight, tiles.ignore))
         chunks = [part.chunk(args.accumulate) for part in (images, layers, torch.tensor(places))]
         beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
         for part_images, part_layers, part_places in zip(*chunks):
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond,
+                logits, extra = learn_beyond(run.model, run.average, part_images, part_layers, part_places, beyond, totals,
                                              args.teacher, (args.seed, run.epoch), run.weight, tiles.ignore)
-            parts = len(chunks[0]) * run.size
-            loss = loss_function(logits.float(), part_layers[:, 0], total, parts) + extra / parts
+            loss = loss_function(logits.float(), part_layers[:, 0], totals[0], len(chunks[0]) * run.size) + extra
             run.scaler.scale(loss).backward()
             run.record[0, step] += loss.detach()
         sum_gradients(run.model, run.size)

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from device import to_device
-from losses import partial_cross_entropy
+from losses import labelled_weight, partial_cross_entropy
 
 SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0
 TEACHER_FROM, TEACHER_FULL = 0.2, 0.4  # shares of training between which the weight rises from 0 to 1
 CRF_FROM, CRF_FULL = 0.4, 0.6
-STRONG_JITTER = 0.1  # brightness and contrast of the student's view, standard deviations; 0.5 hid what colour tells
+STRONG_JITTER = 0.1  # standard deviation of gain and offset in the student's view; 0.5 hid what colour tells
 
 
 def term_weights(progress, superpixels, teacher, crf):
@@ -40,7 +40,16 @@ def term_weights(progress, superpixels, teacher, crf):
             "teacher": risen(TEACHER_FROM, TEACHER_FULL) * bool(teacher), "crf": risen(CRF_FROM, CRF_FULL) * crf}
 
 
-def learn_beyond(model, average, images, layers, places, weights, threshold, random_key, class_weight=None, ignore=255):
+def divisors(layers, class_weight=None, ignore=255):
+    """What the terms of a batch are divided by, (L,) float32, from its layers (B, L, H, W) as `learn_beyond` takes them.
+
+    By the first the points' loss; by the second the superpixels'; by the third, the pixels seen, the teacher's and the CRF's.
+    """
+    weights = [class_weight, class_weight, None][:layers.shape[1]]
+    return torch.stack([labelled_weight(layers[:, k], weight, ignore) for k, weight in enumerate(weights)])
+
+
+def learn_beyond(model, average, images, layers, places, weights, totals, threshold, random_key, class_weight=None, ignore=255):
     """Run the model on a batch; returns its logits, and what the batch costs beyond its points.
 
     Args:
@@ -51,6 +60,7 @@ def learn_beyond(model, average, images, layers, places, weights, threshold, ran
             points alone will do where every term is off.
         places: (B,) each image's place in the epoch's order.
         weights: as `term_weights` gives.
+        totals: as `divisors` gives, of the whole batch where these images are a part of it.
         threshold: confidence from which the teacher is believed, 0..1; see `teacher_targets`.
         random_key: (seed, epoch), the run's.
         class_weight: (K,) of the points' loss, or None; superpixels weigh alike.
@@ -71,13 +81,14 @@ def learn_beyond(model, average, images, layers, places, weights, threshold, ran
     if weights["teacher"]:
         # Divided by all pixels that were seen: the fewer the teacher is sure of, the less it says.
         loss += weights["teacher"] * partial_cross_entropy(logits[count:].float(), cut_mix(targets, boxes), ignore,
-                                                           total=seen.sum().float())
+                                                           total=totals[2])
     if weights["superpixels"]:
-        loss += weights["superpixels"] * partial_cross_entropy(logits[:count].float(), layers[:, 1], ignore, class_weight)
+        loss += weights["superpixels"] * partial_cross_entropy(logits[:count].float(), layers[:, 1], ignore, class_weight,
+                                                               total=totals[1])
     if weights["crf"]:
         # Half resolution: four times cheaper, and the window reaches twice as far.
         halves = (F.avg_pool2d(values.float(), 2) for values in (logits[:count].float().softmax(1), images, seen))
-        loss += weights["crf"] * gated_crf_loss(*halves)
+        loss += weights["crf"] * gated_crf_loss(*halves, total=totals[2] / 4)
     return logits[:count], loss
 
 
@@ -166,6 +177,8 @@ def cut_boxes(seed, epoch, places, height, width):
 def cut_mix(values, boxes):
     """Paste into each image's box what the next image of the batch (the first, for the last) shows there.
 
+    An image on its own, as a part of a batch may be, is pasted into itself: it stays as it was.
+
     Args:
         values: (B, C, H, W) images or (B, H, W) targets.
         boxes: (B, H, W) bool.
@@ -176,7 +189,7 @@ def cut_mix(values, boxes):
     return torch.where(boxes[:, None] if values.ndim == 4 else boxes, values.roll(-1, 0), values)
 
 
-def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.25):
+def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.25, total=None):
     """How much neighbours of like colour differ in class: 0 for any map of one class, and below 1.
 
     For each pixel i the mean, over the pixels j of its window, of 1 - p_i . p_j, weighed by
@@ -189,6 +202,7 @@ def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.
         radius: of the square window, px.
         reach: standard deviation in space, px.
         contrast: standard deviation in colour, in deviations of a band.
+        total: by how many pixels the sum is divided, where it is taken over more than these images; None: by those here.
     Returns:
         () loss; 0 where nothing was seen.
     Source: Obukhov et al. 2019, "Gated CRF Loss", equations 2 to 4; differs from the paper in dividing by each pixel's sum
@@ -198,7 +212,8 @@ def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.
     seen, kernels = (seen == 1).to(images.dtype), []
     with torch.no_grad():
         sums = torch.zeros_like(seen)  # (B, H, W) of K over each pixel's window
-        for down, across in ((y, x) for y in range(radius + 1) for x in range(-radius, radius + 1) if (y, x) > (0, 0)):
+        rows, columns = min(radius, height - 1), min(radius, width - 1)
+        for down, across in ((y, x) for y in range(rows + 1) for x in range(-columns, columns + 1) if (y, x) > (0, 0)):
             # The pixels that have a partner this far down and across, and those partners.
             here = (..., slice(0, height - down), slice(max(0, -across), width - max(0, across)))
             there = (..., slice(down, height), slice(max(0, across), width - max(0, -across)))
@@ -216,4 +231,4 @@ def gated_crf_loss(probabilities, images, seen, radius=3, reach=3.0, contrast=0.
             around[there] += kernel * probabilities[here]
     # p' A p, with its gradient 2 A p: taken here, or autograd would keep every step of the loops above.
     agreement = ((2 * probabilities - probabilities.detach()) * around).sum()
-    return (heard.sum() - agreement) / heard.sum().clamp(min=1)
+    return (heard.sum() - agreement) / (heard.sum() if total is None else total).clamp(min=1)

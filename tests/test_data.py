@@ -351,6 +351,8 @@ def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
         assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
         assert torch.equal(patches[tile][known], points[tile][known])
     assert (ground[0, :2] == 255).all() and (ground[0, 2:] == 0).all() and (ground[1] == 0).all()
+    tiles.patches[:] = 1
+    assert torch.equal(tiles.take_layers([2, 0])[1][:, 1] == 255, ground == 255)  # none is lent to what was not seen
 
 
 def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):

@@ -201,6 +201,8 @@ def test_build_loss_adds_up():
     logits, labels = random_case(0.5)
     expected = focal_loss(logits, labels) + jaccard_loss(logits, labels)
     assert float(build_loss("focal+jaccard")(logits, labels)) == pytest.approx(float(expected))
+    with pytest.raises(ValueError, match="names a term twice"):
+        build_loss("ce+jaccard+ce")
     with pytest.raises(ValueError, match="unknown loss 'iou' in 'ce.iou': choose from ce, focal, dice, jaccard"):
         build_loss("ce+iou")
     with pytest.raises(ValueError, match="hardest"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from weak import (cut_boxes, cut_mix, gated_crf_loss, learn_beyond, strong_view, teacher_targets, term_weights,
+from weak import (cut_boxes, cut_mix, divisors, gated_crf_loss, learn_beyond, strong_view, teacher_targets, term_weights,
                   update_average)
 
 OFF = {"superpixels": 0.0, "teacher": 0.0, "crf": 0.0}
@@ -146,7 +146,7 @@ def batch():
 def test_without_any_term_the_model_runs_as_it_would_alone():
     model = torch.nn.Conv2d(3, 2, 3, padding=1)
     images, layers, places = batch()
-    logits, loss = learn_beyond(model, None, images, layers, places, OFF, 0.9, (0, 0))
+    logits, loss = learn_beyond(model, None, images, layers, places, OFF, divisors(layers), 0.9, (0, 0))
     assert loss == 0 and torch.allclose(logits, model(images), atol=1e-6)
 
 
@@ -156,7 +156,8 @@ def test_each_term_pulls_on_the_weights_and_says_nothing_of_what_was_not_seen(te
     images, layers, places = batch()
     for seen in (True, False):
         model.zero_grad()
-        logits, loss = learn_beyond(model, copy.deepcopy(model), images, layers, places, OFF | {term: 1.0}, 0.5, (0, 0))
+        logits, loss = learn_beyond(model, copy.deepcopy(model), images, layers, places, OFF | {term: 1.0}, divisors(layers), 0.5,
+                                    (0, 0))
         assert logits.shape == (4, 2, 16, 16)
         loss.backward()
         assert loss.isfinite() and (float(model.weight.grad.abs().max()) > 0) == seen
@@ -171,5 +172,23 @@ def test_the_teacher_pays_for_all_that_was_seen():
     sure = torch.cat([sure, 0 * sure], 1)
     student = torch.zeros(1, 2, 8, 8)
     both = lambda views: student.repeat(len(views), 1, 1, 1)
-    _, loss = learn_beyond(both, lambda views: sure, images, layers, [0], OFF | {"teacher": 1.0}, 0.9, (0, 0))
+    _, loss = learn_beyond(both, lambda views: sure, images, layers, [0], OFF | {"teacher": 1.0}, divisors(layers), 0.9, (0, 0))
     assert float(loss) == pytest.approx(0.5 * np.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("term", ["superpixels", "crf"])
+def test_the_parts_of_a_batch_cost_together_what_it_costs_at_once(term):
+    """As --accumulate and torchrun cut it; the second half has no superpixels and little ground."""
+    model = torch.nn.Conv2d(3, 2, 3, padding=1)
+    images, layers, places = batch()
+    layers[2:, 1], layers[2:, 2, 4:] = 255, 255
+    parts = [slice(0, 4)], [slice(0, 2), slice(2, 4)]
+    once, cut = (float(sum(learn_beyond(model, None, images[part], layers[part], places[part], OFF | {term: 1.0}, divisors(layers),
+                                        0, (0, 0))[1].detach() for part in some)) for some in parts)
+    assert once > 0.01 and cut == pytest.approx(once, rel=1e-5)
+
+
+def test_gated_crf_of_a_map_smaller_than_its_window():
+    probabilities = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[None, :, :, None].expand(1, 2, 2, 2)  # two rows, two classes
+    loss = gated_crf_loss(probabilities, torch.zeros(1, 3, 2, 2), torch.ones(1, 2, 2))
+    assert 0.5 < float(loss) < 0.8  # of three neighbours two are of the other class
