@@ -10,6 +10,7 @@ import pathlib
 
 import torch
 
+from device import out_of_memory
 from facts import check_kept_facts
 from models import build_model
 
@@ -51,6 +52,8 @@ def load_checkpoint(path, device="cpu"):
         content = torch.load(path, map_location=device, weights_only=True)
         digest = _digest({part: value for part, value in content.items() if part != "sha256"})
     except Exception as error:  # of a dozen kinds, by where in the archive or the pickle the damage is
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({error!r:.80}): "
                          "give the best.pt or last.pt of a run") from None
     if content.get("format") != 1 or not all(

@@ -40,12 +40,16 @@ def run_checkpoint(run):
 
 def common_data(paths):
     """The data set that all these checkpoints were trained on: ValueError where they differ."""
-    found = {pathlib.Path(load_checkpoint(path)["args"]["data"]).resolve(): path for path in paths}
+    trained_on = {path: load_checkpoint(path)["args"].get("data") for path in paths}
+    for path, data in trained_on.items():
+        if not isinstance(data, str):
+            raise ValueError(f"{path} does not say what it was trained on: say with --data what to compare on")
+    found = {pathlib.Path(data).resolve(): path for path, data in trained_on.items()}
     if len(found) > 1:
         (data, path), (other_data, other_path) = list(found.items())[:2]
         raise ValueError(f"{path} was trained on {data}, but {other_path} on {other_data}: say with --data what to "
                          "compare them on")
-    return load_checkpoint(paths[0])["args"]["data"]
+    return trained_on[paths[0]]
 
 
 def paired_intervals(counts, seed=0):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from device import to_device
 from facts import load_facts, open_array
 from points import choose_points, move_points, spread_points, superpixels
+from ranks import no_bar
 
 
 class Tiles:
@@ -91,7 +92,7 @@ class Tiles:
     def lend_points(self, size):
         """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
         self.patches = torch.empty_like(self.labels)
-        for index in tqdm(range(len(self)), "superpixels", unit="tile", disable=None, leave=False):
+        for index in tqdm(range(len(self)), "superpixels", unit="tile", disable=no_bar(), leave=False):
             images, labels = self.take([index])
             values = normalise(images, self.facts["mean"], self.facts["std"], self.facts.get("nodata"))[0]  # (C, H, W)
             segments = superpixels(values.permute(1, 2, 0).numpy(), size)
@@ -171,7 +172,7 @@ class Augmentation:
         shift: up to this share of the tile's side either way.
         zoom: the ground seen is up to this factor smaller or larger, log-uniform; 1 or more.
         crop: side of the square that is cut out, px; 0 keeps the tile's.
-        jitter: brightness and contrast, of all bands and of each, in standard deviations.
+        jitter: how far brightness and contrast go either way, all bands together and half as far each, in deviations of a band.
     """
     flips: bool = True
     rotate: float = 0.0

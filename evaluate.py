@@ -25,7 +25,7 @@ from device import amp_dtype, out_of_memory, pick_device
 from figures import confusion_figure, save_png
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, plain, score_table
-from ranks import join, rank_and_size, sum_over_ranks
+from ranks import join, no_bar, rank_and_size, sum_over_ranks
 from reports import boundary_scores, reliability_figure, report_text, scene_rows, tile_panels, write_rows
 from tally import Tally, area_rows, contiguous_blocks, read_areas, tile_places
 from windows import average_symmetries
@@ -159,7 +159,7 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
     starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
     batches = prefetch(lambda start: tiles.take(range(start, min(start + batch_size, len(tiles)))), starts)
     with torch.inference_mode():
-        progress = tqdm(batches, "scoring", len(starts), disable=None, leave=False, unit="batch")
+        progress = tqdm(batches, "scoring", len(starts), disable=no_bar(), leave=False, unit="batch")
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
@@ -223,6 +223,9 @@ def write_scores(path, matrix, facts, labelled_pixels, split, checkpoint, extra=
 if __name__ == "__main__":
     try:
         main(parse_args())
+    except KeyboardInterrupt:
+        print("evaluate.py: interrupted", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -245,10 +245,8 @@ def build_model(name, bands, classes, encoder=None, width=16, depth=4, fusion="n
     encoder = encoder or encoders[0]
     if encoder not in encoders:
         raise ValueError(f"--encoder {encoder}: not for --model {name}; choose from {', '.join(encoders)}")
-    if encoder in TRANSFORMERS:
-        body = MixTransformer(encoder, bands)
-    else:
-        body = ResNet(encoder, bands, options.get("output_stride", 32))
+    stride = options.get("output_stride", 32)
+    body = MixTransformer(encoder, bands) if encoder in TRANSFORMERS else ResNet(encoder, bands, stride)
     model = network(body, classes, dropout=dropout, **options)
     if weights is not None:
         load_weights(body, encoder, weights)
@@ -271,6 +269,8 @@ def check_options(name, takes, options):
             raise ValueError(f"{flag} {value}: choose from {text}")
         if option not in takes and value != default:
             raise ValueError(f"{flag} {value}: --model {name} has no such option; leave it out")
+    if options["fusion"] == "none" and options["fusion_at"] != "bottleneck":
+        raise ValueError("--fusion-at is where a multi-scale block stands: give --fusion concat or sum too, or leave it out")
 
 
 def load_weights(encoder, name, weights):

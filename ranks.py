@@ -14,7 +14,7 @@ import torch.distributed
 
 
 def join(device):
-    """Meet the other processes, if torchrun started any; ranks above 0 fall silent.
+    """Meet the other processes, if torchrun started any; ranks above 0 print nothing from here on.
 
     Args:
         device: torch.device; on CUDA each process of a machine takes the card of its local rank.
@@ -31,7 +31,6 @@ def join(device):
     rank = torch.distributed.get_rank()
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-        os.environ["TQDM_DISABLE"] = "1"
     return rank, size
 
 
@@ -40,6 +39,11 @@ def rank_and_size():
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def no_bar():
+    """tqdm's `disable`: rank 0 shows progress where someone looks on, all others never do."""
+    return True if rank_and_size()[0] else None
 
 
 def sum_over_ranks(tensor):

@@ -118,7 +118,8 @@ def read_log(log, columns):
         with open(log, newline="", encoding="utf-8") as file:
             return [{name: float(row[name]) for name in columns} for row in csv.DictReader(file)]
     except (ValueError, TypeError, KeyError, csv.Error) as error:
-        raise ValueError(f"{log} is damaged ({error}), so no curves can be drawn: remove it, the weights are whole") from None
+        raise ValueError(f"{log} is damaged ({error}), so no curves can be drawn: the weights are whole, score them by "
+                         "evaluate.py --checkpoint") from None
 
 
 def reliability_figure(tally, title):

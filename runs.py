@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from checkpoint import load_checkpoint, save_checkpoint
+from device import out_of_memory
 from facts import SPLITS, load_facts
 from ranks import sum_over_ranks
 
@@ -91,6 +92,14 @@ def locked(path):
         yield file
 
 
+def check_resumable(args):
+    """Refuse --resume where there is nothing to go on from: ValueError."""
+    if args.resume and not args.out:
+        raise ValueError("--resume: give the run's folder with --out")
+    if args.resume and not pathlib.Path(args.out, "last.pt").exists():
+        raise ValueError(f"--resume: there is no checkpoint {args.out}/last.pt to go on from: look at --out")
+
+
 @contextlib.contextmanager
 def claimed_folder(args):
     """Within it, the run's folder is there and no other process writes to it, for args.json is locked.
@@ -100,8 +109,6 @@ def claimed_folder(args):
     Raises:
         ValueError: the folder holds a run already and --resume is not given; BlockingIOError: another process has it.
     """
-    if args.resume and not args.out:
-        raise ValueError("--resume: give the run's folder with --out")
     if args.out is None:
         stem = f"{pathlib.Path(args.data).resolve().name}-{args.model}-"
         there = [path.name for path in pathlib.Path("runs").iterdir()] if pathlib.Path("runs").is_dir() else []
@@ -111,8 +118,6 @@ def claimed_folder(args):
     # args.json alone is a run that ended before its first checkpoint: there is nothing in it to lose.
     if not args.resume and folder.exists() and {path.name for path in folder.iterdir()} - {"args.json", "last.pt.tmp"}:
         raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, or another folder")
-    if args.resume and not folder.joinpath("last.pt").exists():
-        raise ValueError(f"--resume: there is no checkpoint {folder}/last.pt to go on from: look at --out")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "args.json") as file:
         if not args.resume:
@@ -134,7 +139,7 @@ def describe(args, run, train_tiles, val_tiles, device):
           f"{facts['bands']} bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, "
           f"{share:.3%} of the training tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
           f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
-          f"{args.bs} tiles an epoch -> {args.out}", flush=True)
+          f"{min(args.bs, len(train_tiles))} tiles an epoch -> {args.out}", flush=True)
 
 
 def data_counts(folder):
@@ -182,15 +187,15 @@ def change(name, before, now):
 def resume(run, args, facts, device):
     """Put a run back to where its last.pt left it; rank 0 cuts log.csv back to the epochs that were finished then.
 
-    A last.pt from before the data's counts were kept is believed without them.
+    A last.pt from before the data's counts were kept, or from before a flag, is believed without them.
 
     Raises:
         ValueError: another command, or other data, than the run was started with; one line that says in what.
     """
     content = load_checkpoint(pathlib.Path(args.out, "last.pt"), device)
     flags = content["args"]
-    changed = [change(key, flags.get(key), value) for key, value in vars(args).items()
-               if key not in MAY_CHANGE_ON_RESUME and flags.get(key) != value]
+    changed = [change(key, flags[key], value) for key, value in vars(args).items()
+               if key not in MAY_CHANGE_ON_RESUME and flags.get(key, value) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
     train, run.counts = content["train"], data_counts(args.data)
@@ -214,7 +219,11 @@ def resume(run, args, facts, device):
         if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.record.shape[1] == train["record"].shape[1]):
             raise ValueError(f"epoch {run.epoch}, step {run.step}")
         run.record.copy_(train["record"])
+        if run.rank:
+            run.record[0] = 0  # rank 0 goes on with the losses of all, see `check_record`
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        if out_of_memory(error):
+            raise
         raise ValueError(f"{args.out}/last.pt lacks what going on takes ({error!r:.60}): start a new run") from None
     if run.rank == 0:
         cut_log(pathlib.Path(args.out, "log.csv"), run.epoch)
@@ -262,7 +271,7 @@ def append_row(path, row):
 
 
 def check_record(run, order, args):
-    """Stop the run where a loss or gradient was not a number; the checkpoint before it stays.
+    """Stop the run where a loss or gradient was not a number; the checkpoint before it stays. Rank 0 then keeps all losses.
 
     Float16 gradients may overflow: the scaler leaves such a step out and halves its scale, and log.csv counts it. Under a
     scale of 1 it is not the scale that makes them overflow, and no step would be taken again.
@@ -270,7 +279,10 @@ def check_record(run, order, args):
     Raises:
         ValueError: one line with the step and its tiles.
     """
-    losses = sum_over_ranks(run.record[0, :run.step].clone())
+    losses = sum_over_ranks(run.record[0, :run.step])  # of the whole batches, which is what a checkpoint has to hold
+    if run.rank:
+        losses = losses.clone()
+        run.record[0, :run.step] = 0
     wrong = ~losses.isfinite()
     if not run.scaler.is_enabled():
         wrong |= ~run.record[1, :run.step].isfinite()

@@ -89,7 +89,7 @@ class Cell:
 
 
 def plan(args):
-    """Lay out the grid or the search; every setting is checked by train.py's own rules before anything runs.
+    """Lay out the grid or the search; the numbers of every setting are checked by train.py's own rules before anything runs.
 
     Returns:
         (list of Cell, flags they differ in, the sweep's folder).

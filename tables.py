@@ -55,11 +55,14 @@ def row_of(cell, status, error):
 
 
 def commit():
-    """The commit of these scripts, marked where they were changed since; empty outside git."""
+    """The commit of these scripts, marked where they were changed since; empty outside git, or where there is no git."""
     def git(*words):
         command = ["git", "-C", pathlib.Path(__file__).resolve().parent, *words]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s", "-uno", "--", "*.py") else "")
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+changes" if git("status", "-s", "-uno", "--", "*.py") else "")
+    except OSError:
+        return ""
 
 
 def by_setting(rows, flags):

@@ -187,8 +187,8 @@ def adjusted_shares(counts, mapped):
         counts: (K, K) sample pixels, rows truth, columns map.
         mapped: (K,) pixels of the whole map by class.
     Returns:
-        (K,) shares, 0..1, and (K,) half widths of their 95 % intervals; NaN where a mapped class has no sample (half
-        widths: fewer than two).
+        (K,) shares, 0..1, and (K,) half widths of their 95 % intervals; all NaN where one mapped class has no sample (half
+        widths: fewer than two), for what truly lies under it may be of any class.
     Source: Olofsson et al. 2014, "Good practices for estimating area and assessing accuracy of land change", equations
         9 and 10; the tables there have the map in rows.
     """

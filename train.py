@@ -33,10 +33,10 @@ from losses import build_loss, class_weights
 from metrics import score_table
 from models import build_model, freeze_encoder
 from prepare_data import make_demo
-from ranks import join, same_on_all_ranks, sum_gradients, sum_over_ranks
+from ranks import join, no_bar, same_on_all_ranks, sum_gradients, sum_over_ranks
 from reports import learning_curves, preview
-from runs import (Run, append_row, check_record, claimed_folder, describe, noted_signals, open_board, peak_memory_mb,
-                  resume, save, show_epoch, started_flags)
+from runs import (Run, append_row, check_record, check_resumable, claimed_folder, describe, noted_signals, open_board,
+                  peak_memory_mb, resume, save, show_epoch, started_flags)
 from weak import divisors, learn_beyond, term_weights, update_average
 
 DEMO = "data/demo"
@@ -74,7 +74,7 @@ def parse_args(argv=None):
     flag("--shift", type=float, default=0.1, help="shift up to this share of the tile's side")
     flag("--zoom", type=float, default=1.0, help="ground up to this factor smaller or larger; 1 is off")
     flag("--crop", type=int, default=0, help="side of random crops, each of which holds a label, px; 0 takes whole tiles")
-    flag("--jitter", type=float, default=0.1, help="brightness and contrast, standard deviations")
+    flag("--jitter", type=float, default=0.1, help="brightness and contrast up to this far either way, in deviations of a band")
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; not given: runs/<data>-<model>-<n>, the next free n")
     flag("--resume", action="store_true", help="go on with the run in --out, whose flags hold unless given again")
@@ -151,6 +151,21 @@ def check_args(args):
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("--tensorboard: the package is missing; pip install tensorboard")
     build_loss(args.loss, hardest=args.hardest)
+    if args.class_weights != "none" and not args.superpixels and not {"ce", "focal"} & set(args.loss.split("+")):
+        raise ValueError(f"--class-weights: --loss {args.loss} weighs every class alike already; leave it out")
+    check_resumable(args)
+
+
+def check_tiles(args, train_tiles, val_tiles):
+    """Refuse a set without labels, and flags that do not fit it: ValueError naming them."""
+    if train_tiles.labelled_pixels == 0:
+        raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
+    if val_tiles.labelled_pixels == 0 and args.final == "best":
+        raise ValueError(f"{args.data} has not one labelled validation pixel, so no epoch is best: give --final last")
+    if args.crop > train_tiles.facts["tile"]:
+        raise ValueError(f"--crop {args.crop}: the tiles are of {train_tiles.facts['tile']} px; give that at most")
+    if not args.points and (args.point_jitter or args.points_per != "image"):
+        raise ValueError("--point-jitter and --points-per are of points that are drawn: give --points too, or leave them out")
 
 
 def check_ranks(args, tiles, device, size):
@@ -180,8 +195,7 @@ def main(args):
         args.points = 0 if labelled < SPARSE_SHARE else 20
     train_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
     val_tiles = Tiles(args.data, "val")
-    if train_tiles.labelled_pixels == 0:
-        raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
+    check_tiles(args, train_tiles, val_tiles)
     facts = data_facts(facts)
     if args.superpixels:
         train_tiles.lend_points(args.superpixels)
@@ -195,7 +209,7 @@ def main(args):
         else:
             save("last.pt", run, facts, args)
         if run.epoch >= args.epochs and pathlib.Path(args.out, "metrics.json").exists():
-            print(f"{args.out} is finished: all its {args.epochs} epochs are done")
+            print(f"{args.out} is finished: all its {args.epochs} epochs are done; evaluate.py scores either checkpoint")
             return None
         run.board = open_board(args, run) if args.tensorboard and rank == 0 else None
         describe(args, run, train_tiles, val_tiles, device)
@@ -283,7 +297,7 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
     batches = prefetch(lambda step: take([order[step * args.bs + place] for place in mine]), range(run.step, steps))
     run.model.train()
     started, waited = time.perf_counter(), 0.0
-    for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=None, leave=False, unit="step"):
+    for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=no_bar(), leave=False, unit="step"):
         asked = time.perf_counter()
         images, labels = next(batches)
         waited += time.perf_counter() - asked
@@ -341,7 +355,7 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
                             amp_dtype(device, args.amp), args.limit_batches)
     taken = run.record[1].isfinite()  # all others overflowed
     row = {"epoch": run.epoch + 1, "train_loss": sum_over_ranks(run.record[0].mean()).item(), "val_loss": loss,
-           "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(), "lr": run.optimizer.param_groups[0]["lr"],
+           "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(), "lr": max(group["lr"] for group in run.optimizer.param_groups),
            "gradient_norm": run.record[1, taken].mean().item(), "overflows": int((~taken).sum()), **speed,
            "peak_memory_mb": peak_memory_mb(device)}
     print(f"epoch {run.epoch + 1:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss {loss:.3f}, accuracy "
@@ -372,7 +386,7 @@ def report(run, args, facts, device):
     checkpoint = folder / f"{args.final}.pt"
     model, _ = load_model(checkpoint, device)
     split = "test" if load_facts(args.data)["tiles"]["test"] else "val"
-    tiles, pointed = Tiles(args.data, split), Tiles(args.data, split, args.points, args.points_per, args.seed)
+    tiles, pointed = Tiles(args.data, split), Tiles(args.data, split, args.points, args.points_per, args.seed, args.point_jitter)
     matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
@@ -395,8 +409,11 @@ if __name__ == "__main__":
         print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        if "deterministic implementation" in str(error):
+            print(f"train.py: --deterministic: {str(error).split(',')[0]}: leave it out, or take another --model", file=sys.stderr)
+        elif out_of_memory(error):
+            print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
+                  f"({str(error)[:100]!r})", file=sys.stderr)
+        else:
             raise
-        print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
-              f"({str(error)[:100]!r})", file=sys.stderr)
         sys.exit(2)

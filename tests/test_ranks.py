@@ -115,6 +115,29 @@ def test_train_and_evaluate_as_two_processes(tmp_path):
     assert one == two and np.sum(two["confusion"]) == np.sum(np.load(tmp_path / "data" / "test_labels.npy") != 255)
 
 
+STOPPED = """
+import os, signal, sys
+import train
+real = train.take_step
+train.take_step = lambda run, args, step: (real(run, args, step), step == 0 and os.kill(os.getpid(), signal.SIGTERM))
+try:
+    train.main(train.parse_args(sys.argv[1:]))
+except SystemExit as stop:
+    assert "stopped in epoch 1 after step 1" in str(stop)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stopped_within_an_epoch_log_the_loss_of_all(tmp_path):
+    write_set(tmp_path / "data", count=8, side=16)
+    flags = ["--data", str(tmp_path / "data"), *TINY, "--epochs", "1", "--save-every", "1", "--out"]
+    start_two(["train.py", *flags, str(tmp_path / "whole")])
+    start_two(["-c", STOPPED, *flags, str(tmp_path / "cut")])
+    start_two(["train.py", *flags, str(tmp_path / "cut"), "--resume"])
+    whole, cut = (log(tmp_path / name, "seconds", "images_per_s", "waiting_share", "peak_memory_mb") for name in ("whole", "cut"))
+    assert cut == whole
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     args = train.parse_args(["--bs", "3"])
     with pytest.raises(ValueError, match="--bs 3: 2 processes share"):

@@ -403,3 +403,34 @@ def test_a_run_whose_float16_gradients_overflow_at_any_scale_ends():
     with pytest.raises(ValueError, match="gradients overflow float16 without any scale: .*--amp off"):
         overflow()
     assert model.weight.isfinite().all()
+
+
+def test_flags_that_would_do_nothing_are_refused(data, tmp_path):
+    for flags, message in ((["--points", "0", "--point-jitter", "3"], "--point-jitter .* give --points too"),
+                           (["--points", "0", "--points-per", "class"], "--points-per .* give --points too"),
+                           (["--loss", "dice+jaccard", "--class-weights", "sqrt"], "--class-weights: --loss dice.jaccard"),
+                           (["--fusion-at", "skips"], "--fusion-at is where"), (["--crop", "500"], "--crop 500: the tiles are of")):
+        with pytest.raises(ValueError, match=message):
+            run(data, tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_validation_label_no_epoch_is_best(data, tmp_path):
+    edit(tmp_path / "data", "pixels", json.loads((tmp_path / "data" / "dataset.json").read_text())["pixels"] | {"val": [0, 0, 0]})
+    np.save(tmp_path / "data" / "val_labels.npy", np.full((5, 16, 16), 255, np.uint8))
+    with pytest.raises(ValueError, match="not one labelled validation pixel, so no epoch is best: give --final last"):
+        run(data, tmp_path / "run")
+    assert run(data, tmp_path / "run", "--final", "last", "--epochs", "1")["split"] == "test"
+
+
+def test_the_log_shows_the_rate_and_not_the_encoder_s_share_of_it(data, tmp_path):
+    run(data, tmp_path / "run", "--model", "linknet", "--width", "16", "--depth", "4", "--encoder-lr", "0", "--schedule", "constant",
+        "--lr", "0.002", "--epochs", "1")
+    assert [float(row["lr"]) for row in log(tmp_path / "run")] == [0.002]
+
+
+def test_nothing_is_made_for_a_run_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="there is no checkpoint runs/x/last.pt"):
+        train.main(train.parse_args(["--resume", "--out", "runs/x"]))
+    assert not any(tmp_path.iterdir())
