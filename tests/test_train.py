@@ -376,7 +376,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_a_slower_one_moves_less(data, tmp_p
 def test_weights_that_the_last_step_made_infinite_are_not_kept():
     model = torch.nn.Linear(1, 1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    so_far = types.SimpleNamespace(record=torch.zeros(2, 1), step=1, epoch=0, model=model, scaler=scaler)
+    so_far = types.SimpleNamespace(record=torch.zeros(2, 1), step=1, epoch=0, rank=0, model=model, scaler=scaler)
     train.check_record(so_far, [0], train.parse_args([]))
     model.weight.data.fill_(math.inf)
     with pytest.raises(ValueError, match="weights, or batch .* are not finite after step 1 of epoch 1"):
@@ -390,7 +390,7 @@ def test_weights_that_the_last_step_made_infinite_are_not_kept():
 def test_a_run_whose_float16_gradients_overflow_at_any_scale_ends():
     model, scaler = torch.nn.Linear(1, 1), torch.amp.GradScaler("cpu", init_scale=2.0)
     record = torch.tensor([[0.0], [math.inf]])  # loss, gradient norm
-    so_far = types.SimpleNamespace(record=record, step=1, epoch=0, model=model, scaler=scaler)
+    so_far = types.SimpleNamespace(record=record, step=1, epoch=0, rank=0, model=model, scaler=scaler)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 
     def overflow():
