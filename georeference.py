@@ -20,8 +20,9 @@ class Georeference:
         entries = np.reshape(tags.get(34735, ()), (-1, 4))[1:].tolist()  # (key, tag that holds it, count, value)
         self.keys = {key: value for key, holder, _, value in entries if holder == 0}
         self.centre = 0.5 if self.keys.get(1025) == 2 else 0.0  # PixelIsPoint: the file's (0, 0) is a pixel's centre
-        if 33550 in tags:
+        if {33550, 33922} <= tags.keys():
             (a, e, *_), (i, j, _, x, y, *_) = tags[33550], tags[33922]
+            e = abs(e)  # rows go down the map, as GDAL has it, whatever sign a writer gave their height
             self.affine = (a, 0.0, x - (i + self.centre) * a, 0.0, -e, y + (j + self.centre) * e)
         else:
             a, b, _, c, d, e, _, f = tags[34264][:8]
@@ -40,7 +41,7 @@ class Georeference:
             Georeference.
         """
         tags, centre, (down, across) = dict(self.tags), self.centre, np.broadcast_to(factor, 2).tolist()
-        if 33550 in tags:
+        if {33550, 33922} <= tags.keys():
             # The tie points move in pixels, which is exact, not on the map, where it would be rounded.
             ties = np.reshape(tags[33922], (-1, 6)).astype(float)  # (n, 6): i, j, k, x, y, z
             ties[:, :2] = (ties[:, :2] + centre - (col, row)) / (across, down) - centre

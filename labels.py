@@ -76,7 +76,7 @@ def read_classes(path):
 
 
 class MaskLabels:
-    """The labels of a scene in its mask: ids, or the classes' colours in three bands or in a palette.
+    """The labels of a scene in its mask: ids, or the classes' colours in three bands; in a palette, where classes have no ids.
 
     What no class claims is an error, except 255, NaN and the file's nodata value among ids, which mean no label.
 
@@ -89,12 +89,15 @@ class MaskLabels:
         self.mask, self.path, self.palette = mask, mask.path, mask.raster.palette
         self.threshold, self.tolerance = source.threshold, source.tolerance
         colours = {row.colour: row.index for row in source.rows if row.colour is not None}
-        self.coloured = bool(colours) and (mask.raster.bands >= 3 or self.palette is not None)
+        by_id = all(row.value is not None for row in source.rows)  # a palette is then for the eye alone
+        self.coloured = bool(colours) and (mask.raster.bands >= 3 or self.palette is not None and not by_id)
         if self.coloured and mask.raster.dtype != np.uint8:
             raise ValueError(f"{self.path} is in colours of {mask.raster.dtype}: save it with 8 bits a band")
         table = colours if self.coloured else {row.value: row.index for row in source.rows if row.value is not None}
         if not table:
             raise ValueError(f"{self.path} holds ids, but the classes have only colours: give them ids as well")
+        if self.threshold is not None and not self.coloured and set(table) != {0, 255}:
+            raise ValueError(f"{self.path}: --threshold makes its values 0 and 255: give the classes these ids")
         self.codes = np.array(sorted(table))
         self.indices = np.array([table[code] for code in self.codes.tolist()], np.uint8)
 
@@ -182,7 +185,9 @@ def read_points(path, rows):
         try:
             name = str(line["class"]).strip()
             index = known[name] if name in known else known[float(name)]
-            scene = line.get("scene") or "" if on_map else line["scene"]
+            scene = (line.get("scene") or "") if on_map else line["scene"]
+            if not on_map and not scene:
+                raise ValueError
             found.append((place, str(scene), float(line[first]), float(line[second]), index))
             if not all(abs(number) < 1e15 for number in found[-1][2:4]):  # px or map units, and NaN is not below it
                 raise ValueError
@@ -206,6 +211,19 @@ def read_geojson(path):
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not GeoJSON of points ({error}): export it as a collection of points") from None
     return lines
+
+
+def name_scenes(points, scenes):
+    """Points that name a scene by its file, as predict.py does, name it as the data set does, where only one fits.
+
+    Args:
+        points: Points; scenes: list of Scene.
+    Returns:
+        Points.
+    """
+    stems, names = [Path(scene.image).stem for scene in scenes], {scene.name for scene in scenes}
+    known = {stem: scene.name for stem, scene in zip(stems, scenes) if stems.count(stem) == 1 and stem not in names}
+    return points._replace(scenes=np.array([known.get(name, name) for name in points.scenes.tolist()]))
 
 
 class PointLabels:

@@ -60,7 +60,8 @@ def move_points(positions, shape, jitter, seed, index):
     """Points as an unsteady hand or a poor GPS puts them: off by a Gaussian error, while their labels stay the true ones'.
 
     Errors are frozen, and go with a point's place: of points per image those of k = 5 are among those of k = 20, of points
-    per class they are not, for there the second class's begin elsewhere. A point that would leave the tile stays on its edge; one that falls on a better-ranked one is lost, for a pixel has one label.
+    per class they are not, for there the second class's begin elsewhere. A point that would leave the tile stays on its
+    edge; one that falls on a better-ranked one is lost, for a pixel has one label.
 
     Args:
         positions: (P,) int64 row * W + col, best-ranked first.

@@ -14,7 +14,7 @@ no data, and <scene>_confidence.tif, that of the class on the map; with --sugges
 
 The scene is read in windows that overlap by a margin, and of each window only the centre is kept. With the default
 margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of one
-row of windows.
+row of windows. A network that looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm
-from scenes import open_scene, resize, scaled
+from scenes import open_scene, resize, scaled, warn_of_unread
 from suggest import uncertainty
 from windows import axis_windows, predict_window, window_and_margin
 
@@ -61,7 +61,7 @@ def parse_args(argv=None):
     flag("--window", type=int, help="side of what is read at a time, margins included, px; not given: 1024, or four margins "
          "where that is more")
     flag("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's radius, "
-         "which makes the result exact; smaller is faster")
+         "which makes the result exact, or 64 where it has none; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
          "maps in eight times the time")
     flag("--compile", action="store_true", help="compile the network first: a minute, then a tenth faster; worth it for large "
@@ -94,6 +94,8 @@ def main(args):
     for scene, stem in zip(args.scenes, stems):
         if not stem.strip("."):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
+    for stem in stems[rank::processes]:
+        check_free(pathlib.Path(args.out), stem, args.suggest)
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     paths = []
     for scene in args.scenes[rank::processes]:
@@ -101,9 +103,32 @@ def main(args):
             raster.nodata = facts.get("nodata") if raster.nodata is None else raster.nodata
             check_scene(raster, facts, args.checkpoint)
             file_size, raster = (raster.height, raster.width), at_scale(raster, scale)
+            warn_of_scale(raster, facts["gsd_m"], scale)
             strips = predicted_strips(model, raster, facts, device, args)
             paths.append(write_maps(strips, raster, facts, args.out, args.probabilities, args.suggest, file_size))
     return paths
+
+
+def check_free(out, stem, suggest):
+    """Refuse to write over what is not of this program, or holds somebody's work: ValueError.
+
+    Args:
+        out: folder of the maps; stem: the scene's name.
+        suggest: whether pixels to label are named, in a file that people then fill in.
+    """
+    classes, points = out / f"{stem}_classes.tif", out / f"{stem}_points.csv"
+    if classes.exists() and not pathlib.Path(f"{classes}.aux.xml").exists():  # the legend that each of our maps has
+        raise ValueError(f"{classes} is there already and is no map of this program: give another --out")
+    if suggest and points.exists():
+        raise ValueError(f"{points} is there already, and may hold classes that were filled in: move it, or give another --out")
+
+
+def warn_of_scale(raster, gsd, scale):
+    """Say so where a pixel, as it is predicted, is not of the size that the network was trained on (m, or None: unknown)."""
+    here = raster.georeference and raster.georeference.gsd_m
+    if here and gsd and not 0.95 < here / gsd < 1.05:
+        print(f"warning: {raster.path} is predicted at {here:.3g} m a pixel, the network learned at {gsd:.3g} m: --scale "
+              f"{scale * here / gsd:.4g} would bring them together", file=sys.stderr)
 
 
 def check_scene(raster, facts, checkpoint):
@@ -112,6 +137,7 @@ def check_scene(raster, facts, checkpoint):
     Raises:
         ValueError: another number of bands, another dtype, or a palette.
     """
+    warn_of_unread(raster)
     if raster.palette is not None:
         raise ValueError(f"{raster.path} has a palette, so its values are no intensities: convert it to RGB")
     if raster.bands != facts["bands"]:

@@ -34,9 +34,9 @@ import sentinel2
 from data import HelpFormatter
 from facts import SPARSE_SHARE, SPLITS, display_limits
 from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
-from labels import NO_LABEL, read_points
+from labels import NO_LABEL, name_scenes, read_points
 from scenes import SceneReader, shared_nodata, survey
-from splits import cut, plan_regions
+from splits import FRACTIONS, cut, plan_regions
 
 
 def parse_args(argv=None):
@@ -58,7 +58,8 @@ def parse_args(argv=None):
     flag("--gsd", type=float, help="ground sample distance of the files, m; not given: as they say")
     flag("--rgb", type=int, nargs="+", metavar="BAND", help="bands shown as red, green, blue, from 1; not given: "
          "as the data set has them, else 1 2 3")
-    flag("--nodata", type=float, help="value that stands, in every band, for no data in scenes of which no file names one")
+    flag("--nodata", type=float, help="value that stands, in every band, for no data in scenes of which no file names one; "
+         "a negative one in scientific notation as --nodata=-3.4e38")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("tiles").add_argument
     flag("--out", help="folder to write; not given: data/<kind>")
@@ -70,7 +71,8 @@ def parse_args(argv=None):
     flag("--drop-single-class", action="store_true", help="drop training tiles that show one class alone")
     group = parser.add_argument_group("splits")
     flag = group.add_argument
-    flag("--fractions", type=float, nargs=3, default=(0.7, 0.2, 0.1), metavar="SHARE", help="train val test; 0 is none")
+    flag("--fractions", type=float, nargs=3, default=FRACTIONS, metavar="SHARE", help="train val test, of splits that are "
+         "drawn; 0 is none")
     flag("--val-places", nargs="+", default=[], metavar="NAME", help="scenes to validate on, as for --test-places")
     flag("--seed", type=int, default=0, help="decides what is drawn: splits, and the demo's scenes")
     flag = group.add_mutually_exclusive_group().add_argument
@@ -100,6 +102,8 @@ def check_args(args):
             raise ValueError(f"--{name} is not for {args.kind}: leave it out")
         if not getattr(args, name) and name in needs and not (name == "masks" and args.points_file):
             raise ValueError(f"{args.kind} needs --{name}" + (" or --points-file" if name == "masks" else ""))
+    if args.masks and args.points_file:
+        raise ValueError("--masks and --points-file both say where the labels are: give one of them")
     if args.kind != "sentinel2":
         if args.images and len(args.images) > 1:
             raise ValueError("--images takes several for sentinel2 alone: quote a pattern such as 'DIR/*.tif'")
@@ -113,6 +117,7 @@ def check_args(args):
     fine = {"scale": 0 < args.scale <= 16, "tile": 0 < args.tile <= 2**14, "overlap": 0 <= args.overlap < args.tile,
             "tolerance": 0 <= args.tolerance <= 255, "gsd": args.gsd is None or 0 < args.gsd < 1e9, "seed": args.seed >= 0,
             "max_cloud": 0 <= args.max_cloud <= 1, "reflectance": args.reflectance is None or args.reflectance > 0,
+            "nodata": args.nodata is None or abs(args.nodata) < 3.41e38 or args.nodata != args.nodata,
             "fractions": min(args.fractions) >= 0 and 0 < sum(args.fractions) < 1e9}
     for name in fine:
         if not fine[name]:
@@ -122,7 +127,7 @@ def check_args(args):
 def main(args):
     """Prepare a data set, in a folder beside --out that takes the name --out when all of it is written."""
     check_args(args)
-    out = Path(args.out)
+    out = Path(args.out).resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is in use: give another --out, or remove it")
     work = out.with_name(f"{out.name}.partial-{os.getpid()}")
@@ -146,6 +151,9 @@ def main(args):
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(frequency_table(facts))
+    for number, entry in enumerate(facts["classes"]):
+        if not any(facts["pixels"][split][number] for split in SPLITS):
+            print(f"warning: not one pixel is labelled {entry['name']}: look at the masks' values", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
 
 
@@ -169,7 +177,7 @@ def find_source(args, work):
     if args.threshold is not None:
         source.threshold = args.threshold
     if args.points_file:
-        source.points = read_points(args.points_file, source.rows)
+        source.points = name_scenes(read_points(args.points_file, source.rows), source.scenes)
     return source
 
 
@@ -185,7 +193,7 @@ def name_facts(source, bands, args):
     classes = [{"name": row.name, "colour": list(row.colour.to_bytes(3, "big") if row.colour is not None else colour)}
                for row, colour in zip(source.classes, default_colours(len(source.classes)))]
     places = {scene.name: scene.place for scene in source.scenes if scene.place != scene.name}
-    return {"format": 1, "name": Path(args.out).name, "classes": classes, "ignore": NO_LABEL, "tile": args.tile,
+    return {"format": 1, "name": Path(args.out).resolve().name, "classes": classes, "ignore": NO_LABEL, "tile": args.tile,
             "rgb": [band - 1 for band in shown], "places": places, "arguments": vars(args)}
 
 
@@ -283,6 +291,9 @@ def write_tiles(folder, source, tiles, facts):
         csv.writer(file).writerows(rows)
     mean = total / max(count, 1)
     std = np.sqrt(np.maximum(squares / max(count, 1) - mean ** 2, 0))
+    if not std.max() < 1e30:
+        raise ValueError(f"the training tiles hold values whose spread is {std.max():.3g}: if some are no data, name their "
+                         "value by --nodata")
     cloudy = {split: (clouds[split] / max(written[split], 1)).tolist() for split in clouds} if source.clouds else None
     return {"mean": mean.tolist(), "std": np.where(std > 1e-6 * np.abs(mean), std, 1).tolist(),  # rounding is no spread
             "cloud_and_snow": cloudy}

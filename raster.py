@@ -78,6 +78,7 @@ class Raster:
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
     georeference: Georeference | None = None
     turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
+    unread: str = ""  # what the file holds that is not read, and what that means
 
     def read(self, row, col, height, width):
         """Read one window; it may reach over the border of the image.
@@ -126,6 +127,7 @@ class _Tiff:
     def __init__(self, path):
         with tifffile.TiffFile(path) as file:
             page, self.tags = file.pages[0], {tag.code: tag.value for tag in file.pages[0].tags}
+            self.masked = len(file.pages) > 1 and file.pages[1].subfiletype & 4  # GDAL's mask follows its image
             self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
             self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
             (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
@@ -222,8 +224,10 @@ def _open_tiff(path):
     palette = np.resize(page.colormap.T // 256, (256, 3)).astype(np.uint8) if page.photometric == 3 else None
     located = 34264 in tags or {33550, 33922} <= tags.keys()
     georeference = Georeference({code: tags[code] for code in GEO_TAGS if code in tags}) if located else None
+    unread = "has a mask beside its bands, which is not read: give it as an alpha band, or --nodata" if source.masked else ""
+    unread = unread if located or 33922 not in tags else "lies on the map by control points, which are not read: it lies nowhere"
     return Raster(path, source, page.imagelength, page.imagewidth, page.samplesperpixel, source.dtype,
-                  source.shape[:2], _parse_nodata(tags.get(NODATA_TAG), source.dtype), alpha, palette, georeference)
+                  source.shape[:2], _parse_nodata(tags.get(NODATA_TAG), source.dtype), alpha, palette, georeference, 0, unread)
 
 
 def _parse_nodata(text, dtype):
@@ -339,7 +343,7 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         factor: pixels of the raster along each side of a pixel of the result.
         how: "nearest", "mode" or "weighted".
         weights: {class: weight} or a sequence, from 1e-9 to 1e9, for "weighted"; classes it does not name weigh 1.
-        ignore: value that does not vote, and is the result where there is no other; None: every value votes.
+        ignore: value, or several, that do not vote; the first is the result where there is no other. None: every value votes.
     Returns:
         Iterator of (h, ceil(W / factor)) arrays of the raster's dtype, top to bottom.
     Raises:
@@ -353,17 +357,16 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
     if not fine or not all(1e-9 <= weight <= 1e9 for weight in weights.values()):
         raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give a whole number from 1, nearest, mode or "
                          "weighted, and weights from 1e-9 to 1e9")
-    limits = np.iinfo(raster.dtype)
-    holds = ignore is not None and limits.min <= ignore <= limits.max  # no pixel can have another value
-    ignore = int(ignore) if holds else None
-    classes, weights[ignore] = [], 0
+    limits = np.iinfo(raster.dtype)  # no pixel can have another value
+    silent = [int(value) for value in np.ravel([] if ignore is None else ignore) if limits.min <= value <= limits.max]
+    classes, weights = [], weights | dict.fromkeys(silent or [None], 0)
     across = raster.width if raster.segment[1] >= raster.width else TILE  # along the strips or tiles of the file
     for top, height in _spans(raster.height, factor, PIECE // across):
         cells = []
         for left, width in _spans(raster.width, factor, across):
             piece, down, right = raster.read(top, left, height, width)[:, :, 0], min(factor, height), min(factor, width)
             cells.append(piece[min(factor // 2, down - 1)::down, min(factor // 2, right - 1)::right]
-                         if how == "nearest" else _vote(piece, down, right, weights, classes, ignore))
+                         if how == "nearest" else _vote(piece, down, right, weights, classes, silent))
         yield np.concatenate(cells, axis=1)
 
 
@@ -374,7 +377,7 @@ def _spans(length, factor, most):
     return spans + [(whole, length - whole)] * (whole < length)
 
 
-def _vote(piece, down, across, weights, classes, ignore):
+def _vote(piece, down, across, weights, classes, silent):
     """(h, w) winners of the blocks of down x across px in piece; classes lists the values met so far and grows."""
     blocks = piece.reshape(len(piece) // down, down, -1, across)  # (h, down, w, across)
     height, _, width, _ = blocks.shape
@@ -383,12 +386,12 @@ def _vote(piece, down, across, weights, classes, ignore):
         pixels = middle.repeat(across, axis=1).repeat(down, axis=0)
         count = _count(piece == pixels, down, across)
         settled = count == down * across
-        if len(weights) == 1:  # that of `ignore`: all others weigh 1, so that more than half of the pixels win
-            settled |= (count > down * across // 2) & (middle != ignore)
+        if len(weights) == max(len(silent), 1):  # all others weigh 1, so that more than half of the pixels win
+            settled |= (count > down * across // 2) & ~np.isin(middle, silent)
         if settled.mean() > 0.5:
             if not settled.all():
                 others = blocks.swapaxes(1, 2)[~settled].swapaxes(0, 1).reshape(down, -1)  # side by side
-                middle[~settled] = _vote(others, down, across, weights, classes, ignore)[0]
+                middle[~settled] = _vote(others, down, across, weights, classes, silent)[0]
             return middle
     counts = np.zeros((len(classes), height, width), np.float32)
     for value, count in zip(classes, counts):
@@ -397,7 +400,7 @@ def _vote(piece, down, across, weights, classes, ignore):
             count[:] = _count(hits, down, across)
     if counts.sum(dtype=np.float64) < piece.size:
         classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
-        return _vote(piece, down, across, weights, classes, ignore)
+        return _vote(piece, down, across, weights, classes, silent)
     scores = counts * np.array([weights.get(value, 1) for value in classes], np.float32)[:, None, None]  # (K, h, w)
     best, values = scores.max(axis=0), np.array(classes)
     leads = scores == best  # (K, h, w)
@@ -406,7 +409,7 @@ def _vote(piece, down, across, weights, classes, ignore):
     backwards = blocks[:, ::-1, :, ::-1][y, :, x].reshape(len(y), down * across)  # (ties, down * across)
     since = np.stack([(backwards == value).argmax(axis=1) for value in classes])  # (K, ties) px since the last one
     winners[y, x] = values[np.where(leads[:, y, x], since, -1).argmax(axis=0)]
-    winners[best == 0] = 0 if ignore is None else ignore
+    winners[best == 0] = silent[0] if silent else 0
     return winners
 
 

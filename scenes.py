@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -72,10 +73,12 @@ def open_scene(path, max_pixels=2**31):
     first = rasters[0]
     if len(rasters) == 1:
         return dataclasses.replace(first, path=Path(path))
+    located = next((raster for raster in rasters if raster.georeference), first)
     for raster in rasters[1:]:
         alike = (raster.height, raster.width, raster.dtype) == (first.height, first.width, first.dtype)
-        if alike and raster.georeference and first.georeference:
-            alike = np.allclose(raster.georeference.affine, first.georeference.affine, rtol=1e-9, atol=0)
+        if alike and raster.georeference:
+            alike = np.allclose(raster.georeference.affine, located.georeference.affine, rtol=1e-9, atol=0)
+            alike = alike and len({epsg(raster), epsg(located)} - {None}) < 2
         if not alike:
             raise ValueError(f"{path}: {raster.path.name} has another size, dtype or place than {first.path.name}: "
                              "bring the images of a scene to one grid")
@@ -87,7 +90,7 @@ def open_scene(path, max_pixels=2**31):
     named = [raster.nodata for raster in rasters if raster.nodata is not None]
     named += [0.0 for raster in rasters if raster.alpha is not None]
     nodata = named[0] if named else None
-    return dataclasses.replace(first, path=Path(path), source=Stack(rasters, nodata), nodata=nodata, alpha=None,
+    return dataclasses.replace(located, path=Path(path), source=Stack(rasters, nodata), nodata=nodata, alpha=None,
                                bands=sum(raster.bands for raster in rasters))
 
 
@@ -168,6 +171,12 @@ def check_footprint(raster, image, factor):
     if not fits:
         raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} {extent(image)}: give images of one "
                          "extent and grid, and a mask of that grid or a whole number of times finer")
+
+
+def warn_of_unread(raster):
+    """Say what a raster's file holds that is not read, and what that means."""
+    if raster.unread:
+        print(f"warning: {raster.path} {raster.unread}", file=sys.stderr)
 
 
 def epsg(raster):
@@ -306,6 +315,7 @@ def survey(source, gsd=None):
             if (raster.bands, raster.dtype) != (first.bands, first.dtype):
                 raise ValueError(f"{raster.path} has {raster.bands} bands of {raster.dtype}, but {first.path} "
                                  f"{first.bands} of {first.dtype}: prepare them apart, or make them alike")
+            warn_of_unread(raster)
             sizes.append((raster.height, raster.width))
             gsds.append(gsd or (raster.georeference.gsd_m if raster.georeference else None))
             nodata = None if raster.nodata is None or np.isnan(raster.nodata) else raster.nodata

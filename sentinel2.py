@@ -132,7 +132,7 @@ def season_names(place, images):
 
 
 def bring_down(path, image, how, weights, rows, coarse, max_pixels=2**31):
-    """Bring a finer class mask down to an image's grid, strip by strip; its nodata value, or the ignored id, has no vote.
+    """Bring a finer class mask down to an image's grid, strip by strip; its nodata value and the ignored ids have no vote.
 
     Args:
         path: the mask.
@@ -152,8 +152,8 @@ def bring_down(path, image, how, weights, rows, coarse, max_pixels=2**31):
         if factor == 1:
             return path
         ignored = [row.value for row in rows if row.index == NO_LABEL and row.value is not None]
-        silent = [mask.nodata] if mask.nodata is not None else ignored
-        strips = downscale_classes(mask, factor, how, weights, silent[0] if silent else None)
+        silent = ([] if mask.nodata is None else [mask.nodata]) + ignored
+        strips = downscale_classes(mask, factor, how, weights, silent)
         coarse.parent.mkdir(exist_ok=True)
         write_geotiff(coarse, tqdm(strips, f"{mask.path.name} by {factor}", unit="strip", disable=None), image.height,
                       image.width, 1, mask.dtype, mask.palette, mask.nodata,

@@ -11,6 +11,7 @@ from facts import SPLITS
 from labels import NO_LABEL, read_csv
 from scenes import Region, SceneReader, scaled
 
+FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless --fractions says otherwise
 BLOCK_GAP = 16  # px left out between the blocks of a scene, for what reaches across a cut: shadow, blur, compression
 MOST_LABELLED = 10**6  # px of a place that --split-by polygon takes
 
@@ -28,6 +29,9 @@ def plan_regions(source, sizes, args):
         ValueError, OSError: there is too little to split, or a list that does not fit the scenes.
     """
     lists = args.split_list or ([] if args.split_by or args.test_places or args.val_places else source.tile_lists)
+    named = lists or args.test_places or args.val_places or not args.split_by and source.scenes[0].split
+    if named and tuple(args.fractions) != FRACTIONS:
+        raise ValueError("--fractions: the splits are named here, and none is drawn: leave it out, or give --split-by")
     if lists and Path(lists[0]).suffix == ".txt":
         return datasets.listed_tiles(source, sizes, lists)
     whole = [Region("", number, 0, 0, scaled(height, args.scale), scaled(width, args.scale))
@@ -43,6 +47,10 @@ def plan_regions(source, sizes, args):
         source.polygons = {source.scenes[region.scene].name: polygons[ground_of(source, region)] for region in whole}
         return [region._replace(split=split) for region in whole for split in polygons[ground_of(source, region)]]
     if args.split_by == "block":
+        shown = Counter(scene.place for scene in source.scenes)
+        if not source.aligned and max(shown.values()) > 1:
+            raise ValueError(f"--split-by block: the images of place '{max(shown, key=shown.get)}' show ground of each other's, "
+                             "and blocks of them would share it: split by scene")
         return [block for region in whole for block in cut_blocks(region, source.scenes[region.scene], args)]
     splits = scene_splits(source, args)
     return [region._replace(split=split) for region, split in zip(whole, splits) if split]

@@ -30,6 +30,17 @@ def test_map_coordinates_are_of_pixel_corners(tmp_path):
     assert x.tolist() == [500000, 500030] and y.tolist() == [4600000, 4599980]
 
 
+def test_a_pixel_s_height_counts_without_its_sign_as_gdal_has_it():
+    wide, high, up = NORTH_UP[33550]
+    assert reference({**NORTH_UP, 33550: (wide, -high, up)}, PROJECTED).affine == reference(NORTH_UP, PROJECTED).affine
+
+
+def test_a_matrix_counts_where_no_tie_point_goes_with_the_pixel_s_size():
+    both = reference({**ROTATED, 33550: (1.0, 1.0, 0.0)}, PROJECTED)
+    assert both.affine == reference(ROTATED, PROJECTED).affine
+    assert np.allclose(both.window(3, 4).to_map(0, 0), both.to_map(3, 4))
+
+
 @pytest.mark.parametrize("tags", [NORTH_UP, ROTATED])
 @pytest.mark.parametrize("keys", [(PROJECTED,), (PROJECTED, POINT)])
 def test_a_window_lies_where_its_pixels_lay(tags, keys):

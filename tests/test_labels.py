@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from labels import land_classes, read_classes, read_points
+from datasets import Scene
+from labels import Points, land_classes, name_scenes, read_classes, read_points
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 
@@ -44,6 +46,7 @@ def geojson(*points):
 @pytest.mark.parametrize("name, text, message", [
     ("p.csv", "scene,row,col,class\ns,1,2,wood\ns,1,2,lake\n", "line 3: give scene, row, col, and a class"),
     ("p.csv", "row,col,class\n1,2,wood\n", "line 2: give scene, row, col"),
+    ("p.csv", "scene,row,col,class\n,1,2,wood\n", "line 2: give scene, row, col"),
     ("p.csv", "scene,row,col,class\ns,x,2,wood\n", "line 2"), ("p.csv", "scene,row,col\ns,1,2\n", "no column 'class'"),
     ("p.csv", "scene,row,col,class\n", "holds no points"),
     ("p.csv", "scene,row,col,class\ns,1,nan,wood\n", "line 2"), ("p.csv", "x,y,class\ninf,1,wood\n", "line 2"),
@@ -54,3 +57,11 @@ def test_bad_points_are_named_by_place(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_points(write_csv(tmp_path, text, name), land_classes(IDS))
     assert "\n" not in str(caught.value)
+
+
+def test_points_may_name_a_scene_by_its_file_where_that_is_one_scene_s():
+    scenes = [Scene("7", "sat/7_sat.png", None, "7"), Scene("1_part", "Tile 1/part.jpg", None, "1"),
+              Scene("2_part", "Tile 2/part.jpg", None, "2")]
+    named = ("7_sat", "7", "part", "1_part", "")
+    points = Points(named, np.array(named), np.zeros(5), np.zeros(5), np.zeros(5, np.uint8), False)
+    assert name_scenes(points, scenes).scenes.tolist() == ["7", "7", "part", "1_part", ""]

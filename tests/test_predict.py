@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import types
 
 import numpy as np
 import pytest
@@ -177,6 +178,36 @@ def test_suggested_points_lie_on_data_apart_and_where_the_network_doubts(tmp_pat
     classes = tifffile.imread(tmp_path / "scene_classes.tif")[rows, cols]
     assert [line["predicted"] for line in lines] == ["abc"[k] for k in classes] and len(set(classes.tolist())) > 1
     assert (tmp_path / "scene_points.png").exists()
+
+
+def test_files_of_others_and_filled_in_points_are_not_written_over(tmp_path):
+    write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(40, 40)).save(tmp_path / "scene.png")
+    truth = tmp_path / "scene_classes.tif"
+    write_geotiff(truth, [np.zeros((40, 40), np.uint8)], 40, 40, 1, "uint8")
+    before = truth.read_bytes()
+    with pytest.raises(ValueError, match="scene_classes.tif is there already and is no map of this program: give another --out"):
+        run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png")
+    assert truth.read_bytes() == before
+    for _ in range(2):  # its own maps it replaces
+        run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.png")
+    run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.png", flags=["--suggest", "2"])
+    (tmp_path / "maps" / "scene_points.csv").write_text("filled in")
+    with pytest.raises(ValueError, match="scene_points.csv is there already, and may hold classes that were filled in"):
+        run(tmp_path / "best.pt", tmp_path / "maps", tmp_path / "scene.png", flags=["--suggest", "2"])
+    assert (tmp_path / "maps" / "scene_points.csv").read_text() == "filled in"
+
+
+def test_pixels_of_another_size_than_the_network_learned_are_warned_of(capsys):
+    place = types.SimpleNamespace(gsd_m=0.5)
+    raster = types.SimpleNamespace(path="a.tif", georeference=place)
+    for gsd, georeference in ((0.51, place), (None, place), (1.0, None)):
+        raster.georeference = georeference
+        predict.warn_of_scale(raster, gsd, 2.0)
+    assert capsys.readouterr().err == ""
+    raster.georeference = place
+    predict.warn_of_scale(raster, 1.0, 2.0)  # of a file of 1 m a pixel, at twice its size
+    assert "a.tif is predicted at 0.5 m a pixel, the network learned at 1 m: --scale 1 would" in capsys.readouterr().err
 
 
 @pytest.mark.slow

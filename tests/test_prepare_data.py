@@ -329,6 +329,39 @@ def test_points_take_the_place_of_masks(tmp_path):
     assert sum(map(sum, facts["pixels"].values())) == 3 and facts["dropped"] == {"fewer than 1 labelled px": 5}
 
 
+def test_points_and_masks_together_are_refused(tmp_path):
+    write_set(tmp_path)
+    refuses("--masks and --points-file both say where the labels are", tmp_path, "--points-file", "points.csv")
+
+
+def test_a_fill_value_that_nobody_names_is_no_data_to_be_normalised_by(tmp_path):
+    write_set(tmp_path, suffix=".tif")
+    for path in sorted((tmp_path / "images").iterdir()):
+        image = np.random.default_rng(0).random((40, 50, 3), np.float32)
+        image[:2] = -3.4028235e38
+        save(image, path)
+    refuses("whose spread is .*: if some are no data, name their value by --nodata", tmp_path, "--tile", 16)
+    facts, _, _ = prepare(tmp_path, "--tile", 16, "--nodata=-3.4028235e38")
+    assert 0.2 < facts["std"][0] < 0.4
+    refuses("--nodata inf makes no sense", tmp_path, "--nodata", "inf")
+
+
+def test_a_class_that_is_nowhere_is_warned_of(tmp_path, capsys):
+    write_set(tmp_path)
+    (tmp_path / "classes.csv").write_text("id,name\n10,water\n30,wood\n40,road\n")
+    prepare(tmp_path, "--tile", 16)
+    assert capsys.readouterr().err.count("warning: not one pixel is labelled road: look at the masks' values") == 1
+
+
+def test_the_folder_one_stands_in_is_taken_where_it_is_empty(tmp_path, monkeypatch):
+    write_set(tmp_path / "set")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    words = ["--images", "../set/images", "--masks", "../set/masks", "--classes", "../set/classes.csv", "--tile", "16"]
+    main(parse_args(["folder", *words, "--out", "."]))
+    assert read(tmp_path / "here")[0]["name"] == "here"
+
+
 def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_data.datasets, "PLACES", 1)
     prepared = []

@@ -130,6 +130,19 @@ def test_overviews_and_masks_behind_the_first_page_are_left_alone(tmp_path):
             file.write(picture()[::step, ::step], subfiletype=int(step > 1), tile=(32, 32), photometric="rgb",
                        metadata=None)
     assert_reads(tmp_path / "a.tif", picture())
+    assert open_raster(tmp_path / "a.tif").unread == ""
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture(), photometric="rgb", metadata=None)
+        file.write(picture()[:, :, 0] > 100, subfiletype=4, photometric=4, bitspersample=1, metadata=None)
+    assert_reads(tmp_path / "a.tif", picture())
+    assert "mask beside its bands" in open_raster(tmp_path / "a.tif").unread
+
+
+def test_control_points_are_not_read_and_said_to_be_so(tmp_path):
+    ties = (0, 0, 0, 10.0, 50.0, 0, 0, 9, 0, 10.0, 49.0, 0, 9, 0, 0, 11.0, 50.1, 0)
+    write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", extratags=[(33922, "d", 18, ties, True)])
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert scene.georeference is None and "control points" in scene.unread
 
 
 def test_cache_is_bounded_and_neighbouring_windows_share_it(tmp_path, monkeypatch):

@@ -77,6 +77,8 @@ def test_a_palette_is_read_as_colours_where_classes_have_them_and_else_as_ids(tm
     assert labels_of(tmp_path, tmp_path / "palette.png", COLOURS) == [[1, 0, 255]]
     ids = [(1, "a", None), (2, "b", None), (0, "c", None)]
     assert labels_of(tmp_path, tmp_path / "palette.png", ids) == [[2, 0, 1]]
+    shown = [(1, "a", 0x007800), (2, "b", 0x0000FF), (0, "c", 0x123456)]  # the palette has other colours, or exchanges them
+    assert labels_of(tmp_path, tmp_path / "palette.png", shown) == [[2, 0, 1]]
 
 
 def test_masks_that_do_not_fit_their_classes_say_so(tmp_path):
@@ -98,6 +100,8 @@ def test_colours_of_more_than_8_bits_are_refused(tmp_path):
 def test_a_threshold_makes_two_values(tmp_path):
     rows = [(0, "other", None), (255, "road", None)]
     assert labels_of(tmp_path, np.array([[0, 127, 128, 237]], np.uint8), rows, threshold=127) == [[0, 0, 1, 1]]
+    with pytest.raises(ValueError, match="mask.png: --threshold makes its values 0 and 255: give the classes these ids"):
+        labels_of(tmp_path, np.array([[0, 127, 128, 237]], np.uint8), [(0, "other", None), (1, "road", None)], threshold=127)
 
 
 def test_a_turned_photograph_that_no_longer_fits_its_mask_is_refused(tmp_path):
@@ -319,6 +323,13 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     save(first[:2], tmp_path / "B02.tif")
     with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place than B02.tif"):
         open_scene(listed)
+    save(first, tmp_path / "B02.tif")  # lies nowhere: the others say where
+    assert open_scene(listed).georeference.affine == Georeference(UTM).affine
+    save(first, tmp_path / "B02.tif", georeference=grid(1, *UTM[33922][3:5], code=32699))
+    save(np.stack([first, first], -1), tmp_path / "more/rest.tif", georeference=grid(1, *UTM[33922][3:5]))
+    with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
+        open_scene(listed)
+    save(np.stack([first, first], -1), tmp_path / "more/rest.tif", georeference=Georeference(UTM))
     save(first, tmp_path / "B02.tif", georeference=Georeference({**UTM, 33550: (3.0, 3.0, 0.0)}))
     with pytest.raises(ValueError, match="place.txt: rest.tif has another size, dtype or place"):
         open_scene(listed)

@@ -132,6 +132,11 @@ def test_no_label_has_no_vote(tmp_path):
         rows = land_classes([(None, "ignore", 0), (-1, "ignore", None), (0, "sea", None), (7, "wood", None)])
         coarse = bring_down(mask, image, "mode", {}, rows, tmp_path / "coloured.tif")  # no id, and one that no pixel has
         assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
+        mask = save(np.array([[3, 4, 4, 9], [3, 3, 4, 9], [0, 0, 7, 0], [9, 9, 0, 0]], np.uint8), tmp_path / "mask.tif", nodata=9)
+        rows = land_classes([(3, "ignore", None), (0, "ignore", None), (4, "ignore", None), (7, "wood", None)])
+        for how, weights in (("mode", {}), ("weighted", {7: 2.0})):  # four values without a vote, and one pixel that has one
+            coarse = bring_down(mask, image, how, weights, rows, tmp_path / f"{how}.tif")
+            assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
 
 
 def read_rows(pairs):

@@ -7,10 +7,11 @@ import pytest
 
 import datasets
 import splits
+from datasets import Scene, Source
 from prepare_data import main, parse_args
 from raster import write_geotiff
 from scenes import Region
-from splits import cut, cut_blocks, draw, find_polygons
+from splits import cut, cut_blocks, draw, find_polygons, plan_regions
 
 
 def test_cut_covers_a_region_and_stays_inside():
@@ -42,6 +43,21 @@ def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
         block._replace(scene=0) for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
     with pytest.raises(ValueError, match="too small"):
         cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
+
+
+def test_fractions_are_refused_where_splits_are_named():
+    source = Source("x", [], [Scene("a", "a.tif", "m.tif", "a", "train"), Scene("b", "b.tif", "n.tif", "b", "test")])
+    sizes = [(9, 9), (9, 9)]
+    for words in ([], ["--test-places", "a"], ["--split-list", "list.csv"]):
+        with pytest.raises(ValueError, match="--fractions: the splits are named here"):
+            plan_regions(source, sizes, parse_args(["folder", "--fractions", "0.5", "0.25", "0.25", *words]))
+    assert [region.split for region in plan_regions(source, sizes, parse_args(["folder"]))] == ["train", "test"]
+
+
+def test_blocks_of_images_that_show_each_other_s_ground_are_refused():
+    source = Source("x", [], [Scene("1_a", "a.jpg", "a.png", "1+3"), Scene("3_a", "b.jpg", "b.png", "1+3")])
+    with pytest.raises(ValueError, match=r"--split-by block: the images of place '1\+3' show ground of each other's"):
+        plan_regions(source, [(300, 300), (300, 300)], parse_args(["dubai", "--split-by", "block"]))
 
 
 def test_polygons_are_pixels_that_touch():
