@@ -187,7 +187,8 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
 
     Labels move by nearest pixel. Where the moved frame reaches beyond the tile the image is reflected, and the label is
     `ignore`: what lies there was not seen. A frame that would hold no label of its tile is moved to where it holds one:
-    with one point a tile, every second crop would teach nothing.
+    with one point a tile, every second crop would teach nothing. In a frame that is turned freely or zoomed, a single
+    labelled pixel may still be missed, or be taken several times.
 
     Args:
         images: (B, C, S, S) float32, normalised.
