@@ -178,10 +178,10 @@ def test_the_teacher_pays_for_all_that_was_seen():
 
 @pytest.mark.parametrize("term", ["superpixels", "crf"])
 def test_the_parts_of_a_batch_cost_together_what_it_costs_at_once(term):
-    """As --accumulate and torchrun cut it; the second half has no superpixels and little ground."""
+    """As --accumulate and torchrun cut it; the second half has smaller superpixels, of another class, and little ground."""
     model = torch.nn.Conv2d(3, 2, 3, padding=1)
     images, layers, places = batch()
-    layers[2:, 1], layers[2:, 2, 4:] = 255, 255
+    layers[2:, 1, 4:], layers[2:, 1, 3, 3:8], layers[2:, 2, 4:] = 255, 0, 255
     parts = [slice(0, 4)], [slice(0, 2), slice(2, 4)]
     once, cut = (float(sum(learn_beyond(model, None, images[part], layers[part], places[part], OFF | {term: 1.0}, divisors(layers),
                                         0, (0, 0))[1].detach() for part in some)) for some in parts)
