@@ -72,8 +72,7 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
     if hardest < 1:
         return _mean_of_hardest(logits, labels, ignore, weight, hardest, total)
     total = labelled_weight(labels, weight, ignore) if total is None else total
-    # Off the CPU F.cross_entropy sums in no fixed order, which --deterministic would refuse.
-    reduction = "sum" if logits.device.type == "cpu" else "none"
+    reduction = "sum" if logits.device.type == "cpu" else "none"  # CUDA's sum has no fixed order: --deterministic refuses it
     loss = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore, reduction=reduction).sum()
     return loss / _not_zero(total)
 
@@ -149,11 +148,8 @@ def build_loss(name, ignore=255, weight=None, hardest=1.0):
         are added up, pixelwise terms are shared out by `total`, the others by `parts`.
     """
     terms = name.split("+")
-    unknown = [term for term in terms if term not in LOSS_NAMES]
-    if len(set(terms)) < len(terms):
-        raise ValueError(f"the loss '{name}' names a term twice: give each once")
-    if unknown:
-        raise ValueError(f"unknown loss '{unknown[0]}' in '{name}': choose from {', '.join(LOSS_NAMES)}, joined by +")
+    if not set(terms) <= set(LOSS_NAMES) or len(set(terms)) < len(terms):
+        raise ValueError(f"unknown loss '{name}': choose from {', '.join(LOSS_NAMES)}, each once, joined by +")
     if not 0 < hardest <= 1 or hardest < 1 and "ce" not in terms:
         raise ValueError(f"hardest {hardest} with the loss '{name}': give a share above 0 and at most 1, below 1 only with ce")
 

@@ -10,7 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 # From the top down: a file imports files that stand below it.
 ORDER = ["sweep", "search", "tables", "train", "runs", "predict", "maps", "evaluate", "compare", "reports",
          "prepare_data", "splits", "sentinel2", "datasets", "scenes", "labels", "windows", "checkpoint", "models", "unet", "segformer",
-         "resnet", "weak", "data", "device", "facts", "suggest", "points", "losses", "tally", "metrics", "ranks", "raster", "georeference",
+         "resnet", "weak", "crf", "data", "device", "facts", "suggest", "points", "losses", "tally", "metrics", "ranks", "raster", "georeference",
          "figures"]
 READING_PATH = ["train", "predict", "evaluate", "prepare_data", "unet", "data", "losses", "metrics"]
 REQUIRED = {"torch", "numpy", "PIL", "tifffile", "tqdm"}
