@@ -10,9 +10,11 @@ Rows named demo-1-free-* are of crops that lay anywhere: with one point a tile, 
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -40,6 +42,7 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
     "half of the points a step": ["--points-share", "0.5"], "superpixels": ["--superpixels", "8"],
     "superpixels, class weights": ["--superpixels", "8", "--class-weights", "sqrt"]}
+POINTS = (1, 5, 20, 0)  # a tile; 0: every label
 SAME = {"demo": ("plain cross-entropy",), "dubai": ()}  # as the base
 
 
@@ -64,26 +67,38 @@ def prepare(name, source, fold, places):
     return folder
 
 
+def names_of(name, points, setting):
+    """The names of a setting's runs, a fold each: the keys of the table's rows."""
+    return [f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}" for fold in FOLDS[name]]
+
+
+def table_lines(rows):
+    """All that has a row, in Markdown; a gain is paired, fold by fold, over the base from the same points."""
+    lines = ["| set | points a tile | setting | mean IoU, a fold each | gain over base, points of mean IoU | s a run |", "|---|---|---|---|---|---|"]
+    for name, points, setting in itertools.product(FOLDS, POINTS, SETTINGS):
+        runs = names_of(name, points, setting)
+        there = [rows[run] for run in runs if run in rows]
+        if there:
+            gain = difference(scores_in_pairs(list(zip(runs, names_of(name, points, "base"))), rows)) if setting != "base" else ""
+            lines.append(f"| {name} | {points or 'all'} | {setting} | {' '.join(format(float(row['miou']), '.3f') for row in there)} | "
+                         f"{gain} | {statistics.mean(float(row['train_s']) for row in there):.0f} |")
+    return lines
+
+
 def main(args):
-    """Run what is missing, then print and write the table."""
-    lines = ["Written by `python bench/tune.py` from tune.csv: on training places that were held out.", "",
-             "| set | points a tile | setting | mean IoU, a fold each | gain over base, points of mean IoU |", "|---|---|---|---|---|"]
+    """Run what is missing, then print and write the table of all that was ever run."""
     sources = ({} if args.no_demo else {"demo": None}) | ({"dubai": args.dubai} if args.dubai else {})
-    for name, source in sources.items():
-        folders = {fold: prepare(name, source, fold, places) for fold, places in FOLDS[name].items()}
-        for points in args.points:
-            cells = {setting: [(f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}",
-                                ["--data", folder, *BASE[name], *flags, "--points", points])
-                               for fold, folder in folders.items()]
-                     for setting, flags in SETTINGS.items() if setting.startswith(tuple(args.only)) and setting not in SAME[name]}
-            run_missing(TABLE, sum(cells.values(), []), ROOT / "runs" / "tune", args.jobs)
-            rows = read_rows(TABLE)
-            for setting, runs in cells.items():
-                pairs = scores_in_pairs([(run, base) for (run, _), (base, _) in zip(runs, cells.get("base", ()))], rows)
-                folds = " ".join(f"{float(rows[run]['miou']):.3f}" for run, _ in runs)
-                lines.append(f"| {name} | {points or 'all'} | {setting} | {folds} | {difference(pairs) if setting != 'base' else ''} |")
-    TABLE.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    for (name, source), points in itertools.product(sources.items(), args.points):
+        settings = [setting for setting in SETTINGS if setting.startswith(tuple(args.only)) and setting not in SAME[name]]
+        if settings:
+            folders = [prepare(name, source, fold, places) for fold, places in FOLDS[name].items()]
+            run_missing(TABLE, [(run, ["--data", folder, *BASE[name], *SETTINGS[setting], "--points", points])
+                                for setting in settings for run, folder in zip(names_of(name, points, setting), folders)],
+                        ROOT / "runs" / "tune", args.jobs)
+    text = "\n".join(table_lines(read_rows(TABLE))) + "\n"
+    TABLE.with_suffix(".md").write_text("Written by `python bench/tune.py` from tune.csv: on training places that were held out.\n\n"
+                                        + text, encoding="utf-8")
+    print(text)
 
 
 def parse_args(argv=None):
@@ -91,8 +106,9 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dubai", help="the published folder; not given: the demo only")
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
-    parser.add_argument("--points", type=int, nargs="+", default=[1, 20], help="a tile; 0: every label")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so")
+    parser.add_argument("--points", type=int, nargs="+", default=[1, 20], choices=POINTS, help="a tile; 0: every label")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so; a start "
+                        "that no name has writes the table alone")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
     return parser.parse_args(argv)
 
