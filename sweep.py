@@ -108,9 +108,9 @@ def plan(args):
             raise ValueError(f"the same run ({name}) would be trained twice: give every value once")
         cell = cells[name] = Cell(setting, None, pathlib.Path(name))
         cell.args = train.parse_args(cell.command(folder=False)[2:])
-        train.check_args(cell.args)
         if cell.args.resume or cell.args.stop_after or cell.args.out:
             raise ValueError("--resume and --stop-after are sweep.py's own doing, leave them out; write --out in full")
+        train.check_args(cell.args)
     if args.search and "epochs" in swept:
         raise ValueError("--epochs cannot be searched: settings are compared at equal epochs; give it one value")
     data = pathlib.Path(cell.args.data).resolve().name
