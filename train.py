@@ -355,9 +355,9 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
                             amp_dtype(device, args.amp), args.limit_batches)
     taken = run.record[1].isfinite()  # all others overflowed
     row = {"epoch": run.epoch + 1, "train_loss": sum_over_ranks(run.record[0].mean()).item(), "val_loss": loss,
-           "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(), "lr": max(group["lr"] for group in run.optimizer.param_groups),
-           "gradient_norm": run.record[1, taken].mean().item(), "overflows": int((~taken).sum()), **speed,
-           "peak_memory_mb": peak_memory_mb(device)}
+           "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(),
+           "lr": max(group["lr"] for group in run.optimizer.param_groups), "gradient_norm": run.record[1, taken].mean().item(),
+           "overflows": int((~taken).sum()), **speed, "peak_memory_mb": peak_memory_mb(device)}
     print(f"epoch {run.epoch + 1:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss {loss:.3f}, accuracy "
           f"{row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  ({speed['seconds']:.1f} s, "
           f"{speed['images_per_s']:.1f} images/s)", flush=True)
@@ -410,7 +410,8 @@ if __name__ == "__main__":
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if "deterministic implementation" in str(error):
-            print(f"train.py: --deterministic: {str(error).split(',')[0]}: leave it out, or take another --model", file=sys.stderr)
+            print(f"train.py: --deterministic: {str(error).split(',')[0]}: leave it out, or take another --model",
+                  file=sys.stderr)
         elif out_of_memory(error):
             print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
                   f"({str(error)[:100]!r})", file=sys.stderr)
