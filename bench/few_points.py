@@ -198,7 +198,7 @@ def figure(cells, rows, title):
     series = {}
     for cell in cells:
         values = list(scores_of(cell, rows).values())
-        if not values or cell.note or cell.method in (FRESH, FULL_TWICE):
+        if len(values) < 2 or cell.note or cell.method in (FRESH, FULL_TWICE):  # one draw has no spread to be seen
             continue
         mean, off = statistics.mean(values), spread(values)
         xs = [math.log10(cell.points)] if cell.points else [-0.05, math.log10(max(c.points for c in cells)) + 0.3]
