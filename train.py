@@ -410,8 +410,7 @@ if __name__ == "__main__":
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if "deterministic implementation" in str(error):
-            print(f"train.py: --deterministic: {str(error).split(',')[0]}: leave it out, or take another --model",
-                  file=sys.stderr)
+            print(f"train.py: --deterministic: {str(error).split(',')[0]}: leave it out", file=sys.stderr)
         elif out_of_memory(error):
             print("train.py: out of memory: lower --bs, or cut the batch by --accumulate, or prepare smaller tiles by --tile "
                   f"({str(error)[:100]!r})", file=sys.stderr)
