@@ -78,7 +78,7 @@ class Raster:
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
     georeference: Georeference | None = None
     turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
-    unread: str = ""  # what the file holds that is not read, and what that means
+    unread: str = ""  # what the file holds that is not read
 
     def read(self, row, col, height, width):
         """Read one window; it may reach over the border of the image.
@@ -127,7 +127,7 @@ class _Tiff:
     def __init__(self, path):
         with tifffile.TiffFile(path) as file:
             page, self.tags = file.pages[0], {tag.code: tag.value for tag in file.pages[0].tags}
-            self.masked = len(file.pages) > 1 and file.pages[1].subfiletype & 4  # GDAL's mask follows its image
+            self.unread = "has a mask beside its bands" if len(file.pages) > 1 and file.pages[1].subfiletype & 4 else ""
             self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
             self.planes = page.samplesperpixel if page.planarconfig == 2 else 1
             (rows, cols, *_), depth = page.chunks, page.samplesperpixel // self.planes
@@ -224,8 +224,7 @@ def _open_tiff(path):
     palette = np.resize(page.colormap.T // 256, (256, 3)).astype(np.uint8) if page.photometric == 3 else None
     located = 34264 in tags or {33550, 33922} <= tags.keys()
     georeference = Georeference({code: tags[code] for code in GEO_TAGS if code in tags}) if located else None
-    unread = "has a mask beside its bands, which is not read: give it as an alpha band, or --nodata" if source.masked else ""
-    unread = unread if located or 33922 not in tags else "lies on the map by control points, which are not read: it lies nowhere"
+    unread = source.unread if located or 33922 not in tags else "is placed by control points"
     return Raster(path, source, page.imagelength, page.imagewidth, page.samplesperpixel, source.dtype,
                   source.shape[:2], _parse_nodata(tags.get(NODATA_TAG), source.dtype), alpha, palette, georeference, 0, unread)
 

@@ -174,9 +174,9 @@ def check_footprint(raster, image, factor):
 
 
 def warn_of_unread(raster):
-    """Say what a raster's file holds that is not read, and what that means."""
+    """Say what a raster's file holds that is not read: such a mask's pixels count as data, and points place it nowhere."""
     if raster.unread:
-        print(f"warning: {raster.path} {raster.unread}", file=sys.stderr)
+        print(f"warning: {raster.path} {raster.unread}, and that is not read", file=sys.stderr)
 
 
 def epsg(raster):
