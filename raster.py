@@ -385,7 +385,7 @@ def _vote(piece, down, across, weights, classes, silent):
         pixels = middle.repeat(across, axis=1).repeat(down, axis=0)
         count = _count(piece == pixels, down, across)
         settled = count == down * across
-        if len(weights) == max(len(silent), 1):  # all others weigh 1, so that more than half of the pixels win
+        if weights.keys() <= {None, *silent}:  # all others weigh 1, so that more than half of the pixels win
             settled |= (count > down * across // 2) & ~np.isin(middle, silent)
         if settled.mean() > 0.5:
             if not settled.all():

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from test_crf import random_images
 from weak import cut_boxes, cut_mix, divisors, learn_beyond, strong_view, teacher_targets, term_weights, update_average
 
 OFF = {"superpixels": 0.0, "teacher": 0.0, "crf": 0.0}
-
-
-def random_images(batch=2, bands=3, side=8, seed=0):
-    return torch.randn(batch, bands, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_teacher_is_believed_where_it_is_sure_and_labels_come_first():
