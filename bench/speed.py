@@ -4,7 +4,8 @@
     python bench/speed.py --only loss confusion        some of them
     python bench/speed.py --device cuda                one NVIDIA card: see speed_gpu.py
 
-Each row is measured in one run in which we, the peers and the limit take turns, and holds medians. The limit is the rate of a
+Each row is measured in one run in which we, the peers and the limit take turns, and holds medians. On the CPU peers run in a
+process of their own, with the memory of the C library as people have it: ours keeps what is freed. The limit is the rate of a
 large float32 matrix product for networks, of a copy in memory for the rest: "share of limit" is the least time that the row's
 operations, or the bytes it must read and write, can take, over the time it took. Peers that are not installed are named so.
 """
@@ -14,6 +15,7 @@ import copy
 import dataclasses
 import functools
 import importlib
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -30,6 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before b
 
 import train
 from data import HelpFormatter, Tiles, normalise
+from device import keep_freed_memory
 from losses import build_loss, partial_cross_entropy
 from measure import append_rows, in_turns, markdown, matrix_product, memory_copy, synthetic_tiles, write_synthetic_set
 from metrics import ConfusionMatrix, class_map
@@ -48,7 +51,8 @@ class Work:
         name: what is done.
         amount, unit: how much of it one call does, such as 4 images.
         ours: function without arguments.
-        peers: {name: (function, or None where it is not installed; how many times faster we mean to be, or None)}.
+        peers: {name: (function, or None where it is not installed; how many times faster we mean to be, or None)}; ours
+            in another form are called "ours ...".
         operations: floating-point operations of a call of ours; 0 where memory is the limit.
         moved: bytes that a call of ours must read and write, where memory is the limit.
     """
@@ -69,17 +73,48 @@ def installed(name):
         return None
 
 
-def measure(work, repeats, limit):
+class Elsewhere:
+    """A process that does the same works beside this one, and calls their peers when it is asked to.
+
+    Args:
+        groups: names out of GROUPS, in the order in which this process does them; args: the command's.
+    """
+
+    def __init__(self, groups, args):
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(theirs, groups, args), daemon=True).start()
+        theirs.close()  # so that waiting for a process that has died is an EOFError
+
+    def call(self, name):
+        """Have the peer called, and wait for it; "" goes on to the next work."""
+        self.pipe.send(name)
+        self.pipe.recv()
+
+
+def serve(pipe, groups, args):
+    """What that process does."""
+    torch.set_num_threads(args.threads)
+    for work in (work for group in groups for work in GROUPS[group](args)):
+        while name := pipe.recv():
+            work.peers[name][0]()
+            pipe.send(name)
+        pipe.send("")
+
+
+def measure(work, repeats, limit, elsewhere=None):
     """Time one Work.
 
     Args:
         work: Work; repeats: turns.
         limit: (function without arguments, what it does a call): a matrix product, or a copy.
+        elsewhere: an `Elsewhere` that calls the peers; None: they are called here.
     Returns:
         list of dict, a row a peer.
     """
     limit_call, limit_amount = limit
-    there = {name: call for name, (call, _) in work.peers.items() if call is not None}
+    there = {name: functools.partial(elsewhere.call, name) if elsewhere and not name.startswith("ours") else call
+             for name, (call, _) in work.peers.items() if call is not None}
     seconds = in_turns({"ours": work.ours, **there, "limit": limit_call}, repeats)
     share = (work.operations or work.moved) / seconds["ours"] / (limit_amount / seconds["limit"])
     rows = []
@@ -144,7 +179,7 @@ def training(args):
     yield Work("training step, U-Net width 16, 256 px", args.bs, "images", ours,
                {PLAIN: (plain_step(copy.deepcopy(model), images, labels), 1.25)}, operations(ours))
     small = our_step(half, images, labels)
-    yield Work("the same with --stem 2", args.bs, "images", small, {"without --stem 2": (ours, None)}, operations(small))
+    yield Work("the same with --stem 2", args.bs, "images", small, {"ours without --stem 2": (ours, None)}, operations(small))
 
 
 def compiled(args):
@@ -285,12 +320,15 @@ def main(args):
         from speed_gpu import measure_card  # here: it imports from this file
         rows = measure_card(args)
     else:
+        keep_freed_memory()  # as train.py and predict.py do
+        elsewhere = Elsewhere(args.only, args)
         limits = {"product": matrix_product(2048), "copy": memory_copy(2**28)}
         rows = []
         for group in args.only:
             for work in GROUPS[group](args):
                 print(f"{work.name} ...", file=sys.stderr, flush=True)
-                rows += measure(work, args.repeats, limits["product" if work.operations else "copy"])
+                rows += measure(work, args.repeats, limits["product" if work.operations else "copy"], elsewhere)
+                elsewhere.call("")
         for name, (call, amount) in limits.items():
             rate = amount / in_turns({name: call}, args.repeats)[name] / 1e9
             print(f"{name}: {rate:.4g} {'GFLOP/s' if name == 'product' else 'GB/s'}, on {args.threads} threads")
