@@ -39,8 +39,9 @@ AVERAGE, TEACHER = ["--ema", "0.98"], ["--teacher", "0.7"]
 BASELINE, PIXELS, FRESH, FULL = "partial CE", "pixel classifier", "points drawn anew at each visit", "every label"
 PLAIN, TWICE = "partial CE, last weights", "partial CE, twice the epochs"  # the teacher takes nearly twice the time
 FULL_TWICE, LONGER = "every label, twice the epochs", ["--epochs", "40"]  # what TWICE is held against
+WEIGHTS, SUPERPIXELS = "partial CE, class weights", "superpixels"
 BEST, PAIR = "superpixels, class weights", "superpixels, class weights, teacher"
-METHODS = {PLAIN: [], BASELINE: [], "partial CE, class weights": WEIGHTED, "superpixels": ["patches"],
+METHODS = {PLAIN: [], BASELINE: [], WEIGHTS: WEIGHTED, SUPERPIXELS: ["patches"],
            BEST: [*WEIGHTED, "patches"], "teacher": TEACHER, "gated CRF": ["--crf", "0.03"],
            PAIR: [*WEIGHTED, "patches", *TEACHER],
            TWICE: LONGER}
@@ -78,8 +79,8 @@ class Cell:
         return [(name, [*self.flags, "--points", self.points, "--seed", draw]) for draw, name in enumerate(self.names())]
 
 
-def cells_of(data, folder, flags, points, methods, controls):
-    """The lines of one set.
+def cells_of(data, folder, flags, points, methods):
+    """The lines of one set; controls and second families are fuller on the demo, where a run takes a minute.
 
     Args:
         data: its name.
@@ -87,23 +88,19 @@ def cells_of(data, folder, flags, points, methods, controls):
         flags: list of train.py's flags, the same for every method.
         points: numbers of points a tile.
         methods: names out of METHODS, and PIXELS.
-        controls: number of points for the leak control and the points that are off; 0: none.
     Returns:
         list of Cell.
     """
-    flags = ["--data", str(folder), *flags]
+    flags, demo = ["--data", str(folder), *flags], data == "demo"
 
     def cell(k, method, note="", *more):
-        return Cell(data, k, method, 5 if k == 1 and data == "demo" else 3,
-                    (*flags, *flags_of(data, method), *more), note)
+        return Cell(data, k, method, 5 if k == 1 and demo else 3, (*flags, *flags_of(data, method), *more), note)
 
-    cells = [cell(0, FULL)] + [cell(k, method) for k in points for method in methods]
-    if controls:
-        cells += [cell(1, FRESH), cell(controls, FRESH)]
-        cells += [cell(controls, method, "jitter", "--point-jitter", str(JITTER)) for method in (BASELINE, BEST)]
-    if data == "demo":
+    off, per_class = ("jitter", "--point-jitter", str(JITTER)), ("per class", "--points-per", "class")
+    cells = [cell(0, FULL), *(cell(k, method) for k in points for method in methods), cell(1, FRESH), cell(5, BASELINE, *off)]
+    if demo:
         cells.insert(1, cell(0, FULL_TWICE, "", *LONGER))
-        cells += [cell(k, method, "per class", "--points-per", "class") for k in (1, 5) for method in (BASELINE, BEST)]
+        cells += [cell(5, BEST, *off), cell(5, FRESH), cell(1, BASELINE, *per_class), cell(1, BEST, *per_class)]
     return cells
 
 
@@ -227,11 +224,11 @@ def parse_args(argv=None):
 
 def main(args):
     """Run what is missing, then write the tables and the figures."""
-    sets = {"demo": cells_of("demo", args.demo, DEMO, (1, 5, 20, 100), [PIXELS, *METHODS], 5)}
+    sets = {"demo": cells_of("demo", args.demo, DEMO, (1, 5, 20, 100), [PIXELS, *METHODS])}
     if args.dubai:
-        sets["dubai"] = cells_of("dubai", args.dubai, DUBAI, (1, 5, 20), (PIXELS, BASELINE, BEST), 5)
+        sets["dubai"] = cells_of("dubai", args.dubai, DUBAI, (1, 5, 20), (PIXELS, BASELINE, BEST))
     if args.roads:
-        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, BEST), 5)
+        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, WEIGHTS, SUPERPIXELS, BEST))
     for cell in (cell for cells in sets.values() for cell in cells):
         wanted = [(name, flags) for name, flags in cell.experiments() if name.startswith(tuple(args.only)) and name not in SAME]
         if args.list:

@@ -28,7 +28,7 @@ def experiment(monkeypatch):
 
 
 def cells(experiment):
-    return experiment.cells_of("demo", "data/demo", ["--epochs", "20"], (1, 5), [experiment.PIXELS, *experiment.METHODS], 5)
+    return experiment.cells_of("demo", "data/demo", ["--epochs", "20"], (1, 5), [experiment.PIXELS, *experiment.METHODS])
 
 
 def test_every_run_has_a_name_of_its_own_and_methods_share_points(experiment):
