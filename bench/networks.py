@@ -31,6 +31,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from device import keep_freed_memory
 from losses import build_loss
 from models import build_model, fold_batch_norm, freeze_encoder
 from run_table import commit, difference, mean_and_spread, processor, read_rows, run_missing, scores_in_pairs
@@ -114,6 +115,7 @@ def prediction(model):
 def peak_of_step(flags, threads):
     """What two training steps add to the process's peak memory, MB; meant for a process of its own."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as train.py does
     before = peak_memory_mb(torch.device("cpu"))
     model, optimizer = build(flags)
     for _ in range(2):  # the optimiser's state is there from the second on
@@ -158,6 +160,7 @@ def measure(networks, threads):
         list of dict.
     """
     torch.set_num_threads(threads)
+    keep_freed_memory()
     measured, rows = speeds(networks), []
     for name, flags in networks.items():
         with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
