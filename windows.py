@@ -56,8 +56,20 @@ def window_origins(length, window, margin, stride):
     return [*range(0, length - window, window - 2 * margin), length - window]
 
 
+def even_window(length, window, margin, stride):
+    """The smallest window that covers an axis in as few steps as the one given: the last then adds as much as the others.
+
+    Args:
+        length, window, margin, stride: as in `window_origins`.
+    Returns:
+        side including both margins, px; at most `window`, a multiple of stride.
+    """
+    inner, count = length - 2 * margin, -(-(length - 2 * margin) // (window - 2 * margin))
+    return -(-inner // max(count, 1) // stride) * stride + 2 * margin
+
+
 def axis_windows(length, window, margin, stride):
-    """The windows along one axis of a scene, with what is kept of each.
+    """The windows along one axis of a scene, with what is kept of each: of one size, as small as their number allows.
 
     A window reaches over the scene's end only where the network's own padding does, by less than a stride; the network
     then pads it exactly as it would pad the whole scene.
@@ -69,6 +81,7 @@ def axis_windows(length, window, margin, stride):
         list of Window(origin, size, keep_from, keep_to), px of the scene; the parts kept lie end to end.
     """
     padded = max(-(-length // stride) * stride, 2 * stride)
+    window = even_window(padded, window, margin, stride)
     origins = window_origins(padded, window, margin, stride)
     cuts = [0] + [origin + margin for origin in origins[1:]] + [length]
     return [Window(origin, min(window, length - origin), keep_from, min(keep_to, length))

@@ -7,7 +7,7 @@ import torch
 
 from models import build_model, fold_batch_norm
 from test_resnet import randomise
-from windows import average_symmetries, axis_windows, predict_window, window_and_margin, window_origins
+from windows import average_symmetries, axis_windows, even_window, predict_window, window_and_margin, window_origins
 
 
 @pytest.mark.parametrize("length, window, margin, stride, origins", [
@@ -29,9 +29,26 @@ def test_centres_tile_the_axis(length, window, margin, stride):
     assert windows[0].keep_from == 0 and windows[-1].keep_to == length
     assert all(a.keep_to == b.keep_from for a, b in zip(windows, windows[1:]))
     for w in windows:
-        assert w.origin % stride == 0 and w.origin + min(window, padded) <= padded and w.origin + w.size <= length
+        assert w.origin % stride == 0 and w.origin + w.size <= length and w.size <= window
         assert w.keep_from == 0 or w.keep_from - w.origin >= margin
-        assert w.keep_to == length or w.origin + window - w.keep_to >= margin
+        assert w.keep_to == length or w.origin + w.size - w.keep_to >= margin
+    sizes = {min(even_window(padded, window, margin, stride), length - w.origin) for w in windows}
+    assert {w.size for w in windows} == sizes and len(windows) == len(window_origins(padded, window, margin, stride))
+
+
+@pytest.mark.parametrize("length, window, margin, stride, even", [
+    (104, 64, 8, 8, 64),  # 8 + 48 + 8, then 8 + 40: two windows of 64 px it stays
+    (88, 64, 8, 8, 56),  # two of 64 would overlap by 40 px, two of 56 by 24
+    (5000, 512, 32, 8, 480),
+    (48, 64, 8, 8, 48),
+    (16, 64, 24, 8, 16),  # less than two margins
+])
+def test_a_window_is_no_larger_than_their_number_asks_for(length, window, margin, stride, even):
+    assert even_window(length, window, margin, stride) == even
+    count = len(window_origins(length, window, margin, stride))
+    assert len(window_origins(length, even, margin, stride)) == count
+    if count > 1 and even - stride > 2 * margin:
+        assert len(window_origins(length, even - stride, margin, stride)) > count
 
 
 def network(name, **options):
