@@ -37,7 +37,7 @@ from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm
 from scenes import open_scene, resize, scaled, warn_of_unread
 from suggest import uncertainty
-from windows import axis_windows, predict_window, window_and_margin
+from windows import axis_windows, kept, predict_window, unwanted_margin, window_and_margin
 
 
 def parse_args(argv=None):
@@ -58,8 +58,8 @@ def parse_args(argv=None):
     flag("--suggest", type=int, default=0, metavar="N", help="also name the N pixels of each scene to label next; "
          "0 is none")
     flag = parser.add_argument_group("how").add_argument
-    flag("--window", type=int, help="side of what is read at a time, margins included, px; not given: 1024, or four margins "
-         "where that is more")
+    flag("--window", type=int, help="largest side of what is read at a time, margins included, px; not given: 1024, or "
+         "four margins where that is more")
     flag("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's radius, "
          "which makes the result exact, or 64 where it has none; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
@@ -187,32 +187,33 @@ def predicted_strips(model, raster, facts, device, args):
     every, limits = overview_step(raster.height, raster.width), display_limits(facts)
     count = 2 + len(facts["classes"]) if args.probabilities else 1
     progress = tqdm(total=len(rows) * len(cols), desc=raster.path.name, disable=None, unit="window")
-    for row in rows:
+    for number, row in enumerate(rows):
+        turn = slice(None, None, -1 if number % 2 else 1)  # there and back: what was decoded last is read again first
         height = row.keep_to - row.keep_from
         layers = np.empty((height, raster.width, count), dtype=np.uint8)
         doubt = np.empty((height, raster.width), dtype=np.float32) if args.suggest else None
         overview = []
-        for col in cols:
+        for col in cols[turn]:
             image = raster.read(row.origin, col.origin, row.size, col.size)  # (h, w, C)
             missing = raster.no_data(image)
             inputs = normalise(torch.from_numpy(image)[None].to(device), facts["mean"], facts["std"], raster.nodata)
             if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
                 inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
-            classes, probabilities = predict_window(model, inputs, args.tta, args.probabilities or args.suggest)
-            kept = np.s_[row.keep_from - row.origin:row.keep_to - row.origin,
-                         col.keep_from - col.origin:col.keep_to - col.origin]
-            across = np.s_[:, col.keep_from:col.keep_to]
-            layers[across][:, :, 0] = np.where(missing, NO_DATA, classes)[kept]
+            margin = unwanted_margin(row, col, args.margin)
+            classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
+            window, within = kept(row, col), kept(row, col, margin)
+            missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]
+            layers[across][:, :, 0] = np.where(missing, NO_DATA, classes[within])
             if args.probabilities:
-                levels = (255 * probabilities[0]).round().byte().cpu().numpy() * ~missing  # (K, h, w)
-                layers[across][:, :, 1] = levels.max(axis=0)[kept]
-                layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)[kept]
+                levels = (255 * probabilities[0]).round().byte().cpu().numpy()[(..., *within)] * ~missing  # (K, h, w)
+                layers[across][:, :, 1] = levels.max(axis=0)
+                layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)
             if args.suggest:
-                doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy())[kept]
-            shown = image[kept][-row.keep_from % every::every, -col.keep_from % every::every]
+                doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy()[within])
+            shown = image[window][-row.keep_from % every::every, -col.keep_from % every::every]
             overview.append(shown.copy())  # a view would keep the whole window in memory until the strip's end
             progress.update()
-        yield Strip(layers, to_rgb(np.concatenate(overview, axis=1), facts["rgb"], limits), doubt)
+        yield Strip(layers, to_rgb(np.concatenate(overview[turn], axis=1), facts["rgb"], limits), doubt)
     progress.close()
 
 

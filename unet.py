@@ -69,6 +69,29 @@ class FusionBlock(nn.Module):
         return self.join(torch.cat(maps + [image.expand_as(maps[0])], 1))
 
 
+def inside(x, margin):
+    """What lies within a margin, px, on all four sides: (B, C, H, W) -> (B, C, H - 2 * margin, W - 2 * margin)."""
+    return x[:, :, margin:-margin, margin:-margin] if margin else x
+
+
+def cuts_going_up(margin, factors):
+    """What may be cut off the maps of an expanding path where the logits of a margin are not wanted.
+
+    Along a cut two 3x3 convolutions spoil two px of a map, and its upsampling another one.
+
+    Args:
+        margin: of the logits, px.
+        factors: upsampling after each map, the last map's first.
+    Returns:
+        list of px to cut off all four sides of each map, the deepest map's first.
+    """
+    cuts = []
+    for factor in factors:
+        margin = max(margin // factor - 3, 0)
+        cuts.insert(0, margin)
+    return cuts
+
+
 class UNet(nn.Module):
     """U-Net: a contracting path, an expanding path, and a skip between the two at every level.
 
@@ -116,8 +139,8 @@ class UNet(nn.Module):
         reach = stem * (4 * levels + 2 * 2**depth + (levels if upsampling == "bilinear" else 0)) + stem - 1
         self.radius = reach + self.stride - 1 if fusion == "none" else None
 
-    def forward(self, x):
-        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
+    def forward(self, x, margin=0):
+        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1; in less time only those within a margin, px."""
         height, width = x.shape[-2:]
         x = pad_to_stride(x, self.stride)
         if self.stem > 1:
@@ -127,13 +150,16 @@ class UNet(nn.Module):
             x = down(x)
             skips.append(fuse(x))
             x = F.max_pool2d(x, 2)
-        x = self.bottleneck(x)
-        for up, skip, merge in zip(self.up, reversed(skips), self.merge):
-            x = merge(torch.cat([skip, up(x)], 1))
+        x, before = self.bottleneck(x), 0
+        cuts = cuts_going_up(margin, [self.stem] + [2] * (len(skips) - 1))
+        for up, skip, merge, cut in zip(self.up, reversed(skips), self.merge, cuts):
+            x = merge(torch.cat([inside(skip, cut), inside(up(x), cut - 2 * before)], 1))
+            before = cut
         logits = self.classifier(x)
         if self.stem > 1:
             logits = upsample(logits, self.stem)
-        return logits[..., :height, :width]
+        first = margin - self.stem * cut
+        return logits[..., first:first + height - 2 * margin, first:first + width - 2 * margin]
 
 
 class ResUNet(nn.Module):
@@ -171,14 +197,15 @@ class ResUNet(nn.Module):
         steps = 3 if upsampling == "bilinear" else 2
         self.radius = encoder.reach + steps * (16 + 8 + 4 + 2 + 1) + self.stride - 1
 
-    def forward(self, x):
-        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
+    def forward(self, x, margin=0):
+        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1; in less time only those within a margin, px."""
         height, width = x.shape[-2:]
         *features, x = self.encoder(pad_to_stride(x, self.stride))
-        x = self.dropout(x)
-        for up, merge in zip(self.up, self.merge):
-            x = up(x)
+        x, before = self.dropout(x), 0
+        for up, merge, cut in zip(self.up, self.merge, cuts_going_up(margin, [1, 2, 2, 2, 2])):
+            x = inside(up(x), cut - 2 * before)
             if self.skips and features:
-                x = torch.cat([x, features.pop()], 1)
-            x = merge(x)
-        return self.classifier(x)[..., :height, :width]
+                x = torch.cat([x, inside(features.pop(), cut)], 1)
+            x, before = merge(x), cut
+        first = margin - cut
+        return self.classifier(x)[..., first:first + height - 2 * margin, first:first + width - 2 * margin]

@@ -6,6 +6,7 @@ import torch
 
 from metrics import class_map
 from resnet import pad_to_stride
+from unet import ResUNet, UNet, inside
 
 WINDOW = 1024  # px
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
@@ -88,38 +89,57 @@ def axis_windows(length, window, margin, stride):
             for origin, keep_from, keep_to in zip(origins, cuts, cuts[1:])]
 
 
+def unwanted_margin(row, col, margin):
+    """`margin` where so much is thrown away of all four sides of the window at (row, col), else 0; px."""
+    sides = [side for axis in (row, col)
+             for side in (axis.keep_from - axis.origin, axis.origin + axis.size - axis.keep_to)]
+    return margin if min(sides) >= margin else 0
+
+
+def kept(row, col, margin=0):
+    """Slices that pick what is kept of the window at (row, col) from an array of it without a margin, px."""
+    return tuple(slice(axis.keep_from - axis.origin - margin, axis.keep_to - axis.origin - margin) for axis in (row, col))
+
+
 @torch.inference_mode()
-def predict_window(model, inputs, tta, wanted):
+def predict_window(model, inputs, margin, tta, wanted):
     """The classes of one window, and the probabilities behind them where they are wanted.
 
     Args:
         model: in eval mode.
-        inputs: (1, C, h, w) normalised.
+        inputs: (1, C, H, W) normalised.
+        margin: px left out on all four sides: h, w = H - 2 * margin, W - 2 * margin.
         tta: whether to average over the eight symmetries.
         wanted: whether probabilities are.
     Returns:
         (h, w) uint8 array; (1, K, h, w) float32 tensor, or None.
     """
-    scores = average_symmetries(model, inputs) if tta else model(inputs)  # (1, K, h, w)
+    scores = (average_symmetries if tta else logits_inside)(model, inputs, margin)  # (1, K, h, w)
     probabilities = scores if tta else scores.softmax(1) if wanted else None
     return class_map(scores)[0].cpu().numpy(), probabilities
 
 
-def average_symmetries(model, inputs):
+def logits_inside(model, inputs, margin):
+    """Logits (B, K, h, w) inside a margin, px; the networks that can do not compute the rest."""
+    return model(inputs, margin) if isinstance(model, (UNet, ResUNet)) else inside(model(inputs), margin)
+
+
+def average_symmetries(model, inputs, margin=0):
     """Probabilities averaged over the eight symmetries of the square: four quarter turns, each as it is and mirrored.
 
     The window is padded first as the network would pad it, so that turned and mirrored it lies on the same grid of
     strides; windows then add up to the whole scene as they do without.
 
     Args:
-        model: in eval mode; inputs: (B, C, h, w) normalised.
+        model: in eval mode; inputs: (B, C, H, W) normalised; margin: px left out on all four sides.
     Returns:
-        (B, K, h, w) float32.
+        (B, K, H - 2 * margin, W - 2 * margin) float32.
     """
     padded = pad_to_stride(inputs, model.stride)
     total = 0
     for turns in range(4):
         for mirrored in ([], [3]):
             turned = padded.rot90(turns, (2, 3)).flip(mirrored).contiguous(memory_format=torch.channels_last)
-            total = total + model(turned).softmax(1).flip(mirrored).rot90(-turns, (2, 3))
-    return total[..., :inputs.shape[2], :inputs.shape[3]] / 8
+            total = total + logits_inside(model, turned, margin).softmax(1).flip(mirrored).rot90(-turns, (2, 3))
+    height, width = inputs.shape[2:]
+    return total[..., :height - 2 * margin, :width - 2 * margin] / 8

@@ -81,6 +81,8 @@ MUTATIONS = [
      "return [*range(0, length - window, window - 2 * margin - 1), length - window - 1]", "windows"),
     ("windows keep their centre", "windows.py", "[origin + margin for origin in origins[1:]]",
      "[origin for origin in origins[1:]]", "windows"),
+    ("windows are evened out too far", "windows.py", "// stride) * stride + 2 * margin\n", "// stride) * stride + margin\n", "windows"),
+    ("the way up is cut two pixels too far", "unet.py", "max(margin // factor - 3, 0)", "max(margin // factor - 1, 0)", "unet"),
     ("the radius of the network: a stride too small", "unet.py", "reach + self.stride - 1 if fusion", "reach - 1 if fusion", "models"),
     ("georeference: tie points move on the map's side of the file's half pixel", "georeference.py",
      "ties[:, :2] = (ties[:, :2] + centre - (col, row)) / (across, down) - centre",

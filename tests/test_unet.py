@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resnet import ResNet
 from test_resnet import randomise, reference
-from unet import FusionBlock, ResUNet, UNet, double_size
+from unet import FusionBlock, ResUNet, UNet, cuts_going_up, double_size
 
 
 def gflop(model, side=256):
@@ -110,6 +110,42 @@ def test_resunet_variants(skips, upsampling):
     assert before.shape == (1, 4, 40, 64)
     model.encoder.register_forward_hook(lambda module, inputs, output: [f * 0 for f in output[:-1]] + output[-1:])
     assert torch.equal(model(x), before) == (not skips)
+
+
+def test_cuts_going_up_by_hand():
+    assert cuts_going_up(32, [1, 2, 2]) == [2, 11, 29]  # 32 - 3; 29 // 2 - 3; 11 // 2 - 3
+    assert cuts_going_up(112, [2, 2, 2]) == [8, 23, 53]
+    assert cuts_going_up(5, [1, 2]) == [0, 2] and cuts_going_up(0, [1, 2]) == [0, 0]
+
+
+@pytest.mark.parametrize("margin", [1, 3, 4, 9, 16, 30])
+@pytest.mark.parametrize("options", [
+    {"depth": 1}, {"depth": 4}, {"depth": 3, "upsampling": "bilinear"}, {"depth": 2, "stem": 2},
+    {"depth": 3, "stem": 2, "upsampling": "bilinear"}, {"depth": 2, "fusion": "sum", "fusion_at": "skips"}], ids=str)
+def test_logits_inside_a_margin_are_those_of_the_whole(options, margin):
+    torch.manual_seed(0)
+    model = randomise(UNet(2, 3, width=2, **options)).double().eval()
+    image = torch.randn(2, 2, 67, 90, dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.allclose(model(image, margin), model(image)[..., margin:-margin, margin:-margin], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"skips": False}, {"upsampling": "transposed"}], ids=str)
+def test_logits_of_a_resunet_inside_a_margin(options):
+    torch.manual_seed(0)
+    model = randomise(ResUNet(ResNet("resnet18", 2), 3, **options)).double().eval()
+    image = torch.randn(1, 2, 110, 128, dtype=torch.float64)
+    with torch.no_grad():
+        for margin in (5, 41):
+            assert torch.allclose(model(image, margin), model(image)[..., margin:-margin, margin:-margin], rtol=0, atol=1e-9)
+
+
+def test_what_lies_in_a_margin_is_not_computed():
+    model = UNet(3, 7, width=8, depth=2).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.rand(1, 3, 128, 128), 32)
+    inside = counter.get_total_flops() / 1e9
+    assert inside < 0.75 * gflop(model, 128)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

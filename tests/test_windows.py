@@ -7,7 +7,8 @@ import torch
 
 from models import build_model, fold_batch_norm
 from test_resnet import randomise
-from windows import average_symmetries, axis_windows, even_window, predict_window, window_and_margin, window_origins
+from windows import (average_symmetries, axis_windows, even_window, kept, predict_window, unwanted_margin, window_and_margin,
+                     window_origins)
 
 
 @pytest.mark.parametrize("length, window, margin, stride, origins", [
@@ -136,11 +137,29 @@ def test_averaged_symmetries_are_eight_and_turn_with_the_image():
     assert torch.allclose(p, p.flip(0)) and torch.allclose(p, p.flip(1)) and 0.5 < p[0, 0] < p[4, 6]
 
 
+@pytest.mark.parametrize("name, tta", [("unet", False), ("unet", True), ("linknet", False)])
+def test_a_window_without_its_margin_is_the_inside_of_the_whole(name, tta):
+    model = network(name, **({"width": 4, "depth": 2} if name == "unet" else {}))
+    image = torch.randn(1, 2, 64, 96)
+    classes, probabilities = predict_window(model, image, 0, tta, True)
+    inner, within = predict_window(model, image, 16, tta, True)
+    assert torch.allclose(within, probabilities[..., 16:-16, 16:-16], atol=1e-6)
+    assert inner.shape == (32, 64) and (inner == classes[16:-16, 16:-16]).mean() > 0.999
+
+
+def test_what_is_kept_of_a_window():
+    first, middle, last = axis_windows(176, 80, 16, 16)
+    assert [(w.origin, w.keep_from, w.keep_to) for w in (first, middle, last)] == [(0, 0, 64), (48, 64, 112), (96, 112, 176)]
+    assert unwanted_margin(middle, middle, 16) == 16
+    assert unwanted_margin(first, middle, 16) == unwanted_margin(middle, last, 16) == unwanted_margin(first, first, 16) == 0
+    assert kept(first, middle) == (slice(0, 64), slice(16, 64)) and kept(middle, middle, 16) == (slice(0, 48), slice(0, 48))
+
+
 def test_a_windows_classes_are_its_likeliest():
     model = network("unet", width=4, depth=1)
     image = torch.randn(1, 2, 16, 16)
-    classes, nothing = predict_window(model, image, tta=False, wanted=False)
-    again, probabilities = predict_window(model, image, tta=False, wanted=True)
+    classes, nothing = predict_window(model, image, 0, tta=False, wanted=False)
+    again, probabilities = predict_window(model, image, 0, tta=False, wanted=True)
     assert nothing is None and (classes == again).all() and (probabilities[0].argmax(0).numpy() == classes).all()
-    averaged, probabilities = predict_window(model, image, tta=True, wanted=False)
+    averaged, probabilities = predict_window(model, image, 0, tta=True, wanted=False)
     assert (probabilities[0].argmax(0).numpy() == averaged).all() and (averaged != classes).any()
