@@ -34,16 +34,16 @@ ROADS = DEMO
 # Where weights are averaged, that holds for all but the plain baseline: what a method adds is not what averaging adds.
 AVERAGED = {"demo": True, "dubai": False, "roads": True}
 PATCHES = {"demo": ["--superpixels", "16"], "dubai": ["--superpixels", "8"], "roads": ["--superpixels", "8"]}
-WEIGHTED = ["--class-weights", "sqrt"]  # one point a tile leaves a rare class a handful of labels
+CLASS_WEIGHTS = ["--class-weights", "sqrt"]  # one point a tile leaves a rare class a handful of labels
 AVERAGE, TEACHER = ["--ema", "0.98"], ["--teacher", "0.7"]
 BASELINE, PIXELS, FRESH, FULL = "partial CE", "pixel classifier", "points drawn anew at each visit", "every label"
 PLAIN, TWICE = "partial CE, last weights", "partial CE, twice the epochs"  # the teacher takes nearly twice the time
 FULL_TWICE, LONGER = "every label, twice the epochs", ["--epochs", "40"]  # what TWICE is held against
-WEIGHTS, SUPERPIXELS = "partial CE, class weights", "superpixels"
+BALANCED, SUPERPIXELS = "partial CE, class weights", "superpixels"
 BEST, PAIR = "superpixels, class weights", "superpixels, class weights, teacher"
-METHODS = {PLAIN: [], BASELINE: [], WEIGHTS: WEIGHTED, SUPERPIXELS: ["patches"],
-           BEST: [*WEIGHTED, "patches"], "teacher": TEACHER, "gated CRF": ["--crf", "0.03"],
-           PAIR: [*WEIGHTED, "patches", *TEACHER],
+METHODS = {PLAIN: [], BASELINE: [], BALANCED: CLASS_WEIGHTS, SUPERPIXELS: ["patches"],
+           BEST: [*CLASS_WEIGHTS, "patches"], "teacher": TEACHER, "gated CRF": ["--crf", "0.03"],
+           PAIR: [*CLASS_WEIGHTS, "patches", *TEACHER],
            TWICE: LONGER}
 SCRIPTS = {PIXELS: "bench/pixel_classifier.py", FRESH: "bench/fresh_points.py"}
 JITTER = 4.0  # px
@@ -228,7 +228,7 @@ def main(args):
     if args.dubai:
         sets["dubai"] = cells_of("dubai", args.dubai, DUBAI, (1, 5, 20), (PIXELS, BASELINE, BEST))
     if args.roads:
-        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, WEIGHTS, SUPERPIXELS, BEST))
+        sets["roads"] = cells_of("roads", args.roads, ROADS, (1, 5), (PIXELS, BASELINE, BALANCED, SUPERPIXELS, BEST))
     for cell in (cell for cells in sets.values() for cell in cells):
         wanted = [(name, flags) for name, flags in cell.experiments() if name.startswith(tuple(args.only)) and name not in SAME]
         if args.list:

@@ -93,7 +93,7 @@ class Elsewhere:
 
 
 def serve(pipe, groups, args):
-    """What that process does."""
+    """In that process: call the peers that come by name, a Work after the other, each until an empty name comes; answer each."""
     torch.set_num_threads(args.threads)
     for work in (work for group in groups for work in GROUPS[group](args)):
         while name := pipe.recv():
