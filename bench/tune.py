@@ -37,7 +37,7 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
     "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
-    "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "class weights sqrt": ["--class-weights", "sqrt"],
+    "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "zoom 2": ["--zoom", "2"], "class weights sqrt": ["--class-weights", "sqrt"],
     "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
     "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
     "half of the points a step": ["--points-share", "0.5"], "superpixels": ["--superpixels", "8"],
