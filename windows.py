@@ -58,15 +58,16 @@ def window_origins(length, window, margin, stride):
 
 
 def even_window(length, window, margin, stride):
-    """The smallest window that covers an axis in as few steps as the one given: the last then adds as much as the others.
+    """The smallest window of which no more are needed along an axis than of the one given.
 
     Args:
         length, window, margin, stride: as in `window_origins`.
     Returns:
         side including both margins, px; at most `window`, a multiple of stride.
     """
-    inner, count = length - 2 * margin, -(-(length - 2 * margin) // (window - 2 * margin))
-    return -(-inner // max(count, 1) // stride) * stride + 2 * margin
+    inner = length - 2 * margin
+    count = max(-(-inner // (window - 2 * margin)), 1)  # -(-a // b) is a / b rounded up
+    return -(-inner // count // stride) * stride + 2 * margin
 
 
 def axis_windows(length, window, margin, stride):
