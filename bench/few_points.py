@@ -5,8 +5,8 @@
     python bench/few_points.py --only demo-1-                               the runs whose names start so
 
 Rows go to results/points.csv, one a run; what is there is skipped, so it goes on where it was stopped. How runs do near the
-classes' boundaries goes to results/points_borders.csv. From all rows it then writes results/points.md and
-docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
+classes' boundaries goes to results/points_borders.csv, and on the tiles they were trained on to points_places.csv. From all rows it
+then writes results/points.md and docs/points-<set>.png. Draws are paired: one seed is one choice of points, for every method.
 
 Dubai is prepared as baseline.py says; the roads, 100 images of 400 px, from a table of classes with the lines `id,name,r,g,b`,
 `0,background,190,190,190` and `255,road,230,60,40`, by `python prepare_data.py folder --images FOLDER/images --masks
@@ -29,6 +29,7 @@ from figures import curves, save_png
 from run_table import ROOT, append, commit, difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
 
 TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
+PLACES = ROOT / "results" / "points_places.csv"
 DEMO = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last".split()  # about two minutes on one core
 ROADS = DEMO
 # Where weights are averaged, that holds for all but the plain baseline: what a method adds is not what averaging adds.
@@ -149,22 +150,26 @@ def table_lines(cells, rows):
     return lines
 
 
-def score_borders(cells):
-    """What the errors are made of: mean IoU near the classes' boundaries and beyond, of every run that is on this machine.
+def score_parts(cells):
+    """What the errors are made of, for every run that is on this machine; runs that have their rows are not scored again.
 
-    Rows go to results/points_borders.csv; runs that have one are not scored again.
+    Mean IoU near the classes' boundaries and beyond goes to results/points_borders.csv. That of the training tiles, all labels of
+    them, of which a run from points saw few, goes to results/points_places.csv: what it loses from there to the test tiles is
+    the places'.
     """
-    there = read_rows(BORDERS)
-    for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
-        folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
-        if name in there or not (ROOT / folder / "metrics.json").exists():
-            continue
-        command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--out", f"{folder}/scores"]
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
-        scores = json.loads((ROOT / folder / "scores" / "metrics_test.json").read_text(encoding="utf-8"))
-        append(BORDERS, {"name": name, **{f"{what}_{where}": scores["boundary"][where][what] for where in ("within", "beyond")
-                                          for what in ("pixels", "miou")}, "calibration_error": scores["calibration_error"],
-                         "commit": commit(), "command": " ".join(["python", *command])})
+    for table, split in ((BORDERS, "test"), (PLACES, "train")):
+        there = read_rows(table)
+        for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
+            folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
+            if name in there or not (ROOT / folder / "metrics.json").exists():
+                continue
+            command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--split", split, "--out", f"{folder}/scores"]
+            subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+            scores = json.loads((ROOT / folder / "scores" / f"metrics_{split}.json").read_text(encoding="utf-8"))
+            row = {"name": name} | ({"miou": scores["miou"]} if split == "train" else {})  # points.csv has the test tiles'
+            row |= {f"{what}_{where}": scores["boundary"][where][what] for where in ("within", "beyond") for what in ("pixels", "miou")}
+            append(table, row | {"calibration_error": scores["calibration_error"], "commit": commit(),
+                                 "command": " ".join(["python", *command])})
 
 
 def border_lines(cells):
@@ -178,6 +183,18 @@ def border_lines(cells):
                                     for row in there)
             lines.append(f"| {cell.points or 'all'} {cell.note} | {cell.method} | {means[0]} | {share:.0%} | {means[1]} | {len(there)} |")
     head = ["| points a tile | method | mean IoU within 3 px of a boundary | share of pixels | beyond | draws |", "|---|---|---|---|---|---|"]
+    return ["", *head, *lines] if lines else []
+
+
+def place_lines(cells, rows):
+    """Training tiles beside test tiles in Markdown, means over the same draws; rows as in `table_lines`."""
+    trained, lines = read_rows(PLACES), []
+    for cell in cells:
+        there = [name for name in cell.names() if name in trained and name in rows]
+        if there:
+            means = [mean_and_spread([float(table[name]["miou"]) for name in there], ".3f") for table in (trained, rows)]
+            lines.append(f"| {cell.points or 'all'} {cell.note} | {cell.method} | {means[0]} | {means[1]} | {len(there)} |")
+    head = ["| points a tile | method | mean IoU of training tiles, all labels | of test tiles | draws |", "|---|---|---|---|---|"]
     return ["", *head, *lines] if lines else []
 
 
@@ -241,8 +258,8 @@ def main(args):
         return
     rows, lines = all_rows(), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
     for name, cells in sets.items():
-        score_borders(cells)
-        lines += ["", f"## {name}", "", *table_lines(cells, rows), *border_lines(cells)]
+        score_parts(cells)
+        lines += ["", f"## {name}", "", *table_lines(cells, rows), *border_lines(cells), *place_lines(cells, rows)]
         picture = figure(cells, rows, f"{name}: points against every label")
         if picture:
             save_png(picture, ROOT / "docs" / f"points-{name}.png")

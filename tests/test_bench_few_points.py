@@ -53,6 +53,15 @@ def test_table_pairs_draws_and_calls_a_small_gain_none(experiment):
     assert by_method["superpixels"].split(" | ")[5] == "+0.7 +- 2.1 (none)"
 
 
+def test_training_tiles_stand_beside_test_tiles_of_the_same_draws(experiment, monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "PLACES", tmp_path / "places.csv")
+    rows = {f"demo-5-partial-CE-draw{draw}": {"miou": 0.5 + 0.1 * draw} for draw in range(3)}
+    assert experiment.place_lines(cells(experiment), rows) == []
+    for draw in (0, 2):
+        experiment.append(experiment.PLACES, {"name": f"demo-5-partial-CE-draw{draw}", "miou": 0.8})
+    assert experiment.place_lines(cells(experiment), rows)[-1] == "| 5  | partial CE | 0.800 +- 0.000 | 0.600 +- 0.141 | 2 |"
+
+
 def test_figure_shows_what_is_there(experiment):
     assert experiment.figure(cells(experiment), {}, "nothing") is None
     rows = {f"demo-{k}-partial-CE-draw{draw}": {"miou": 0.5 + 0.1 * draw} for k in (1, 5) for draw in range(3)}
