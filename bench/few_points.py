@@ -150,18 +150,22 @@ def table_lines(cells, rows):
     return lines
 
 
-def score_parts(cells):
-    """What the errors are made of, for every run that is on this machine; runs that have their rows are not scored again.
+def score_parts(cells, rows):
+    """What the errors are made of, for every run that is on this machine; what has been scored is not scored again.
 
     Mean IoU near the classes' boundaries and beyond goes to results/points_borders.csv. That of the training tiles, all labels of
     them, of which a run from points saw few, goes to results/points_places.csv: what it loses from there to the test tiles is
     the places'.
+
+    Args:
+        cells, rows: as in `table_lines`; a run that is not its row's, an older one say, is left out.
     """
     for table, split in ((BORDERS, "test"), (PLACES, "train")):
         there = read_rows(table)
         for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
             folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
-            if name in there or not (ROOT / folder / "metrics.json").exists():
+            metrics = ROOT / folder / "metrics.json"
+            if name in there or not metrics.exists() or json.loads(metrics.read_text())["miou"] != float(rows[name]["miou"]):
                 continue
             command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--split", split, "--out", f"{folder}/scores"]
             subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
@@ -258,7 +262,7 @@ def main(args):
         return
     rows, lines = all_rows(), ["Written by `python bench/few_points.py` from points.csv; each row there holds its command."]
     for name, cells in sets.items():
-        score_parts(cells)
+        score_parts(cells, rows)
         lines += ["", f"## {name}", "", *table_lines(cells, rows), *border_lines(cells), *place_lines(cells, rows)]
         picture = figure(cells, rows, f"{name}: points against every label")
         if picture:
