@@ -1,6 +1,7 @@
 """Runs as rows of a table: what is there is skipped, unless it is of another set under the same path."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
@@ -55,3 +56,14 @@ def test_only_scores_on_one_set_are_paired(run_table):
     assert run_table.scores_in_pairs([("b", "a"), ("c", "a"), ("b", "gone")], rows) == [(0.7, 0.5)]
     assert run_table.difference([(0.7, 0.5), (0.6, 0.5)]) == "+15.0 +- 7.1"
     assert run_table.difference([(0.7, 0.5), (0.4, 0.5)]) == "+5.0 +- 21.2 (none)" and run_table.difference([]) == ""
+
+
+@pytest.mark.parametrize("table", sorted(path.name for path in (BENCH.parent / "results").glob("*.csv")))
+def test_each_row_that_is_kept_says_what_made_it(table):
+    with open(BENCH.parent / "results" / table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(None not in row and None not in row.values() for row in rows)  # as many cells as the header
+    if "command" in rows[0]:
+        assert all(re.fullmatch("[0-9a-f]{7,40}", row["commit"]) and row["command"].startswith("python ") for row in rows)
+    if "name" in rows[0]:
+        assert len({row["name"] for row in rows}) == len(rows)
