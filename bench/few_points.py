@@ -26,7 +26,7 @@ sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from baseline import DUBAI
 from figures import curves, save_png
-from run_table import ROOT, append, commit, difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
+from run_table import ROOT, append, cell_of, commit, difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
 
 TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
 PLACES = ROOT / "results" / "points_places.csv"
@@ -165,7 +165,7 @@ def score_parts(cells, rows):
         for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
             folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
             metrics = ROOT / folder / "metrics.json"
-            if name in there or not metrics.exists() or json.loads(metrics.read_text())["miou"] != float(rows[name]["miou"]):
+            if name in there or not metrics.exists() or cell_of(json.loads(metrics.read_text())["miou"]) != rows[name]["miou"]:
                 continue
             command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--split", split, "--out", f"{folder}/scores"]
             subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)

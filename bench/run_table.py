@@ -141,6 +141,11 @@ def _train(name, flags, out, threads, script):
                   "processor": processor(), "date": time.strftime("%Y-%m-%d"), "commit": commit(), "command": " ".join(command)}
 
 
+def cell_of(value):
+    """A value as tables hold it: numbers with five digits."""
+    return f"{value:.5g}" if isinstance(value, float) else value
+
+
 def append(table, row):
     """Add a row, with the header first where the table is new."""
     table.parent.mkdir(parents=True, exist_ok=True)
@@ -148,4 +153,4 @@ def append(table, row):
         writer = csv.DictWriter(file, row)
         if file.tell() == 0:
             writer.writeheader()
-        writer.writerow({key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()})
+        writer.writerow({key: cell_of(value) for key, value in row.items()})
