@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from raster import open_raster, write_geotiff  # noqa: E402
 
 BANDS, CLASSES = 10, 8
-WINDOW, OVERLAP = 512, 64  # px, of the usual loop and of what is compared with it
+WINDOWS, OVERLAP = (512, 640), 64  # px, of the usual loop and of what is compared with it
 
 
 def main():
@@ -35,6 +35,7 @@ def main():
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("what", choices=["windows", "mode", "predict", "memory", "margins", "usual"])
     parser.add_argument("--side", type=int, help="of the scene, px; not given: as the table has it")
+    parser.add_argument("--window", type=int, default=WINDOWS[0], help="usual: side of its windows, px")
     parser.add_argument("--folder", default="runs/scenes", help="for the files that are read and written")
     parser.add_argument("--repeats", type=int, default=9, help="turns of ours and the peer's")
     parser.add_argument("--checkpoint", nargs="+", default=[], help="margins: of trained networks")
@@ -159,11 +160,12 @@ def predict(args):
     folder = args.folder.resolve()
     common = ["predict.py", "--checkpoint", checkpoint, "--device", "cpu", "--out", folder / "maps", scene]
     for _ in range(args.repeats):
-        yield {"case": f"{side} px, margin 32, window {WINDOW}",
-               **measured(*common, "--margin", OVERLAP // 2, "--window", WINDOW)}
         yield {"case": f"{side} px, exact margin", **measured(*common)}
-        yield {"case": f"{side} px, the usual loop, windows of {WINDOW} px",
-               **measured("bench/scenes.py", "usual", "--side", side, "--folder", folder)}
+        for window in WINDOWS:
+            yield {"case": f"{side} px, margin 32, window {window}",
+                   **measured(*common, "--margin", OVERLAP // 2, "--window", window)}
+            yield {"case": f"{side} px, the usual loop, windows of {window} px",
+                   **measured("bench/scenes.py", "usual", "--side", side, "--window", window, "--folder", folder)}
 
 
 def usual(args):
@@ -178,9 +180,9 @@ def usual(args):
     with rasterio.open(args.folder / f"scene_{args.side}x{args.side}.tif") as file, torch.no_grad():
         total = np.zeros((CLASSES, file.height, file.width), np.float32)
         weight = np.zeros((file.height, file.width), np.float32)
-        for row in range(0, file.height, WINDOW - OVERLAP):
-            for col in range(0, file.width, WINDOW - OVERLAP):
-                height, width = min(WINDOW, file.height - row), min(WINDOW, file.width - col)
+        for row in range(0, file.height, args.window - OVERLAP):
+            for col in range(0, file.width, args.window - OVERLAP):
+                height, width = min(args.window, file.height - row), min(args.window, file.width - col)
                 image = (file.read(window=Window(col, row, width, height)).astype(np.float32) - mean) / std
                 probabilities = model(torch.from_numpy(image)[None]).softmax(1)[0].numpy()
                 total[:, row:row + height, col:col + width] += probabilities

@@ -85,7 +85,7 @@ def test_prediction_beside_the_usual_loop(tmp_path):
     pytest.importorskip("rasterio")
     run("scenes.py", "predict", "--side", 300, "--repeats", 1, "--folder", tmp_path, "--table", tmp_path / "scenes.csv")
     cpu = {row["case"]: float(row["value"]) for row in rows(tmp_path / "scenes.csv") if row["quantity"] == "cpu_s"}
-    assert len(cpu) == 3 and cpu["predict, 300 px, the usual loop, windows of 512 px"] > 0
+    assert len(cpu) == 1 + 2 * 2 and cpu["predict, 300 px, the usual loop, windows of 640 px"] > 0
     assert (tmp_path / "usual.tif").exists() and (tmp_path / "maps" / "scene_300x300_classes.tif").exists()
 
 
