@@ -155,7 +155,7 @@ def score_parts(cells, rows):
 
     Mean IoU near the classes' boundaries and beyond goes to results/points_borders.csv. That of the training tiles, all labels of
     them, of which a run from points saw few, goes to results/points_places.csv: what it loses from there to the test tiles is
-    the places'.
+    due to the places and their other mix of classes.
 
     Args:
         cells, rows: as in `table_lines`; a run that is not its row's, an older one say, is left out.

@@ -81,8 +81,8 @@ def check_killed_runs(data, tmp_path, seed, kills):
             {part: parts[part] for part in ("model", "data", "train")})
 
 
-def test_killed_and_resumed_equals_never_stopped(data, tmp_path):
-    check_killed_runs(data, tmp_path, seed=3, kills=1)
+def test_killed_twice_and_resumed_equals_never_stopped(data, tmp_path):
+    check_killed_runs(data, tmp_path, seed=3, kills=2)
 
 
 @pytest.mark.slow
