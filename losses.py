@@ -30,14 +30,15 @@ def labelled_pixels(logits, labels, ignore=255):
         return logits, labels.long()
     values, classes = labels.reshape(-1).numpy(), logits.shape[1]  # NumPy goes through bytes several times faster than torch
     labelled = values != ignore
-    odd = labelled & ((values < 0) | (values >= classes))
+    few = np.count_nonzero(labelled) < SPARSE_BELOW * labelled.size
+    where = np.flatnonzero(labelled) if few else slice(None)
+    odd = labelled[where] & ((values[where] < 0) | (values[where] >= classes))
     if odd.any():
-        raise ValueError(f"labels hold {values[odd][0]}: give classes 0 to {classes - 1}, or {ignore} for no label")
-    if np.count_nonzero(labelled) >= SPARSE_BELOW * labelled.size:
+        raise ValueError(f"labels hold {values[where][odd][0]}: give classes 0 to {classes - 1}, or {ignore} for no label")
+    if not few:
         return logits, labels.long()
-    where = torch.from_numpy(np.flatnonzero(labelled))  # (P,)
     rows = logits.permute(0, 2, 3, 1).reshape(-1, classes)  # (B*H*W, K), a view of channels-last memory
-    return rows.index_select(0, where), labels.reshape(-1).index_select(0, where).long()
+    return rows.index_select(0, torch.from_numpy(where)), torch.from_numpy(values[where]).long()
 
 
 def labelled_weight(labels, weight=None, ignore=255):
@@ -62,9 +63,8 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
         total: the divisor, where it is taken over more than these images; see `labelled_weight`.
     Returns: () loss; 0 where nothing is labelled.
     Raises: ValueError where sizes differ, or a label or `hardest` is out of range.
-    Source:
-        Tang et al. 2018, "Normalized Cut Loss", the partial cross-entropy; `hardest` is the online hard example mining of
-        Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
+    Source: Tang et al. 2018, "Normalized Cut Loss", the partial cross-entropy; `hardest` is the online hard example mining
+        of Shrivastava et al. 2016; differs from the paper in ranking pixels and not regions.
     """
     if not 0 < hardest <= 1:
         raise ValueError(f"hardest is {hardest}: give a share above 0 and at most 1")
