@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
 
 def pick_device(name="auto"):
@@ -35,8 +35,9 @@ def keep_freed_memory():
     in prediction (measured).
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)  # blocks of any size come from the heap,
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # which never shrinks
+        libc.mallopt(M_ARENA_MAX, 1)  # all threads share one heap,
+        libc.mallopt(M_MMAP_MAX, 0)  # blocks of any size come from it,
+        libc.mallopt(M_TRIM_THRESHOLD, -1)  # and it never shrinks
 
 
 def amp_dtype(device, how="auto"):

@@ -13,8 +13,8 @@ no data, and <scene>_confidence.tif, that of the class on the map; with --sugges
 <scene>_points.png, the pixels to label next. Files take their names when all of a scene's are whole.
 
 The scene is read in windows that overlap by a margin, and of each window only the centre is kept. With the default
-margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of one
-row of windows. A network that looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
+margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of two
+windows and a row of their maps. A network that looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
 """
 
 import argparse
@@ -23,6 +23,8 @@ import os
 import pathlib
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -186,35 +188,46 @@ def predicted_strips(model, raster, facts, device, args):
     cols = axis_windows(raster.width, args.window, args.margin, model.stride)
     every, limits = overview_step(raster.height, raster.width), display_limits(facts)
     count = 2 + len(facts["classes"]) if args.probabilities else 1
+    # On the CPU two windows are computed at a time, each by half of the threads, which then wait less for one another.
+    workers = 2 if device.type == "cpu" and torch.get_num_threads() > 1 and not args.compile else 1
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[torch.get_num_threads() // workers])
+    reading = threading.Lock()
     progress = tqdm(total=len(rows) * len(cols), desc=raster.path.name, disable=None, unit="window")
-    for number, row in enumerate(rows):
-        turn = slice(None, None, -1 if number % 2 else 1)  # there and back: what was decoded last is read again first
-        height = row.keep_to - row.keep_from
-        layers = np.empty((height, raster.width, count), dtype=np.uint8)
-        doubt = np.empty((height, raster.width), dtype=np.float32) if args.suggest else None
-        overview = []
-        for col in cols[turn]:
+
+    def fill(row, col, layers, doubt):
+        """Predict one window into its place in the strip; returns its pixels for the overview."""
+        with reading:
             image = raster.read(row.origin, col.origin, row.size, col.size)  # (h, w, C)
-            missing = raster.no_data(image)
-            inputs = normalise(torch.from_numpy(image)[None].to(device), facts["mean"], facts["std"], raster.nodata)
-            if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
-                inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
-            margin = unwanted_margin(row, col, args.margin)
-            classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
-            window, within = kept(row, col), kept(row, col, margin)
-            missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]
-            layers[across][:, :, 0] = np.where(missing, NO_DATA, classes[within])
-            if args.probabilities:
-                levels = (255 * probabilities[0]).round().byte().cpu().numpy()[(..., *within)] * ~missing  # (K, h, w)
-                layers[across][:, :, 1] = levels.max(axis=0)
-                layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)
-            if args.suggest:
-                doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy()[within])
-            shown = image[window][-row.keep_from % every::every, -col.keep_from % every::every]
-            overview.append(shown.copy())  # a view would keep the whole window in memory until the strip's end
-            progress.update()
-        yield Strip(layers, to_rgb(np.concatenate(overview[turn], axis=1), facts["rgb"], limits), doubt)
-    progress.close()
+        missing = raster.no_data(image)
+        inputs = normalise(torch.from_numpy(image)[None].to(device), facts["mean"], facts["std"], raster.nodata)
+        if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
+            inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
+        margin = unwanted_margin(row, col, args.margin)
+        classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
+        window, within = kept(row, col), kept(row, col, margin)
+        missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]
+        layers[across][:, :, 0] = np.where(missing, NO_DATA, classes[within])
+        if args.probabilities:
+            levels = (255 * probabilities[0]).round().byte().cpu().numpy()[(..., *within)] * ~missing  # (K, h, w)
+            layers[across][:, :, 1] = levels.max(axis=0)
+            layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)
+        if args.suggest:
+            doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy()[within])
+        shown = image[window][-row.keep_from % every::every, -col.keep_from % every::every]
+        progress.update()
+        return shown.copy()  # a view would keep the whole window in memory until the strip's end
+
+    try:
+        for number, row in enumerate(rows):
+            turn = slice(None, None, -1 if number % 2 else 1)  # there and back: what was decoded last is read again first
+            height = row.keep_to - row.keep_from
+            layers = np.empty((height, raster.width, count), dtype=np.uint8)
+            doubt = np.empty((height, raster.width), dtype=np.float32) if args.suggest else None
+            overview = list((pool.map if workers > 1 else map)(lambda col: fill(row, col, layers, doubt), cols[turn]))
+            yield Strip(layers, to_rgb(np.concatenate(overview[turn], axis=1), facts["rgb"], limits), doubt)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from georeference import GEO_TAGS, Georeference
 
-CACHE_BYTES = 2**27  # decoded strips and tiles kept per scene
+CACHE_BYTES = 2**26  # decoded strips and tiles kept per scene
 SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
 TILE = 512  # px, side of the tiles written
 PIECE = 2**19  # px of a class mask counted at once: as many as fit the processor's cache, four times as fast as more

@@ -1,11 +1,13 @@
 """A scene predicted in windows is the scene predicted whole, and what is written beside the map tells the truth."""
 
+import collections
 import csv
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import types
@@ -21,7 +23,7 @@ from checkpoint import load_model, save_checkpoint
 from data import normalise
 from facts import data_facts
 from models import build_model
-from raster import open_raster, write_geotiff
+from raster import Raster, open_raster, write_geotiff
 from windows import average_symmetries
 
 FACTS = {"name": "made", "classes": [{"name": name, "colour": [40 * k, 0, 255 - 40 * k]} for k, name in enumerate("abc")],
@@ -234,6 +236,37 @@ def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 20e6
+
+
+def test_two_windows_at_once_draw_the_map_of_one(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(150, 203)).save(tmp_path / "scene.png")
+    turn, busy, most = threading.Lock(), collections.Counter(), collections.Counter()
+
+    def watched(name, function):
+        def call(*args):
+            with turn:
+                busy[name] += 1
+                most[name] = max(most[name], busy[name])
+            time.sleep(0.02)
+            try:
+                return function(*args)
+            finally:
+                with turn:
+                    busy[name] -= 1
+        return call
+
+    monkeypatch.setattr(predict, "predict_window", watched("windows computed", predict.predict_window))
+    monkeypatch.setattr("raster.Raster.read", watched("windows read", Raster.read))
+    maps = []
+    for threads in (1, 2, 4):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        most.clear()
+        run(tmp_path / "best.pt", tmp_path, tmp_path / "scene.png", flags=["--window", "64", "--probabilities", "--suggest", "5"])
+        maps.append([(tmp_path / f"scene_{name}").read_bytes() for name in ("classes.tif", "probabilities.tif", "overlay.png", "points.csv")])
+        (tmp_path / "scene_points.csv").unlink()
+        assert most == {"windows computed": min(threads, 2), "windows read": 1}  # a raster is read by one at a time
+    assert maps[0] == maps[1] == maps[2]
 
 
 def test_torchrun_shares_the_scenes_out(tmp_path, monkeypatch):
