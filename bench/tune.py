@@ -43,6 +43,7 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "half of the points a step": ["--points-share", "0.5"], "superpixels": ["--superpixels", "8"],
     "superpixels, class weights": ["--superpixels", "8", "--class-weights", "sqrt"]}
 POINTS = (1, 5, 20, 0)  # a tile; 0: every label
+SEEDS = 3  # of a run at most
 SAME = {"demo": ("plain cross-entropy",), "dubai": ()}  # as the base
 
 
@@ -67,21 +68,25 @@ def prepare(name, source, fold, places):
     return folder
 
 
-def names_of(name, points, setting):
-    """The names of a setting's runs, a fold each: the keys of the table's rows."""
-    return [f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}" for fold in FOLDS[name]]
+def names_of(name, points, setting, fold, seeds):
+    """The names of a setting's runs on a fold, a seed each: the keys of the table's rows."""
+    first = f"{name}-{points}-{setting.replace(',', '').replace(' ', '-')}-{fold}"
+    return [f"{first}-seed{seed}" if seed else first for seed in range(seeds)]
 
 
 def table_lines(rows):
-    """All that has a row, in Markdown; a gain is paired, fold by fold, over the base from the same points."""
-    lines = ["| set | points a tile | setting | mean IoU, a fold each | gain over base, points of mean IoU | s a run |", "|---|---|---|---|---|---|"]
+    """All that has a row, in Markdown; a gain is paired, fold by fold and seed by seed, over the base from the same points."""
+    lines = ["| set | points a tile | setting | mean IoU, a fold each | runs | gain over base, points of mean IoU | s a run |", "|---|---|---|---|---|---|---|"]
     for name, points, setting in itertools.product(FOLDS, POINTS, SETTINGS):
-        runs = names_of(name, points, setting)
-        there = [rows[run] for run in runs if run in rows]
-        if there:
-            gain = difference(scores_in_pairs(list(zip(runs, names_of(name, points, "base"))), rows)) if setting != "base" else ""
-            lines.append(f"| {name} | {points or 'all'} | {setting} | {' '.join(format(float(row['miou']), '.3f') for row in there)} | "
-                         f"{gain} | {statistics.mean(float(row['train_s']) for row in there):.0f} |")
+        folds = [names_of(name, points, setting, fold, SEEDS) for fold in FOLDS[name]]
+        there = [[rows[run] for run in runs if run in rows] for runs in folds]
+        runs = sum(there, [])
+        if runs:
+            base = [names_of(name, points, "base", fold, SEEDS) for fold in FOLDS[name]]
+            gain = difference(scores_in_pairs(list(zip(sum(folds, []), sum(base, []))), rows)) if setting != "base" else ""
+            means = " ".join(format(statistics.mean(float(row["miou"]) for row in fold), ".3f") for fold in there if fold)
+            lines.append(f"| {name} | {points or 'all'} | {setting} | {means} | {len(runs)} | {gain} | "
+                         f"{statistics.mean(float(row['train_s']) for row in runs):.0f} |")
     return lines
 
 
@@ -91,9 +96,10 @@ def main(args):
     for (name, source), points in itertools.product(sources.items(), args.points):
         settings = [setting for setting in SETTINGS if setting.startswith(tuple(args.only)) and setting not in SAME[name]]
         if settings:
-            folders = [prepare(name, source, fold, places) for fold, places in FOLDS[name].items()]
-            run_missing(TABLE, [(run, ["--data", folder, *BASE[name], *SETTINGS[setting], "--points", points])
-                                for setting in settings for run, folder in zip(names_of(name, points, setting), folders)],
+            folders = {fold: prepare(name, source, fold, places) for fold, places in FOLDS[name].items()}
+            run_missing(TABLE, [(run, ["--data", folder, *BASE[name], *SETTINGS[setting], "--points", points, "--seed", seed])
+                                for setting in settings for fold, folder in folders.items()
+                                for seed, run in enumerate(names_of(name, points, setting, fold, args.seeds))],
                         ROOT / "runs" / "tune", args.jobs)
     text = "\n".join(table_lines(read_rows(TABLE))) + "\n"
     TABLE.with_suffix(".md").write_text("Written by `python bench/tune.py` from tune.csv: on training places that were held out.\n\n"
@@ -109,6 +115,7 @@ def parse_args(argv=None):
     parser.add_argument("--points", type=int, nargs="+", default=[1, 20], choices=POINTS, help="a tile; 0: every label")
     parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so; a start "
                         "that no name has writes the table alone")
+    parser.add_argument("--seeds", type=int, default=1, choices=range(1, SEEDS + 1), help="runs of a setting on a fold")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
     return parser.parse_args(argv)
 
