@@ -40,6 +40,8 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "zoom 2": ["--zoom", "2"], "class weights sqrt": ["--class-weights", "sqrt"],
     "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
     "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
+    "constant rate, average of weights 0.99": ["--schedule", "constant", "--ema", "0.99"],
+    "constant rate, average of weights 0.995": ["--schedule", "constant", "--ema", "0.995"],
     "half of the points a step": ["--points-share", "0.5"], "superpixels": ["--superpixels", "8"],
     "superpixels, class weights": ["--superpixels", "8", "--class-weights", "sqrt"]}
 POINTS = (1, 5, 20, 0)  # a tile; 0: every label
