@@ -38,7 +38,7 @@ from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm
 from scenes import open_scene, resize, scaled, warn_of_unread
-from suggest import uncertainty
+from suggest import SQUARE, uncertainty
 from windows import axis_windows, kept, predict_window, unwanted_margin, window_and_margin
 
 
@@ -189,7 +189,7 @@ def predicted_strips(model, raster, facts, device, args):
     every, limits = overview_step(raster.height, raster.width), display_limits(facts)
     count = 2 + len(facts["classes"]) if args.probabilities else 1
     # On the CPU two windows are computed at a time, each by half of the threads, which then wait less for one another.
-    workers = 2 if device.type == "cpu" and torch.get_num_threads() > 1 and not args.compile else 1
+    workers = 2 if device.type == "cpu" and min(torch.get_num_threads(), len(cols)) > 1 else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[torch.get_num_threads() // workers])
     reading = threading.Lock()
     progress = tqdm(total=len(rows) * len(cols), desc=raster.path.name, disable=None, unit="window")
@@ -203,6 +203,7 @@ def predicted_strips(model, raster, facts, device, args):
         if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
             inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
         margin = unwanted_margin(row, col, args.margin)
+        margin = max(margin - SQUARE // 2, 0) if args.suggest else margin  # doubt is averaged over a square
         classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
         window, within = kept(row, col), kept(row, col, margin)
         missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]

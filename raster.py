@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from georeference import GEO_TAGS, Georeference
 
-CACHE_BYTES = 2**26  # decoded strips and tiles kept per scene
+CACHE_BYTES = 2**26  # decoded strips and tiles kept per raster
 SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
 TILE = 512  # px, side of the tiles written
 PIECE = 2**19  # px of a class mask counted at once: as many as fit the processor's cache, four times as fast as more
@@ -142,7 +142,7 @@ class _Tiff:
             raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
         if len(page.dataoffsets) < math.prod(page.chunked):
             raise ValueError(f"it says where {len(page.dataoffsets)} of its {math.prod(page.chunked)} pieces are")
-        self.path, self.page, self.room = path, page, CACHE_BYTES
+        self.path, self.page = path, page
         if self.mapped:  # it can be cut anywhere: small enough that what maps touch stays within the cache
             rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)
         elif rows * self.row_bytes > SEGMENT_BYTES:
@@ -173,7 +173,7 @@ class _Tiff:
         found = [self.kept.get(index) for index in indices]
         for index in self.kept.keys() & set(indices):
             self.kept.move_to_end(index)
-        while self.kept_bytes > self.room and len(self.kept) > 1:
+        while self.kept_bytes > CACHE_BYTES and len(self.kept) > 1:
             self.kept_bytes -= self.kept.popitem(last=False)[1].nbytes
         return found
 

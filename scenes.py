@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from labels import NO_LABEL, MaskLabels, PointLabels
-from raster import CACHE_BYTES, open_raster
+from raster import open_raster
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -95,7 +95,7 @@ def open_scene(path, max_pixels=2**31):
 
 
 class Stack:
-    """Several rasters of one size in the place of a Raster's file; they share the cache of one.
+    """Several rasters of one size in the place of a Raster's file.
 
     Args:
         rasters: list of Raster.
@@ -104,8 +104,6 @@ class Stack:
 
     def __init__(self, rasters, nodata):
         self.rasters, self.nodata = rasters, np.nan if nodata is None else nodata
-        for raster in rasters:
-            raster.source.room = CACHE_BYTES // len(rasters)
 
     def copy(self, row, col, window):
         """Copy what lies at row, col into window (h, w, C), the bands of each raster after those of the one before."""

@@ -165,7 +165,9 @@ def score_parts(cells, rows):
         for name in (name for cell in cells if cell.method in (FULL, BASELINE, BEST) for name in cell.names()):
             folder = f"runs/baseline/{SAME[name]}" if name in SAME else f"runs/points/{name}"
             metrics = ROOT / folder / "metrics.json"
-            if name in there or not metrics.exists() or cell_of(json.loads(metrics.read_text())["miou"]) != rows[name]["miou"]:
+            if name in there or name not in rows or not metrics.exists():
+                continue
+            if cell_of(json.loads(metrics.read_text(encoding="utf-8"))["miou"]) != rows[name]["miou"]:
                 continue
             command = ["evaluate.py", "--checkpoint", f"{folder}/last.pt", "--split", split, "--out", f"{folder}/scores"]
             subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)

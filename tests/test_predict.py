@@ -24,7 +24,7 @@ from data import normalise
 from facts import data_facts
 from models import build_model
 from raster import Raster, open_raster, write_geotiff
-from windows import average_symmetries
+from windows import average_symmetries, window_and_margin
 
 FACTS = {"name": "made", "classes": [{"name": name, "colour": [40 * k, 0, 255 - 40 * k]} for k, name in enumerate("abc")],
          "ignore": 255, "mean": [100.0] * 3, "std": [60.0] * 3, "bands": 3, "dtype": "uint8", "gsd_m": None, "rgb": [0, 1, 2]}
@@ -213,10 +213,11 @@ def test_pixels_of_another_size_than_the_network_learned_are_warned_of(capsys):
 
 
 @pytest.mark.slow
-def test_a_compiled_network_draws_the_same_map(tmp_path):
+def test_a_compiled_network_draws_the_same_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     write_checkpoint(tmp_path / "best.pt")
-    Image.fromarray(scene(50, 130)).save(tmp_path / "scene.png")
-    for flags in ([], ["--compile"]):
+    Image.fromarray(scene(150, 170)).save(tmp_path / "scene.png")
+    for flags in ([], ["--compile"]):  # nine windows: the middle one, with margins on all sides, is a graph of its own
         run(tmp_path / "best.pt", tmp_path / f"maps{len(flags)}", tmp_path / "scene.png", flags=["--window", "96", *flags])
     plain, compiled = (tifffile.imread(tmp_path / f"maps{number}" / "scene_classes.tif") for number in (0, 1))
     assert (plain != compiled).mean() < 0.001  # where two classes are as good as alike
@@ -236,6 +237,19 @@ def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 20e6
+
+
+def test_doubt_knows_no_windows(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt")
+    Image.fromarray(scene(150, 203)).save(tmp_path / "scene.png")
+    args = predict.parse_args(["--checkpoint", "best.pt", "--suggest", "1", "scene.png"])
+    doubts = []
+    for window in (512, 64):
+        args.window, args.margin = window_and_margin(window, None, model)
+        with open_raster(tmp_path / "scene.png") as raster:
+            strips = predict.predicted_strips(model, raster, FACTS, torch.device("cpu"), args)
+            doubts.append(np.concatenate([strip.doubt for strip in strips]))
+    assert doubts[0].std() > 0.05 and np.abs(doubts[0] - doubts[1]).max() < 1e-5
 
 
 def test_two_windows_at_once_draw_the_map_of_one(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 import scenes
@@ -342,16 +341,6 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     listed.write_text("\n")
     with pytest.raises(ValueError, match="place.txt lists no image"):
         open_scene(listed)
-
-
-def test_the_files_of_a_scene_share_the_cache_of_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("scenes.CACHE_BYTES", 3 * 2 * 1024)  # of three files two tiles each
-    for name in "abc":
-        tifffile.imwrite(tmp_path / f"{name}.tif", np.ones((96, 96), np.uint8), compression="zlib", tile=(32, 32), metadata=None)
-    (tmp_path / "place.txt").write_text("a.tif\nb.tif\nc.tif\n")
-    with open_scene(tmp_path / "place.txt") as scene:
-        assert scene.read(0, 0, 96, 96).all()
-        assert [raster.source.kept_bytes for raster in scene.source.rasters] == [2 * 1024] * 3
 
 
 GAPS = {  # pixels of two files of one row, what each calls no data, and the value that missing pixels are read as
