@@ -116,14 +116,16 @@ def measure(work, repeats, limit, elsewhere=None):
     there = {name: functools.partial(elsewhere.call, name) if elsewhere and not name.startswith("ours") else call
              for name, (call, _) in work.peers.items() if call is not None}
     seconds = in_turns({"ours": work.ours, **there, "limit": limit_call}, repeats)
-    share = (work.operations or work.moved) / seconds["ours"] / (limit_amount / seconds["limit"])
+    limit = limit_amount / seconds["limit"]
+    share = (work.operations or work.moved) / seconds["ours"] / limit
+    rate = f"{limit / 1e9:.4g} {'GFLOP/s' if work.operations else 'GB/s'}"
     rows = []
     for name, (_, aim) in work.peers.items():
         known = name in seconds
         rows.append({"work": work.name, "unit": f"{work.unit}/s", "ours": f"{work.amount / seconds['ours']:.4g}", "peer": name,
                      "peer's": f"{work.amount / seconds[name]:.4g}" if known else "not installed",
                      "ratio": f"{seconds[name] / seconds['ours']:.2f}" if known else "-",
-                     "aim": "-" if aim is None else aim, "share of limit": f"{share:.0%}"})
+                     "aim": "-" if aim is None else aim, "share of limit": f"{share:.0%} of {rate}"})
     return rows
 
 
@@ -329,9 +331,6 @@ def main(args):
                 print(f"{work.name} ...", file=sys.stderr, flush=True)
                 rows += measure(work, args.repeats, limits["product" if work.operations else "copy"], elsewhere)
                 elsewhere.call("")
-        for name, (call, amount) in limits.items():
-            rate = amount / in_turns({name: call}, args.repeats)[name] / 1e9
-            print(f"{name}: {rate:.4g} {'GFLOP/s' if name == 'product' else 'GB/s'}, on {args.threads} threads")
     print(markdown(rows))
     append_rows(args.table, rows, " ".join(["python", *sys.argv]), args.threads)
     return rows
