@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from checkpoint import load_model
 from data import HelpFormatter, normalise
-from device import compile_network, out_of_memory, pick_device
+from device import out_of_memory, pick_device
 from facts import display_limits
 from figures import to_rgb
 from maps import NO_DATA, Strip, overview_step, write_maps
@@ -66,8 +66,6 @@ def parse_args(argv=None):
          "which makes the result exact, or 64 where it has none; smaller is faster")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
          "maps in eight times the time")
-    flag("--compile", action="store_true", help="compile the network first: a minute, then a tenth faster; worth it for large "
-         "scenes")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
     return parser.parse_args(argv)
 
@@ -81,8 +79,6 @@ def main(args):
         torch.cuda.set_device(local % torch.cuda.device_count())
     model, facts = load_model(args.checkpoint, device)
     model = fold_batch_norm(model)
-    if args.compile:
-        compile_network(model, device)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     scale = args.scale if args.scale is not None else facts.get("scale") or 1.0
     if not 0 < scale <= 16 or args.suggest < 0:

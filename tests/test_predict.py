@@ -212,17 +212,6 @@ def test_pixels_of_another_size_than_the_network_learned_are_warned_of(capsys):
     assert "a.tif is predicted at 0.5 m a pixel, the network learned at 1 m: --scale 1 would" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_compiled_network_draws_the_same_map(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    write_checkpoint(tmp_path / "best.pt")
-    Image.fromarray(scene(150, 170)).save(tmp_path / "scene.png")
-    for flags in ([], ["--compile"]):  # nine windows: the middle one, with margins on all sides, is a graph of its own
-        run(tmp_path / "best.pt", tmp_path / f"maps{len(flags)}", tmp_path / "scene.png", flags=["--window", "96", *flags])
-    plain, compiled = (tifffile.imread(tmp_path / f"maps{number}" / "scene_classes.tif") for number in (0, 1))
-    assert (plain != compiled).mean() < 0.001  # where two classes are as good as alike
-
-
 def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("raster.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
