@@ -13,8 +13,9 @@ no data, and <scene>_confidence.tif, that of the class on the map; with --sugges
 <scene>_points.png, the pixels to label next. Files take their names when all of a scene's are whole.
 
 The scene is read in windows that overlap by a margin, and of each window only the centre is kept. With the default
-margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of two
-windows and a row of their maps. A network that looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
+margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of a
+window and of the maps under a row of them. A network that looks at the whole image has no radius: its margin is 64 px,
+and the result differs a little.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from maps import NO_DATA, Strip, overview_step, write_maps
 from models import fold_batch_norm
 from scenes import open_scene, resize, scaled, warn_of_unread
 from suggest import SQUARE, uncertainty
-from windows import axis_windows, kept, predict_window, unwanted_margin, window_and_margin
+from windows import WINDOW, axis_windows, kept, predict_window, unwanted_margin, window_and_margin
 
 
 def parse_args(argv=None):
@@ -184,8 +185,9 @@ def predicted_strips(model, raster, facts, device, args):
     cols = axis_windows(raster.width, args.window, args.margin, model.stride)
     every, limits = overview_step(raster.height, raster.width), display_limits(facts)
     count = 2 + len(facts["classes"]) if args.probabilities else 1
-    # On the CPU two windows are computed at a time, each by half of the threads, which then wait less for one another.
-    workers = 2 if device.type == "cpu" and min(torch.get_num_threads(), len(cols)) > 1 else 1
+    # On the CPU two small windows are computed at a time, each by half of the threads, which then wait less for one another.
+    small = 2 * rows[0].size * cols[0].size <= WINDOW**2  # together no more memory than one window of the default size
+    workers = 2 if device.type == "cpu" and small and min(torch.get_num_threads(), len(cols)) > 1 else 1
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[torch.get_num_threads() // workers])
     reading = threading.Lock()
     progress = tqdm(total=len(rows) * len(cols), desc=raster.path.name, disable=None, unit="window")

@@ -9,6 +9,7 @@ start-up and files included. Rows that are in the table already are not measured
 
 import argparse
 import csv
+import os
 import pathlib
 import subprocess
 import sys
@@ -75,8 +76,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=HelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes only; writes no figure and no rows")
     parser.add_argument("--width", type=int, default=16, help="of the U-Net")
-    parser.add_argument("--threads", type=int, default=1, help="that OMP_NUM_THREADS was set to, for the table")
+    parser.add_argument("--threads", type=int, default=1, help="for torch")
     args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the scripts that are measured
     usual, sizes = ({**USUAL, "tiles": 8, "side": 32}, QUICK) if args.quick else (USUAL, SIZES)
     rows, lines = [], {}
     there = {} if args.quick else read_rows()
