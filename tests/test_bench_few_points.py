@@ -1,8 +1,10 @@
 """The experiment on points: what it would run, what it says of rows made up here, and its two controls on tiny sets."""
 
 import importlib.util
+import json
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -60,6 +62,31 @@ def test_training_tiles_stand_beside_test_tiles_of_the_same_draws(experiment, mo
     for draw in (0, 2):
         experiment.append(experiment.PLACES, {"name": f"demo-5-partial-CE-draw{draw}", "miou": 0.8})
     assert experiment.place_lines(cells(experiment), rows)[-1] == "| 5  | partial CE | 0.800 +- 0.000 | 0.600 +- 0.141 | 2 |"
+
+
+def test_only_a_run_that_is_its_row_s_is_scored_again(experiment, monkeypatch, tmp_path):
+    asked = []
+
+    def evaluate(command, **_):
+        out, split = pathlib.Path(tmp_path, command[-1]), command[command.index("--split") + 1]
+        asked.append((out.parent.name, split))
+        part = {"pixels": 9, "miou": 0.25}
+        out.mkdir(exist_ok=True)
+        (out / f"metrics_{split}.json").write_text(json.dumps(
+            {"miou": 0.5, "boundary": {"within": part, "beyond": part}, "calibration_error": 0.1}))
+
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(experiment, "BORDERS", tmp_path / "borders.csv")
+    monkeypatch.setattr(experiment, "PLACES", tmp_path / "places.csv")
+    monkeypatch.setattr(experiment, "subprocess", types.SimpleNamespace(run=evaluate))
+    for draw in range(3):  # a run that has its row, one that is another run than its row's, one without a row
+        (tmp_path / f"runs/points/demo-5-partial-CE-draw{draw}").mkdir(parents=True)
+        (tmp_path / f"runs/points/demo-5-partial-CE-draw{draw}/metrics.json").write_text('{"miou": 0.5}')
+    for _ in range(2):  # the second time all is there
+        experiment.score_parts(cells(experiment), {"demo-5-partial-CE-draw0": {"miou": "0.5"}, "demo-5-partial-CE-draw1": {"miou": "0.6"}})
+        assert asked == [("demo-5-partial-CE-draw0", "test"), ("demo-5-partial-CE-draw0", "train")]
+    row = experiment.read_rows(tmp_path / "places.csv")["demo-5-partial-CE-draw0"]
+    assert (row["miou"], row["miou_within"], row["pixels_beyond"]) == ("0.5", "0.25", "9")
 
 
 def test_figure_shows_what_is_there(experiment):
