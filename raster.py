@@ -79,6 +79,7 @@ class Raster:
     georeference: Georeference | None = None
     turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
     unread: str = ""  # what the file holds that is not read
+    sparse: bool = False  # whether the file leaves out strips or tiles
 
     def read(self, row, col, height, width):
         """Read one window; it may reach over the border of the image.
@@ -86,16 +87,15 @@ class Raster:
         Args:
             row, col: top left pixel of the window, px; may be negative.
             height, width: size of the window, px.
-        Returns:
-            (height, width, C) array of .dtype; what lies outside is nodata, or 0 where none is known.
-        Raises:
-            ValueError: the file is damaged there.
+        Returns: (height, width, C) array of .dtype; what lies outside is nodata, or 0 where none is known.
+        Raises: ValueError where the file is damaged there.
         """
-        window = np.zeros((height, width, self.bands), self.dtype)  # costs nothing before it is written to
-        if self.nodata:
-            window.fill(self.nodata)
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.height), min(col + width, self.width)
+        partly = self.sparse or (bottom - top, right - left) != (height, width)  # else every pixel is copied
+        window = (np.zeros if partly else np.empty)((height, width, self.bands), self.dtype)
+        if partly and self.nodata:
+            window.fill(self.nodata)
         if top < bottom and left < right:
             with _one_line_errors(self.path):
                 self.source.copy(top, left, window[top - row:bottom - row, left - col:right - col])
@@ -142,7 +142,7 @@ class _Tiff:
             raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
         if len(page.dataoffsets) < math.prod(page.chunked):
             raise ValueError(f"it says where {len(page.dataoffsets)} of its {math.prod(page.chunked)} pieces are")
-        self.path, self.page = path, page
+        self.path, self.page, self.sparse = path, page, 0 in page.databytecounts
         if self.mapped:  # it can be cut anywhere: small enough that what maps touch stays within the cache
             rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)
         elif rows * self.row_bytes > SEGMENT_BYTES:
@@ -225,8 +225,8 @@ def _open_tiff(path):
     located = 34264 in tags or {33550, 33922} <= tags.keys()
     georeference = Georeference({code: tags[code] for code in GEO_TAGS if code in tags}) if located else None
     unread = source.unread if located or 33922 not in tags else "is placed by control points"
-    return Raster(path, source, page.imagelength, page.imagewidth, page.samplesperpixel, source.dtype,
-                  source.shape[:2], _parse_nodata(tags.get(NODATA_TAG), source.dtype), alpha, palette, georeference, 0, unread)
+    return Raster(path, source, page.imagelength, page.imagewidth, page.samplesperpixel, source.dtype, source.shape[:2],
+                  _parse_nodata(tags.get(NODATA_TAG), source.dtype), alpha, palette, georeference, 0, unread, source.sparse)
 
 
 def _parse_nodata(text, dtype):

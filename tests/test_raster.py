@@ -167,6 +167,20 @@ def test_cache_is_bounded_and_neighbouring_windows_share_it(tmp_path, monkeypatc
     assert scene.source is None
 
 
+@pytest.mark.parametrize("nodata", [None, 9])
+def test_what_a_file_leaves_out_is_no_data(tmp_path, monkeypatch, nodata):
+    tiles = (np.full((32, 32), 5, np.uint8) if index in (0, 3) else None for index in range(4))
+    tifffile.imwrite(tmp_path / "a.tif", tiles, shape=(64, 64), dtype=np.uint8, tile=(32, 32), compression="zlib", metadata=None,
+                     extratags=[(42113, "s", 2, b"9", True)] if nodata else [])
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))  # what memory may hold
+    with open_raster(tmp_path / "a.tif") as scene:
+        for top, left in ((0, 0), (-1, 0), (0, 2)):
+            found = scene.read(top, left, 64, 64)[:, :, 0]
+            rows, cols = np.arange(top, top + 64)[:, None], np.arange(left, left + 64)
+            there = (rows >= 0) & (cols < 64) & ((rows < 32) == (cols < 32))
+            assert np.array_equal(found, np.where(there, 5, nodata or 0))
+
+
 def test_the_segments_used_last_are_kept(tmp_path, monkeypatch):
     write_tiff(tmp_path / "a.tif", picture(bands=1), compression="zlib", tile=(32, 32))  # 3 x 3 tiles
     for tiles, places, wanted in [(2, "0 1 0 2 0", [0, 1, 2]), (2, "0 1 2 0", [0, 1, 2, 0]), (0, "0 0", [0])]:
