@@ -7,7 +7,7 @@
 Each row is measured in one run in which we, the peers and the limit take turns, and holds medians. On the CPU peers run in a
 process of their own, with the memory of the C library as people have it: ours keeps what is freed. The limit is the rate of a
 large float32 matrix product for networks, of a copy in memory for the rest: "share of limit" is the least time that the row's
-operations, or the bytes it must read and write, can take, over the time it took. Peers that are not installed are named so.
+operations, or the bytes it must read and write, can take, over the time it took, and the limit's own rate in these turns. Peers that are not installed are named so.
 """
 
 import argparse
@@ -116,9 +116,9 @@ def measure(work, repeats, limit, elsewhere=None):
     there = {name: functools.partial(elsewhere.call, name) if elsewhere and not name.startswith("ours") else call
              for name, (call, _) in work.peers.items() if call is not None}
     seconds = in_turns({"ours": work.ours, **there, "limit": limit_call}, repeats)
-    limit = limit_amount / seconds["limit"]
-    share = (work.operations or work.moved) / seconds["ours"] / limit
-    rate = f"{limit / 1e9:.4g} {'GFLOP/s' if work.operations else 'GB/s'}"
+    fastest = limit_amount / seconds["limit"]  # operations, or bytes, a second
+    share = (work.operations or work.moved) / seconds["ours"] / fastest
+    rate = f"{fastest / 1e9:.4g} {'GFLOP/s' if work.operations else 'GB/s'}"
     rows = []
     for name, (_, aim) in work.peers.items():
         known = name in seconds

@@ -78,7 +78,8 @@ def names_of(name, points, setting, fold, seeds):
 
 def table_lines(rows):
     """All that has a row, in Markdown; a gain is paired, fold by fold and seed by seed, over the base from the same points."""
-    lines = ["| set | points a tile | setting | mean IoU, a fold each | runs | gain over base, points of mean IoU | s a run |", "|---|---|---|---|---|---|---|"]
+    lines = ["| set | points a tile | setting | mean IoU, a fold each | runs | gain over base, points of mean IoU | s a run |",
+             "|---|---|---|---|---|---|---|"]
     for name, points, setting in itertools.product(FOLDS, POINTS, SETTINGS):
         folds = [names_of(name, points, setting, fold, SEEDS) for fold in FOLDS[name]]
         there = [[rows[run] for run in runs if run in rows] for runs in folds]
