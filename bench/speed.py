@@ -7,7 +7,8 @@
 Each row is measured in one run in which we, the peers and the limit take turns, and holds medians. On the CPU peers run in a
 process of their own, with the memory of the C library as people have it: ours keeps what is freed. The limit is the rate of a
 large float32 matrix product for networks, of a copy in memory for the rest: "share of limit" is the least time that the row's
-operations, or the bytes it must read and write, can take, over the time it took, and the limit's own rate in these turns. Peers that are not installed are named so.
+operations, or the bytes it must read and write, can take, over the time it took, and the limit's own rate in these turns.
+Peers that are not installed are named so.
 """
 
 import argparse
