@@ -33,7 +33,7 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "crops of 64 px, batches of 4, 30 epochs": ["--crop", "64", "--bs", "4", "--epochs", "30"],
     "crops of 96 px, 40 epochs": ["--crop", "96", "--epochs", "40"],
     "crops of 208 px, 9 epochs": ["--crop", "208", "--epochs", "9"], "whole tiles": ["--crop", "0", "--shift", "0"],
-    "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
+    "full resolution": ["--stem", "1"], "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
     "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
     "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
