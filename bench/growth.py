@@ -9,6 +9,7 @@ start-up and files included. Rows that are in the table already are not measured
 
 import argparse
 import csv
+import math
 import os
 import pathlib
 import subprocess
@@ -95,9 +96,9 @@ def main():
         print(f"{what} {value}: {row['s']} s, {row['peak memory, MB']} MB", file=sys.stderr, flush=True)
     print(markdown(rows))
     if not args.quick:
-        # Relative to the smallest, so that five subjects fit on one pair of axes.
-        relative = {name: [(x / line[0][0], y / line[0][1]) for x, y in line] for name, line in lines.items()}
-        save_png(curves(relative, "times the smallest", "seconds, times the smallest's"), ROOT / "docs" / "growth.png")
+        # Relative to the smallest, in doublings, so that five subjects fit on one pair of axes.
+        relative = {name: [(math.log2(x / line[0][0]), math.log2(y / line[0][1])) for x, y in line] for name, line in lines.items()}
+        save_png(curves(relative, "doublings of what grows", "doublings of its seconds"), ROOT / "docs" / "growth.png")
 
 
 if __name__ == "__main__":
