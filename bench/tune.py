@@ -4,9 +4,10 @@
     python bench/tune.py --points 1 20 --only base ema  some numbers of points a tile, some settings
 
 Folds of Dubai: train on places 4, 5, 7, 8, judge on 2 and 6; train on 4, 6, 7, 8, judge on 2 and 5; and c, if it is asked for,
-train on 4 to 8, judge on 2. Places 1 and 3 are never looked at. Half of places 5 and 6 is water that looks like vegetation, or is
-labelled so, and their scores follow that alone; so results/tune_places.csv has the places one by one. Folds of the demo: judge on places 1 to 4, or 5 to 8; train on the others but 11 and 12. Each setting
-differs from `base` in the flags given. Judged are the weights of the last step. Rows go to results/tune.csv; what is there is skipped.
+train on 4 to 8, judge on 2. Places 1 and 3 are never looked at. Half of 5 and 6 is sea, and their scores follow how much of the
+shallows a seed takes for vegetation; so results/tune_places.csv has the places one by one. Folds of the demo: judge on places 1
+to 4, or 5 to 8; train on the others but 11 and 12. Each setting differs from `base` in the flags given. Judged are the weights
+of the last step. Rows go to results/tune.csv; what is there is skipped.
 Rows named demo-1-free-* are of crops that lay anywhere: with one point a tile, half of them held no label.
 """
 
