@@ -1,7 +1,7 @@
 """What each step of tuning partial cross-entropy brings, judged on training places that training does not see.
 
     python bench/tune.py --dubai FOLDER --jobs 2        FOLDER holds the images of Dubai as they were published
-    python bench/tune.py --points 1 20 --only base ema  some numbers of points a tile, some settings
+    python bench/tune.py --points 1 20 --only base plateau  some numbers of points a tile, some settings
 
 Folds of Dubai: train on places 4, 5, 7, 8, judge on 2 and 6; train on 4, 6, 7, 8, judge on 2 and 5; and c, if it is asked for,
 train on 4 to 8, judge on 2. Places 1 and 3 are never looked at. Half of 5 and 6 is sea, and their scores follow how much of the
@@ -152,7 +152,9 @@ def main(args):
     """Run what is missing, then print and write the table of all that was ever run."""
     sources = ({} if args.no_demo else {"demo": None}) | ({"dubai": args.dubai} if args.dubai else {})
     for (name, source), points in itertools.product(sources.items(), args.points):
-        settings = [setting for setting in SETTINGS if setting.startswith(tuple(args.only)) and setting not in SAME[name]]
+        starts = tuple(start for start in args.only if start not in SETTINGS)
+        settings = [setting for setting in SETTINGS
+                    if (setting in args.only or setting.startswith(starts)) and setting not in SAME[name]]
         if settings:
             folders = {fold: prepare(name, source, fold, places) for fold, places in FOLDS[name].items() if fold in args.folds}
             run_missing(TABLE, [(run, ["--data", folder, *BASE[name], *SETTINGS[setting], "--points", points, "--seed", seed])
@@ -174,8 +176,8 @@ def parse_args(argv=None):
     parser.add_argument("--dubai", help="the published folder; not given: the demo only")
     parser.add_argument("--no-demo", action="store_true", help="leave the demo out")
     parser.add_argument("--points", type=int, nargs="+", default=[1, 20], choices=POINTS, help="a tile; 0: every label")
-    parser.add_argument("--only", nargs="+", default=[""], metavar="START", help="settings whose names start so; a start "
-                        "that no name has writes the table alone")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="SETTING", help="these, or where there is none of a name those "
+                        "that start so; a start that no name has writes the table alone")
     parser.add_argument("--folds", nargs="+", default=["a", "b"], choices=("a", "b", "c"), help="which")
     parser.add_argument("--seeds", type=int, default=1, choices=range(1, SEEDS + 1), help="runs of a setting on a fold")
     parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, of one thread each")
