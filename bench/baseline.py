@@ -1,16 +1,17 @@
 """The baselines of the README: Dubai in its standard form and the demo, from every label and from points, three seeds.
 
     python bench/baseline.py --dubai data/dubai --jobs 2
-    python bench/baseline.py --dubai data/dubai --only dubai-longer-0       the runs whose names start so
+    python bench/baseline.py --dubai data/dubai --only dubai-fullres-0      the runs whose names start so
 
 Dubai is prepared by `python prepare_data.py dubai --src FOLDER --out data/dubai --scale 0.5 --tile 256 --min-labelled 20000`,
 which leaves out the slivers at the images' edges. Its test places are scored once, with the weights of the last step: its
 validation place is too small to choose by. Rows go to results/baseline.csv; runs that are there are skipped.
 
 Flags were chosen on training places held out from training (train on 4, 5, 7, 8, score on 2 and 6; train on 4, 6, 7, 8,
-score on 2 and 5), never on the test places. Rows of other names are of earlier settings: dubai-0-seed0 with the slivers
-in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel and so blurred, dubai-fine-* without
---stem 2. dubai-longer-* train for as long as fifteen minutes of one thread allow, dubai-long-* for half of that. Each row has its command and commit.
+score on 2 and 5; train on 4 to 8, score on 2), never on the test places; bench/tune.py has the last of these choices, between
+dubai-long-*, 40 epochs at half resolution, and dubai-fullres-*, 15 at full, which take about as long. Rows of other names are of
+earlier settings: dubai-0-seed0 with the slivers in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel
+and so blurred, dubai-fine-* the same without --stem 2, dubai-longer-* for 56. Each row has its command and commit.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import sys
 from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
-LENGTHS = {"long": DUBAI, "longer": [*DUBAI, "--epochs", "56"]}  # of a flag given twice the last counts
+RECIPES = {"long": DUBAI, "fullres": [*DUBAI, "--stem", "1", "--epochs", "15"]}  # of a flag given twice the last counts
 
 
 def main():
@@ -34,9 +35,9 @@ def main():
     parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="the runs whose names start so")
     args = parser.parse_args()
     families = {}
-    for length, points in itertools.product(LENGTHS, (0, 20)) if args.dubai else ():
-        families[f"dubai, {f'{points} points a tile' if points else 'every label'}, {length}"] = [
-            (f"dubai-{length}-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *LENGTHS[length]])
+    for recipe, points in itertools.product(RECIPES, (0, 20)) if args.dubai else ():
+        families[f"dubai, {f'{points} points a tile' if points else 'every label'}, {recipe}"] = [
+            (f"dubai-{recipe}-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *RECIPES[recipe]])
             for seed in range(3)]
     families["demo, 20 points a tile"] = [(f"demo-20-seed{seed}", ["--points", 20, "--seed", seed]) for seed in range(3)]
     families = {family: wanted for family, cells in families.items()
