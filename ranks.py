@@ -6,6 +6,7 @@ torchrun tells each process its rank and how many there are by the environment. 
 summed here makes the sums those of the whole batch. Only rank 0 writes and prints.
 """
 
+import atexit
 import os
 import sys
 
@@ -28,6 +29,8 @@ def join(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        if device.type != "cuda":  # gloo's threads may outlive the interpreter, which then aborts
+            atexit.register(torch.distributed.destroy_process_group)
     rank = torch.distributed.get_rank()
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")

@@ -31,7 +31,6 @@ torch.save({case: gradients(case, rank, size) for case in ("unequal", "nothing",
 real = torch.nn.Module.train
 torch.nn.Module.train = lambda self, mode=True: real(self, False)  # batch norm would see other tiles in each process
 train.main(train.parse_args(sys.argv[2:]))
-torch.distributed.destroy_process_group()
 """
 
 
@@ -113,6 +112,19 @@ def test_train_and_evaluate_as_two_processes(tmp_path):
     evaluate.main(evaluate.parse_args([*words[1:], str(tmp_path / "one")]))
     one, two = (json.loads((tmp_path / name / "metrics_test.json").read_text()) for name in ("one", "two"))
     assert one == two and np.sum(two["confusion"]) == np.sum(np.load(tmp_path / "data" / "test_labels.npy") != 255)
+
+
+LEAVING = """
+import atexit, os, torch
+atexit.register(lambda: torch.distributed.is_initialized() and os._exit(3))  # called after all that is registered later
+import ranks
+ranks.join(torch.device("cpu"))
+"""
+
+
+def test_processes_that_met_part_before_they_end():
+    """Else threads of the group may outlive the interpreter, and a process that did all its work ends with an abort."""
+    start_two(["-c", LEAVING])
 
 
 STOPPED = """
