@@ -15,7 +15,6 @@ and so blurred, dubai-fine-* the same without --stem 2, dubai-longer-* for 56. E
 """
 
 import argparse
-import itertools
 import json
 import pathlib
 import statistics
@@ -25,7 +24,8 @@ import sys
 from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_missing
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
-RECIPES = {"long": DUBAI, "fullres": [*DUBAI, "--stem", "1", "--epochs", "15"]}  # of a flag given twice the last counts
+FULL = [*DUBAI, "--stem", "1", "--epochs", "15"]  # of a flag given twice the last counts
+RECIPES = (("long", 0, DUBAI), ("long", 20, DUBAI), ("fullres", 0, FULL))  # name, points a tile, flags
 
 
 def main():
@@ -35,9 +35,9 @@ def main():
     parser.add_argument("--only", nargs="*", default=[""], metavar="START", help="the runs whose names start so")
     args = parser.parse_args()
     families = {}
-    for recipe, points in itertools.product(RECIPES, (0, 20)) if args.dubai else ():
+    for recipe, points, flags in RECIPES if args.dubai else ():
         families[f"dubai, {f'{points} points a tile' if points else 'every label'}, {recipe}"] = [
-            (f"dubai-{recipe}-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *RECIPES[recipe]])
+            (f"dubai-{recipe}-{points}-seed{seed}", ["--data", args.dubai, "--points", points, "--seed", seed, *flags])
             for seed in range(3)]
     families["demo, 20 points a tile"] = [(f"demo-20-seed{seed}", ["--points", 20, "--seed", seed]) for seed in range(3)]
     families = {family: wanted for family, cells in families.items()
