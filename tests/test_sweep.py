@@ -275,6 +275,7 @@ def test_a_search_that_lost_its_table_and_a_run_goes_on_to_the_same_end(place):
     assert run(SEARCH) == 0 and (place / "s/sweep.md").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_real_train_py_fills_the_table(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=3, side=16)
     monkeypatch.chdir(tmp_path)
