@@ -151,7 +151,7 @@ def test_a_run_is_finished_when_its_pictures_are_there(data, tmp_path, monkeypat
     assert {"curves.png", "preview.png", "metrics.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_interrupted_before_the_first_step_it_is_one_line(data, tmp_path, signal_number):
     code = ("import os, runpy, data\n"
             f"data.Tiles.__len__ = lambda self: os.kill(os.getpid(), {int(signal_number)})\n"
@@ -423,9 +423,10 @@ def test_without_a_validation_label_no_epoch_is_best(data, tmp_path):
     assert run(data, tmp_path / "run", "--final", "last", "--epochs", "1")["split"] == "test"
 
 
-def test_the_log_shows_the_rate_and_not_the_encoder_s_share_of_it(data, tmp_path):
+def test_the_log_shows_the_rate_and_not_the_encoder_s_share_of_it(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "save", lambda *arguments: None)  # writing eleven million weights is what would take its time
     run(data, tmp_path / "run", "--model", "linknet", "--width", "16", "--depth", "4", "--encoder-lr", "0", "--schedule", "constant",
-        "--lr", "0.002", "--epochs", "1")
+        "--lr", "0.002", "--epochs", "2", "--stop-after", "1")
     assert [float(row["lr"]) for row in log(tmp_path / "run")] == [0.002]
 
 
