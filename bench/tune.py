@@ -15,6 +15,7 @@ import argparse
 import itertools
 import json
 import pathlib
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -47,8 +48,7 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "crops of 64 px, batches of 4, 30 epochs": ["--crop", "64", "--bs", "4", "--epochs", "30"],
     "crops of 96 px, 40 epochs": ["--crop", "96", "--epochs", "40"],
     "crops of 208 px, 9 epochs": ["--crop", "208", "--epochs", "9"], "whole tiles": ["--crop", "0", "--shift", "0"],
-    "full resolution": ["--stem", "1"], "full resolution, 28 epochs": ["--stem", "1", "--epochs", "28"],
-    "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
+    "full resolution": ["--stem", "1"], "rate 1e-3": ["--lr", "1e-3"], "rate 1e-2": ["--lr", "1e-2"],
     "weight decay 0.1": ["--weight-decay", "0.1"], "plateau": ["--schedule", "plateau"], "fusion concat": ["--fusion", "concat"],
     "no jitter": ["--jitter", "0"], "jitter 0.3": ["--jitter", "0.3"],
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
@@ -91,11 +91,12 @@ def names_of(name, points, setting, fold, seeds):
     return [f"{first}-seed{seed}" if seed else first for seed in range(seeds)]
 
 
-def score_places(runs, rows, folder):
+def score_places(runs, rows, folder, command):
     """Score the runs of a fold whose weights are on this machine on each of its places; rows go to results/tune_places.csv.
 
     Args:
         runs: their names; rows: of TABLE; folder: of the prepared fold. A run that is not its row's, an older one say, is left out.
+        command: what was typed, for the rows.
     """
     there, facts = read_rows(PLACES), json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
     tiles, device = Tiles(ROOT / folder, "test"), torch.device("cpu")
@@ -113,7 +114,7 @@ def score_places(runs, rows, folder):
             matrix = ConfusionMatrix(len(counts), counts=counts)
             class_iou = {entry["name"]: round(value, 4) for entry, value in zip(facts["classes"], matrix.iou().tolist())}
             append(PLACES, {"name": f"{run} on {place}", "miou": float(matrix.miou()), "class_iou": json.dumps(class_iou),
-                            "scored_on": rows[run]["scored_on"], "commit": commit(), "command": " ".join(["python", *sys.argv])})
+                            "scored_on": rows[run]["scored_on"], "commit": commit(), "command": command})
 
 
 def table_lines(rows):
@@ -163,7 +164,7 @@ def main(args):
                         ROOT / "runs" / "tune", args.jobs)
             for fold, folder in folders.items() if name == "dubai" else ():
                 score_places([run for setting in settings for run in names_of(name, points, setting, fold, args.seeds)],
-                             read_rows(TABLE), folder)
+                             read_rows(TABLE), folder, shlex.join(["python", *sys.argv]).replace(source, "FOLDER"))
     text = "\n".join(table_lines(read_rows(TABLE)) + place_lines(read_rows(PLACES))) + "\n"
     TABLE.with_suffix(".md").write_text("Written by `python bench/tune.py` from tune.csv: on training places that were held out.\n\n"
                                         + text, encoding="utf-8")

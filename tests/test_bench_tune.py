@@ -55,6 +55,6 @@ def test_places_are_scored_one_by_one(experiment, monkeypatch, tmp_path):
         (tmp_path / "runs" / "tune" / run / "last.pt").touch()
     rows = {"right": row("0.41667", "x"), "older": row("0.4", "x"), "no-weights": row("0.41667", "x")}
     for _ in range(2):  # the second time all is there
-        experiment.score_places(["right", "older", "without-a-row", "no-weights"], rows, "fold")
+        experiment.score_places(["right", "older", "without-a-row", "no-weights"], rows, "fold", "python tune.py")
         found = experiment.read_rows(tmp_path / "places.csv")
         assert {name: entry["miou"] for name, entry in found.items()} == {"right on east": "0.375", "right on west": "1"}
