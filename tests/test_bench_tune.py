@@ -24,8 +24,8 @@ def test_a_gain_is_over_the_base_of_the_same_fold_and_seed(experiment):
     rows = {"dubai-0-base-a": row(0.5, "a"), "dubai-0-base-a-seed1": row(0.4, "a"), "dubai-0-base-b": row(0.7, "b"),
             "dubai-0-rate-1e-2-a": row(0.53, "a"), "dubai-0-rate-1e-2-a-seed1": row(0.44, "a"), "dubai-0-rate-1e-2-b-seed2": row(0.9, "b")}
     lines = experiment.table_lines(rows)
-    assert lines[2] == "| dubai | all | base | 0.450 0.700 | 3 |  | 60 |"
-    assert lines[3] == "| dubai | all | rate 1e-2 | 0.485 0.900 | 3 | +3.5 +- 0.7 | 60 |" and len(lines) == 4
+    assert lines[2] == "| dubai | all | base | a 0.450 b 0.700 | 3 |  | 60 |"
+    assert lines[3] == "| dubai | all | rate 1e-2 | a 0.485 b 0.900 | 3 | +3.5 +- 0.7 | 60 |" and len(lines) == 4
 
 
 def test_one_place_has_a_table_of_its_own(experiment):
