@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 import models
@@ -31,6 +32,14 @@ OTHERS = [(name, encoder) for name, (_, encoders, _) in NETWORKS.items() for enc
 PARAMETERS = {  # 3 bands, 2 classes; beside the paper or program it agrees with, see the docstrings
     "unet": 1_942_594, "resunet": 14_328_098, "fpn": 15_407_682, "unetpp": 15_970_338, "linknet": 11_533_442,
     "deeplabv3plus": 12_329_298, "segformer": 3_714_658}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_weights_drawn_twice():
+    """Convolutions start at zero until `resnet.initialise` draws them: torch's own draw before that takes as long again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Conv2d, "reset_parameters", lambda layer: [nn.init.zeros_(p) for p in layer.parameters()])
+        yield
 
 
 @functools.lru_cache(maxsize=len(NETWORKS))
@@ -55,10 +64,11 @@ def state_file(path, model, **more):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sizes_bands_classes_batch_of_one(name):
-    for bands, classes, size in [(1, 2, (1, 1)), (4, 23, (33, 47)), (10, 2, (1, 70)), (13, 23, (64, 64))]:
+    for bands, classes, sizes in [(1, 2, [(1, 1), (1, 70)]), (13, 23, [(33, 47), (64, 64)])]:
         model = make(name, bands, classes)
-        x = torch.rand(1, bands, *size)
-        assert model(x).shape == (1, classes, *size)
+        for size in sizes:
+            x = torch.rand(1, bands, *size)
+            assert model(x).shape == (1, classes, *size)
     assert model.eval()(x).shape == (1, classes, *size)
 
 
@@ -402,6 +412,7 @@ def copy_in_order(ours, theirs):
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
 
 
+@pytest.mark.slow
 def test_a_network_without_memory_is_built_without_torch_s_compiler():
     code = ("import sys, torch, models\n"
             "with torch.device('meta'):\n"

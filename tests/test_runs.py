@@ -320,6 +320,7 @@ def test_rows_share_one_header(tmp_path):
     assert (tmp_path / "log.csv").read_text().splitlines() == ["a,b", "1,x", "2,x"]
 
 
+@pytest.mark.slow
 def test_peak_memory_is_this_process_alone_whatever_started_it():
     held = np.ones(2**27)  # 1 GiB
     code = "import torch, runs; print(runs.peak_memory_mb(torch.device('cpu')))"

@@ -121,6 +121,7 @@ def test_what_goes_wrong_is_one_line_and_exit_code_2(place, message, words, monk
     assert not (place / "data/other").exists()
 
 
+@pytest.mark.slow
 def test_a_process_ends_so_too(tmp_path):
     done = command(tmp_path, "train.py", "--data", "nowhere")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.startswith("train.py: nowhere")

@@ -78,8 +78,9 @@ def test_stopped_between_epochs_and_resumed_equals_never_stopped(data, tmp_path,
 
 
 def same_run(one, other):
+    others = weights(other)
     for name, tensor in weights(one).items():
-        assert torch.equal(tensor, weights(other)[name]), name
+        assert torch.equal(tensor, others[name]), name
     unequal = ("seconds", "waiting_share", "images_per_s", "peak_memory_mb")
     assert log(one, *unequal) == log(other, *unequal)
 
@@ -176,9 +177,10 @@ def test_accumulating_equals_the_large_batch(data, tmp_path, monkeypatch):
     np.save(tmp_path / "data" / "train_labels.npy", labels)
     for parts in ("1", "2", "4"):
         run(data, tmp_path / parts, "--epochs", "1", "--bs", "4", "--accumulate", parts, "--points", "0", "--optimizer", "sgd")
-    for parts in ("2", "4"):
-        for name, tensor in weights(tmp_path / "1").items():
-            assert torch.allclose(tensor, weights(tmp_path / parts)[name], rtol=1e-5, atol=1e-6), name
+    whole, halves, quarters = (weights(tmp_path / parts) for parts in ("1", "2", "4"))
+    for name, tensor in whole.items():
+        assert torch.allclose(tensor, halves[name], rtol=1e-5, atol=1e-6), name
+        assert torch.allclose(tensor, quarters[name], rtol=1e-5, atol=1e-6), name
 
 
 def test_training_goes_on_without_a_labelled_pixel_in_the_batch(tmp_path):
