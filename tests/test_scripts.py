@@ -30,16 +30,21 @@ def succeeds(folder, *words):
     return done.stdout
 
 
-def in_this_process(capsys, *words):
-    """Run a script, its `__main__` block included, without waiting for a new process; returns (exit code, output, errors)."""
+def exit_code(*words, folder="."):
+    """Run a script in `folder`, its `__main__` block included, without waiting for a new process; returns its exit code."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
         patch.setattr(sys, "argv", list(words))
         try:
             runpy.run_path(str(ROOT / words[0]), run_name="__main__")
-            code = 0
         except SystemExit as end:
-            code = end.code or 0
-    return code, *capsys.readouterr()
+            return end.code or 0
+    return 0
+
+
+def in_this_process(capsys, *words):
+    """Run a script as `exit_code` does; returns (exit code, output, errors)."""
+    return exit_code(*words), *capsys.readouterr()
 
 
 def write_scenes(folder, count=6, side=64):
@@ -58,13 +63,13 @@ def write_scenes(folder, count=6, side=64):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder in which scenes were prepared and a network trained, by the commands."""
+    """A folder in which scenes were prepared and, by a process of its own, a network trained."""
     folder = tmp_path_factory.mktemp("place")
     write_scenes(folder)
-    succeeds(folder, "prepare_data.py", "folder", "--images", "images", "--masks", "masks", "--classes", "classes.csv", "--out",
-             "data/places", "--tile", "32", "--fractions", "0.5", "0.25", "0.25")
+    assert not exit_code("prepare_data.py", "folder", "--images", "images", "--masks", "masks", "--classes", "classes.csv", "--out",
+                         "data/places", "--tile", "32", "--fractions", "0.5", "0.25", "0.25", folder=folder)
     succeeds(folder, "train.py", "--data", "data/places", "--out", "runs/first", "--width", "8", "--depth", "2", "--lr", "1e-2",
-             "--bs", "4", "--epochs", "12", "--points", "10")
+             "--bs", "4", "--epochs", "8", "--points", "10")
     return folder
 
 
