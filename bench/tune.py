@@ -43,7 +43,7 @@ LONGER = {"d": ["--epochs", "60"]}  # about as many steps on few tiles
 TEST = {"dubai": ["1+3"], "demo": ["place_11", "place_12"]}  # left out of every fold
 SETTINGS = {  # what differs from the base; of a flag given twice the last counts
     "base": [], "30 epochs": ["--epochs", "30"], "40 epochs": ["--epochs", "40"], "45 epochs": ["--epochs", "45"],
-    "batches of 4": ["--bs", "4"],
+    "batches of 4": ["--bs", "4"], "batches of 16": ["--bs", "16"],
     "batches of 4, 30 epochs": ["--bs", "4", "--epochs", "30"], "crops of 64 px": ["--crop", "64"],
     "crops of 64 px, 30 epochs": ["--crop", "64", "--epochs", "30"], "crops of 64 px, 45 epochs": ["--crop", "64", "--epochs", "45"],
     "crops of 64 px, batches of 4, 30 epochs": ["--crop", "64", "--bs", "4", "--epochs", "30"],
@@ -55,6 +55,8 @@ SETTINGS = {  # what differs from the base; of a flag given twice the last count
     "jitter 0.3, rotation and zoom": ["--jitter", "0.3", "--rotate", "15", "--zoom", "1.3"], "dropout": ["--dropout", "0.2"],
     "rotation and zoom": ["--rotate", "15", "--zoom", "1.3"], "zoom 2": ["--zoom", "2"], "class weights sqrt": ["--class-weights", "sqrt"],
     "class weights inverse": ["--class-weights", "inverse"], "plain cross-entropy": ["--loss", "ce"],
+    "Jaccard alone": ["--loss", "jaccard"], "focal and Jaccard": ["--loss", "focal+jaccard"], "cross-entropy and Dice": ["--loss", "ce+dice"],
+    "cross-entropy, Dice and Jaccard": ["--loss", "ce+dice+jaccard"],
     "average of weights 0.98": ["--ema", "0.98"], "average of weights 0.99": ["--ema", "0.99"],
     "constant rate, average of weights 0.99": ["--schedule", "constant", "--ema", "0.99"],
     "constant rate, average of weights 0.995": ["--schedule", "constant", "--ema", "0.995"],
