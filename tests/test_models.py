@@ -15,7 +15,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 import models
@@ -34,26 +33,24 @@ PARAMETERS = {  # 3 bands, 2 classes; beside the paper or program it agrees with
     "deeplabv3plus": 12_329_298, "segformer": 3_714_658}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_weights_drawn_twice():
+@pytest.fixture(autouse=True)
+def no_weights_drawn_twice(monkeypatch):
     """Convolutions start at zero until `resnet.initialise` draws them: torch's own draw before that takes as long again."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.Conv2d, "reset_parameters", lambda layer: [nn.init.zeros_(p) for p in layer.parameters()])
-        yield
-
-
-@functools.lru_cache(maxsize=len(NETWORKS))
-def started(name, bands, classes, **options):
-    """A network as built after the same seed; drawing millions of weights anew for each test would take most of its time."""
-    torch.manual_seed(0)
-    return build_model(name, bands, classes, **options)
+    monkeypatch.setattr(torch.nn.Conv2d, "reset_parameters", lambda layer: [p.data.zero_() for p in layer.parameters()])
 
 
 def make(name, bands=3, classes=4, **options):
     """A network of its own for each test, the same at every call."""
-    model = copy.deepcopy(started(name, bands, classes, **options))
+    torch.manual_seed(0)
+    model = build_model(name, bands, classes, **options) if options or (bands, classes) != (3, 4) else copy.deepcopy(started(name))
     torch.manual_seed(1)
     return model
+
+
+@functools.lru_cache
+def started(name):
+    """What most tests ask for, built once: drawing millions of weights anew for each would take most of their time."""
+    return build_model(name, bands=3, classes=4)
 
 
 def state_file(path, model, **more):
