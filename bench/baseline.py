@@ -9,8 +9,8 @@ validation place is too small to choose by. Rows go to results/baseline.csv; run
 
 Flags were chosen on training places held out from training (train on 4, 5, 7, 8, score on 2 and 6; train on 4, 6, 7, 8,
 score on 2 and 5; train on 4 to 8, score on 2), never on the test places; bench/tune.py has the last of these choices, between
-dubai-long-*, 40 epochs at half resolution, and dubai-fullres-*, 15 at full, which take about as long. Rows of other names are of
-earlier settings: dubai-0-seed0 with the slivers in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel
+dubai-long-*, 40 epochs at half resolution, dubai-fullres-*, 15 at full, which take about as long, and dubai-turned-*, 40 with free
+rotation and zoom. Rows of other names are of earlier settings: dubai-0-seed0 with the slivers in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel
 and so blurred, dubai-fine-* the same without --stem 2, dubai-longer-* for 56. Each row has its command and commit.
 """
 
@@ -25,7 +25,8 @@ from run_table import ROOT, append, commit, mean_and_spread, read_rows, run_miss
 
 DUBAI = "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2 --final last".split()
 FULL = [*DUBAI, "--stem", "1", "--epochs", "15"]  # of a flag given twice the last counts
-RECIPES = (("long", 0, DUBAI), ("long", 20, DUBAI), ("fullres", 0, FULL))  # name, points a tile, flags
+TURNED = [*DUBAI, "--rotate", "15", "--zoom", "1.3"]
+RECIPES = (("long", 0, DUBAI), ("long", 20, DUBAI), ("fullres", 0, FULL), ("turned", 0, TURNED))  # name, points a tile, flags
 
 
 def main():
