@@ -10,8 +10,9 @@ validation place is too small to choose by. Rows go to results/baseline.csv; run
 Flags were chosen on training places held out from training (train on 4, 5, 7, 8, score on 2 and 6; train on 4, 6, 7, 8,
 score on 2 and 5; train on 4 to 8, score on 2), never on the test places; bench/tune.py has the last of these choices, between
 dubai-long-*, 40 epochs at half resolution, dubai-fullres-*, 15 at full, which take about as long, and dubai-turned-*, 40 with free
-rotation and zoom. Rows of other names are of earlier settings: dubai-0-seed0 with the slivers in, dubai-standard-* for 20 epochs, with crops that were moved by parts of a pixel
-and so blurred, dubai-fine-* the same without --stem 2, dubai-longer-* for 56. Each row has its command and commit.
+rotation and zoom. Rows of other names are of earlier settings: dubai-0-seed0 with the slivers in, dubai-standard-* for 20 epochs,
+with crops that were moved by parts of a pixel and so blurred, dubai-fine-* the same without --stem 2, dubai-longer-* for 56. Each
+row has its command and commit.
 """
 
 import argparse
