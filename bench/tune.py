@@ -73,8 +73,8 @@ SAME = {"demo": ("plain cross-entropy",), "dubai": ()}  # as the base
 def prepare(name, source, fold, places):
     """Prepare a fold of Dubai or the demo, if it is missing; returns its folder.
 
-    The places judged on are its test split and, but for fold d, where an epoch is short and they are many, its validation split,
-    which chooses nothing; d keeps a twentieth of them there. The set's own test places are not in it at all.
+    The places judged on are its test split, and its validation split too, which chooses nothing; of fold d a twentieth of them, for
+    they are looked at after every epoch. The set's own test places are not in it at all.
     """
     folder = pathlib.Path("data", "tune", f"{name}-{fold}")
     if not (ROOT / folder).exists():
@@ -92,10 +92,10 @@ def prepare(name, source, fold, places):
                             "val": np.bincount(judged[::step].ravel(), minlength=256)[:len(facts["classes"])].tolist()}
         (ROOT / folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
         header, *rows = (ROOT / folder / "tiles.csv").read_text(encoding="utf-8").splitlines()
-        judged = [line.split(",", 2)[2] for line in rows if line.startswith("val,")]
+        tiles = [line.split(",", 2)[2] for line in rows if line.startswith("val,")]  # scene,row,col
         rows = [line for line in rows if line.startswith("train,")]
-        rows += [f"{split},{index},{rest}" for split, lines in (("val", judged[::step]), ("test", judged))
-                 for index, rest in enumerate(lines)]
+        rows += [f"{split},{index},{tile}" for split, kept in (("val", tiles[::step]), ("test", tiles))
+                 for index, tile in enumerate(kept)]
         (ROOT / folder / "tiles.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     return folder
 

@@ -49,7 +49,7 @@ def make(name, bands=3, classes=4, **options):
 
 @functools.lru_cache
 def started(name):
-    """What most tests ask for, built once: drawing millions of weights anew for each would take most of their time."""
+    """A network of 3 bands and 4 classes, built once: to draw its millions of weights anew would take most of a test's time."""
     return build_model(name, bands=3, classes=4)
 
 
