@@ -7,9 +7,12 @@
 
 Nothing is decoded while training, so there are no worker processes: rows of a memory-mapped file are gathered by one thread
 while the network works on the batch before. Everything random is a function of (seed, epoch, place in the epoch).
+
+Points are frozen and nested. The labelled pixels of a tile are ranked once, by a shuffle that depends on the seed and the
+tile's index alone, and k points are the first k of that ranking: the same in every epoch, and those of k = 5 are among
+those of k = 20. Drawing new points at every visit would show the network k x epochs labels and call them k.
 """
 
-import argparse
 import dataclasses
 import math
 import pathlib
@@ -18,12 +21,79 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
-from device import to_device
-from facts import load_facts, open_array
-from points import choose_points, move_points, spread_points, superpixels
-from ranks import no_bar
+from engine.device import to_device
+from engine.meta import load_facts, open_array
+
+
+def choose_points(labels, points, seed, index, per="image", ignore=255):
+    """Where the point labels of one tile lie.
+
+    Args:
+        labels: (H, W) integers, `ignore` where nothing is known.
+        points: how many to keep, 0 or more; all labelled pixels where there are fewer.
+        seed: the draw, 0 or more; runs with one seed share their points.
+        index: the tile's index in its split, 0 or more.
+        per: "image", uniformly over the tile's labelled pixels; or "class", that many of every class present, which tells
+            the network what is present.
+    Returns:
+        (P,) int64 positions row * W + col, best-ranked first within the image or the class.
+    Raises:
+        ValueError: `points` negative or an unknown `per`.
+    """
+    if points < 0:
+        raise ValueError(f"{points} points: give 0 or more")
+    if per not in ("image", "class"):
+        raise ValueError(f"points per '{per}': choose image or class")
+    labels = np.asarray(labels).reshape(-1)  # (H * W,)
+    if per == "image":
+        return _first_of_shuffle(np.flatnonzero(labels != ignore), points, [seed, index])
+    return np.concatenate([np.empty(0, dtype=np.int64)] + [
+        _first_of_shuffle(np.flatnonzero(labels == k), points, [seed, index, int(k)])
+        for k in np.unique(labels[labels != ignore])])
+
+
+def point_labels(labels, points, seed, index, per="image", ignore=255):
+    """The label map of one tile with all but its points forgotten.
+
+    Args:
+        labels: (H, W) uint8.
+        points, seed, index, per, ignore: as in `choose_points`.
+    Returns:
+        (H, W) uint8: the label at each chosen point, `ignore` elsewhere.
+    """
+    labels = np.asarray(labels)
+    kept = np.full(labels.shape, ignore, labels.dtype)  # not full_like: of a transposed map, reshape would be a copy
+    chosen = choose_points(labels, points, seed, index, per, ignore)
+    kept.reshape(-1)[chosen] = labels.reshape(-1)[chosen]
+    return kept
+
+
+def _first_of_shuffle(candidates, points, key):
+    """The first `points` of the candidates, shuffled by a generator that `key` alone decides."""
+    return np.random.default_rng(key).permutation(candidates)[:points]
+
+
+def move_points(positions, shape, jitter, seed, index):
+    """Points as an unsteady hand or a poor GPS puts them: off by a Gaussian error, while their labels stay the true ones'.
+
+    Errors are frozen, and go with a point's place: of points per image those of k = 5 are among those of k = 20, of points
+    per class they are not, for there the second class's begin elsewhere. A point that would leave the tile stays on its
+    edge; one that falls on a better-ranked one is lost, for a pixel has one label.
+
+    Args:
+        positions: (P,) int64 row * W + col, best-ranked first.
+        shape: (H, W) of the tile, px.
+        jitter: standard deviation along each axis, px, 0 or more.
+        seed, index: as in `choose_points`.
+    Returns:
+        kept (Q,) int64 places in `positions`, ascending, and their new positions (Q,) int64; Q is at most P.
+    """
+    errors = np.random.default_rng([seed, index, 256]).normal(0, jitter, (len(positions), 2))  # 256: no class's own stream
+    rows_cols = np.stack(np.unravel_index(positions, shape), 1) + errors.round().astype(np.int64)  # (P, 2)
+    moved = np.ravel_multi_index(tuple(rows_cols.T), shape, mode="clip")  # (P,)
+    kept = np.sort(np.unique(moved, return_index=True)[1])
+    return kept, moved[kept]
 
 
 class Tiles:
@@ -38,7 +108,7 @@ class Tiles:
         jitter: how far points lie beside where they were meant, px, standard deviation; their labels stay.
     Attributes:
         facts: dataset.json.
-        patches: (N, H, W) uint8, labels that superpixels lend; None before `lend_points`.
+        patches: (N, H, W) uint8, labels that superpixels lend; None before `weak.superpixels.lend_points`.
         labelled_pixels: labelled pixels a run is given, over all tiles.
         class_counts: (K,) int64, the same by class.
         tile_counts: (N, K) int64, the same by tile and class; None with points=0, where all labels would be read.
@@ -88,15 +158,6 @@ class Tiles:
             tile = indices[int(((labels + 1).flatten(1) > known).any(1).long().argmax())]
             raise ValueError(f"{self.facts['name']}: tile {int(tile)} holds a label that is none of its {known} "
                              "classes: prepare the data set again")
-
-    def lend_points(self, size):
-        """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
-        self.patches = torch.empty_like(self.labels)
-        for index in tqdm(range(len(self)), "superpixels", unit="tile", disable=no_bar(), leave=False):
-            images, labels = self.take([index])
-            values = normalise(images, self.facts["mean"], self.facts["std"], self.facts.get("nodata"))[0]  # (C, H, W)
-            segments = superpixels(values.permute(1, 2, 0).numpy(), size)
-            self.patches[index] = torch.from_numpy(spread_points(labels[0], segments, self.ignore))
 
     def to(self, device):
         """Keep this split in the device's memory, where gathering a batch costs next to nothing; returns self."""
@@ -280,14 +341,6 @@ def thin_labels(labels, share, seed, epoch, places, ignore=255):
     kept = np.stack([np.random.default_rng([seed, epoch, int(place), 3]).random(labels.shape[1:], np.float32) < share
                      for place in places])  # 3: a stream of its own; augment and weak.py draw from others
     return torch.where(to_device(kept, labels.device), labels, ignore).to(torch.uint8)
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows a flag's default where it is a value: not for switches, nor where the text says what happens without."""
-
-    def _get_help_string(self, action):
-        said = action.default is None or action.default == [] or isinstance(action.default, bool)
-        return action.help if said else super()._get_help_string(action)
 
 
 def epoch_order(count, seed, epoch, weights=None):

@@ -18,17 +18,25 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_checkpoint, load_model
-from compare import common_data, run_checkpoint, write_comparison
-from data import HelpFormatter, Tiles, normalise, prefetch
-from device import amp_dtype, out_of_memory, pick_device
-from figures import confusion_figure, save_png
+from data import Tiles, normalise, prefetch
+from engine.checkpoint import load_checkpoint, load_model
+from engine.cli import HelpFormatter
+from engine.device import amp_dtype, out_of_memory, pick_device
+from engine.distributed import join, no_bar, rank_and_size, sum_over_ranks
+from geo.windows import average_symmetries
 from losses import build_loss, labelled_weight
 from metrics import ConfusionMatrix, class_map, plain, score_table
-from ranks import join, no_bar, rank_and_size, sum_over_ranks
-from reports import boundary_scores, reliability_figure, report_text, scene_rows, tile_panels, write_rows
-from tally import Tally, area_rows, contiguous_blocks, read_areas, tile_places
-from windows import average_symmetries
+from report.compare import common_data, run_checkpoint, write_comparison
+from report.figures import confusion_figure, save_png
+from report.panels import (
+    boundary_scores,
+    reliability_figure,
+    report_text,
+    scene_rows,
+    tile_panels,
+    write_rows,
+)
+from report.stats import Tally, area_rows, contiguous_blocks, read_areas, tile_places
 
 
 def parse_args(argv=None):

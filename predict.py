@@ -31,16 +31,24 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_model
-from data import HelpFormatter, normalise
-from device import out_of_memory, pick_device
-from facts import display_limits
-from figures import to_rgb
-from maps import NO_DATA, Strip, overview_step, write_maps
-from models import fold_batch_norm
-from scenes import open_scene, resize, scaled, warn_of_unread
-from suggest import SQUARE, uncertainty
-from windows import WINDOW, axis_windows, kept, predict_window, unwanted_margin, window_and_margin
+from data import normalise
+from engine.checkpoint import load_model
+from engine.cli import HelpFormatter
+from engine.device import out_of_memory, pick_device
+from engine.meta import display_limits
+from geo.maps import NO_DATA, Strip, overview_step, write_maps
+from geo.windows import (
+    WINDOW,
+    axis_windows,
+    kept,
+    predict_window,
+    unwanted_margin,
+    window_and_margin,
+)
+from networks import fold_batch_norm
+from report.figures import to_rgb
+from sources.scenes import open_scene, resize, scaled, warn_of_unread
+from weak.suggest import SQUARE, uncertainty
 
 
 def parse_args(argv=None):

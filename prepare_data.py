@@ -29,14 +29,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-import datasets
-import sentinel2
-from data import HelpFormatter
-from facts import SPARSE_SHARE, SPLITS, display_limits
-from figures import colour_map, default_colours, draw_points, panel_grid, save_png, to_rgb
-from labels import NO_LABEL, name_scenes, read_points
-from scenes import SceneReader, shared_nodata, survey
-from splits import FRACTIONS, cut, plan_regions
+from engine.cli import HelpFormatter
+from engine.meta import SPARSE_SHARE, SPLITS, display_limits
+from report.figures import (
+    colour_map,
+    default_colours,
+    draw_points,
+    panel_grid,
+    save_png,
+    to_rgb,
+)
+from sources import public, sentinel2
+from sources.demo import demo
+from sources.labels import NO_LABEL, name_scenes, read_points
+from sources.scenes import SceneReader, shared_nodata, survey
+from sources.splits import FRACTIONS, cut, plan_regions
 
 
 def parse_args(argv=None):
@@ -44,7 +51,7 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(description="Raw scenes and masks -> a prepared data set.",
                                      epilog="example: python prepare_data.py dubai --src dubai --scale 0.5",
                                      formatter_class=HelpFormatter)
-    parser.add_argument("kind", choices=["demo", "folder", "sentinel2", *datasets.PUBLIC], help="what to prepare")
+    parser.add_argument("kind", choices=["demo", "folder", "sentinel2", *public.PUBLIC], help="what to prepare")
     flag = parser.add_argument_group("scenes").add_argument
     flag("--src", help="the unpacked public data set")
     flag("--images", nargs="+", metavar="IMAGES", help="folder: a folder of images, one image, a list of its files "
@@ -82,7 +89,7 @@ def parse_args(argv=None):
     flag("--test-places", nargs="+", default=[], metavar="NAME", help="scenes to test on (dubai: 1+3, 2, 4+7+8, 5, 6); "
          "what is named for neither trains")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or train.txt val.txt "
-         f"test.txt of SCENE_N, where N counts the scene's {datasets.LISTED_TILE} px tiles row by row from 0")
+         f"test.txt of SCENE_N, where N counts the scene's {public.LISTED_TILE} px tiles row by row from 0")
     sentinel2.add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -165,13 +172,13 @@ def make_demo(out, seed=0):
 def find_source(args, work):
     """The Source that the arguments name; the demo's scenes are written first, to work/scenes."""
     if args.kind == "demo":
-        source = datasets.demo(work / "scenes", args.seed)
+        source = demo(work / "scenes", args.seed)
     elif args.kind == "folder":
-        source = datasets.folder(args.images[0], args.masks, args.classes)
+        source = public.folder(args.images[0], args.masks, args.classes)
     elif args.kind == "sentinel2":
         source = sentinel2.sentinel2(args, work)
     else:
-        source = datasets.PUBLIC[args.kind](args.src)
+        source = public.PUBLIC[args.kind](args.src)
     source.scale, source.tolerance, source.max_pixels = args.scale, args.tolerance, args.max_pixels
     source.nodata = args.nodata
     if args.threshold is not None:

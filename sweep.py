@@ -26,11 +26,11 @@ import torch
 from tqdm import tqdm
 
 import train
-from data import HelpFormatter
+from engine.cli import HelpFormatter
+from engine.runs import data_counts, locked
+from engine.search import draw, halve, rung_sizes
 from prepare_data import make_demo
-from runs import data_counts, locked
-from search import draw, halve, rung_sizes
-from tables import read_table, report, row_of, write_table
+from report.sweep_tables import read_table, report, row_of, write_table
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry", "--dry-run")

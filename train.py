@@ -23,21 +23,52 @@ import time
 import torch
 from tqdm import tqdm
 
-from checkpoint import load_model
-from data import Augmentation, HelpFormatter, Tiles, augment, epoch_order, normalise, prefetch, sampling_weights, thin_labels
-from device import amp_dtype, compile_network, out_of_memory, pick_device
+from data import (
+    Augmentation,
+    Tiles,
+    augment,
+    epoch_order,
+    normalise,
+    prefetch,
+    sampling_weights,
+    thin_labels,
+)
+from engine.checkpoint import load_model
+from engine.cli import HelpFormatter
+from engine.device import amp_dtype, compile_network, out_of_memory, pick_device
+from engine.distributed import (
+    join,
+    no_bar,
+    same_on_all_ranks,
+    sum_gradients,
+    sum_over_ranks,
+)
+from engine.meta import SPARSE_SHARE, data_facts, load_facts
+from engine.runs import (
+    Run,
+    append_row,
+    check_record,
+    check_resumable,
+    claimed_folder,
+    describe,
+    noted_signals,
+    open_board,
+    peak_memory_mb,
+    resume,
+    save,
+    show_epoch,
+    started_flags,
+)
 from evaluate import evaluate, write_scores
-from facts import SPARSE_SHARE, data_facts, load_facts
-from figures import save_png
 from losses import build_loss, class_weights
 from metrics import score_table
-from models import build_model, freeze_encoder
+from networks import build_model, freeze_encoder
 from prepare_data import make_demo
-from ranks import join, no_bar, same_on_all_ranks, sum_gradients, sum_over_ranks
-from reports import learning_curves, preview
-from runs import (Run, append_row, check_record, check_resumable, claimed_folder, describe, noted_signals, open_board,
-                  peak_memory_mb, resume, save, show_epoch, started_flags)
-from weak import divisors, learn_beyond, term_weights, update_average
+from report.figures import save_png
+from report.panels import learning_curves, preview
+from weak.ema import update_average
+from weak.superpixels import lend_points
+from weak.teacher import divisors, learn_beyond, term_weights
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
@@ -198,7 +229,7 @@ def main(args):
     check_tiles(args, train_tiles, val_tiles)
     facts = data_facts(facts)
     if args.superpixels:
-        train_tiles.lend_points(args.superpixels)
+        lend_points(train_tiles, args.superpixels)
     check_ranks(args, train_tiles, device, size)
     run = build_run(args, facts, train_tiles, device)
     run.rank, run.size = rank, size

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from raster import write_geotiff  # noqa: E402
+from geo.raster import write_geotiff  # noqa: E402
 
 
 def main():

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from raster import downscale_classes, open_raster  # noqa: E402
+from geo.raster import downscale_classes, open_raster  # noqa: E402
 
 
 def ours(path):

@@ -18,13 +18,12 @@ import subprocess
 import sys
 
 import numpy as np
-
 from run_table import ROOT, append, commit, read_rows, run_missing
 
 sys.path.insert(0, str(ROOT))
-import datasets  # noqa: E402
+from geo.raster import open_raster, write_geotiff  # noqa: E402
 from metrics import ConfusionMatrix  # noqa: E402
-from raster import open_raster, write_geotiff  # noqa: E402
+from sources import demo as datasets  # noqa: E402
 
 SEASONS, TEST = datasets.SEASONS, ("place_11", "place_12")
 NAMES = [name for _, name, _ in datasets.DEMO]

@@ -25,8 +25,19 @@ import sys
 sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from baseline import DUBAI
-from figures import curves, save_png
-from run_table import ROOT, append, cell_of, commit, difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
+from run_table import (
+    ROOT,
+    append,
+    cell_of,
+    commit,
+    difference,
+    mean_and_spread,
+    read_rows,
+    run_missing,
+    scores_in_pairs,
+)
+
+from report.figures import curves, save_png
 
 TABLE, BORDERS = ROOT / "results" / "points.csv", ROOT / "results" / "points_borders.csv"
 PLACES = ROOT / "results" / "points_places.csv"

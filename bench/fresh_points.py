@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import train
-from points import point_labels
+from data import point_labels
 
 
 class FreshTiles(train.Tiles):

@@ -18,11 +18,18 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before bench: scenes.py is the project's
 
-from data import HelpFormatter
-from figures import curves, save_png
-from measure import append_rows, markdown, measured, synthetic_tiles, write_synthetic_set
-from raster import write_geotiff
+from measure import (
+    append_rows,
+    markdown,
+    measured,
+    synthetic_tiles,
+    write_synthetic_set,
+)
 from run_table import ROOT
+
+from engine.cli import HelpFormatter
+from geo.raster import write_geotiff
+from report.figures import curves, save_png
 
 USUAL = {"tiles": 64, "classes": 7, "bands": 3, "side": 128}
 SIZES = {"tiles": (32, 64, 128, 256), "classes": (2, 5, 10, 23), "bands": (3, 4, 8, 13), "side": (64, 128, 256, 512),

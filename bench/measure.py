@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import torch
-
 from run_table import ROOT, append, commit, processor
 
 

@@ -14,7 +14,6 @@ import shutil
 
 import numpy as np
 import tifffile
-
 from measure import append_numbers, measured
 from run_table import ROOT
 

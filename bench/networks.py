@@ -28,15 +28,24 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before this folder, whose scenes.py is another
 
 import torch
+from run_table import (
+    commit,
+    difference,
+    mean_and_spread,
+    processor,
+    read_rows,
+    run_missing,
+    scores_in_pairs,
+)
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from device import keep_freed_memory
+from engine.device import keep_freed_memory
+from engine.runs import peak_memory_mb
 from losses import build_loss
-from models import build_model, fold_batch_norm, freeze_encoder
-from run_table import commit, difference, mean_and_spread, processor, read_rows, run_missing, scores_in_pairs
-from runs import peak_memory_mb
-from train import build_optimizer, parse_args as train_args
+from networks import build_model, fold_batch_norm, freeze_encoder
+from train import build_optimizer
+from train import parse_args as train_args
 
 TABLE, COSTS = ROOT / "results" / "networks.csv", ROOT / "results" / "networks_cost.csv"
 BUDGET = "--points 20 --crop 96 --bs 8 --lr 1e-3 --final last".split()

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from data import Tiles, normalise
+from engine.meta import data_facts
 from evaluate import write_scores
-from facts import data_facts
 from metrics import ConfusionMatrix, score_table
 from train import parse_args
 

@@ -29,14 +29,19 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # before this folder, whose scenes.py is another
 
 import torch
-
-from checkpoint import load_model
-from data import Tiles, normalise
 from few_points import BASELINE, DEMO, DUBAI, ROADS, flags_of
 from few_points import TABLE as POINTS
-from points import choose_points
-from run_table import difference, mean_and_spread, read_rows, run_missing, scores_in_pairs
-from suggest import suggest_points
+from run_table import (
+    difference,
+    mean_and_spread,
+    read_rows,
+    run_missing,
+    scores_in_pairs,
+)
+
+from data import Tiles, choose_points, normalise
+from engine.checkpoint import load_model
+from weak.suggest import suggest_points
 
 TABLE = ROOT / "results" / "relabel.csv"
 DENSE_S, POINTS_S = 239.7, 22.1  # annotation time of an image, s

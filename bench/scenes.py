@@ -17,14 +17,13 @@ import statistics
 import sys
 import time
 
-import numpy as np
-
 import bring_down
+import numpy as np
 from measure import append_numbers, measured
 from run_table import ROOT
 
 sys.path.insert(0, str(ROOT))
-from raster import open_raster, write_geotiff  # noqa: E402
+from geo.raster import open_raster, write_geotiff  # noqa: E402
 
 BANDS, CLASSES = 10, 8
 WINDOWS, OVERLAP = (512, 640), 64  # px, of the usual loop and of what is compared with it
@@ -127,9 +126,10 @@ def mode(args):
 def untrained_checkpoint(args):
     """A U-Net of width 8 and depth 3 for ten bands, whose norms have seen data; returns its path."""
     import torch
-    from checkpoint import save_checkpoint
-    from facts import data_facts
-    from models import build_model
+
+    from engine.checkpoint import save_checkpoint
+    from engine.meta import data_facts
+    from networks import build_model
     torch.manual_seed(0)
     kwargs = {"bands": BANDS, "classes": CLASSES, "width": 8, "depth": 3}
     model = build_model("unet", **kwargs)
@@ -173,7 +173,8 @@ def usual(args):
     import rasterio
     import torch
     from rasterio.windows import Window
-    from checkpoint import load_model
+
+    from engine.checkpoint import load_model
     model, facts = load_model(args.folder / "untrained.pt")
     model = model.to(memory_format=torch.contiguous_format)
     mean, std = (np.array(facts[key], np.float32)[:, None, None] for key in ("mean", "std"))
@@ -207,7 +208,7 @@ def memory(args):
 def margins(args):
     """Share of a scene's pixels whose class differs from the whole scene's at once, by network and margin."""
     import predict as script
-    from checkpoint import load_checkpoint, load_model
+    from engine.checkpoint import load_checkpoint, load_model
 
     def classes(checkpoint, window, margin):
         path, = script.main(script.parse_args([

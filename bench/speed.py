@@ -31,14 +31,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before bench: scenes.py is the project's
 
-import train
-from data import HelpFormatter, Tiles, normalise
-from device import keep_freed_memory
-from losses import build_loss, partial_cross_entropy
-from measure import append_rows, in_turns, markdown, matrix_product, memory_copy, synthetic_tiles, write_synthetic_set
-from metrics import ConfusionMatrix, class_map
-from models import build_model, fold_batch_norm
+from measure import (
+    append_rows,
+    in_turns,
+    markdown,
+    matrix_product,
+    memory_copy,
+    synthetic_tiles,
+    write_synthetic_set,
+)
 from run_table import ROOT
+
+import train
+from data import Tiles, normalise
+from engine.cli import HelpFormatter
+from engine.device import keep_freed_memory
+from losses import build_loss, partial_cross_entropy
+from metrics import ConfusionMatrix, class_map
+from networks import build_model, fold_batch_norm
 
 BANDS, CLASSES, SIDE, POINTS = 3, 7, 256, 20
 PLAIN = "plain PyTorch, NCHW"

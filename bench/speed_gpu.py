@@ -11,14 +11,14 @@ import warnings
 
 import torch
 import torch.nn.functional as F
+from measure import markdown, matrix_product, wait_for_device, write_synthetic_set
+from speed import BANDS, CLASSES, Work, batch, installed, measure, operations
 
 import train
 from data import Tiles
-from facts import data_facts, load_facts
+from engine.meta import data_facts, load_facts
 from losses import build_loss, labelled_weight
-from measure import markdown, matrix_product, wait_for_device, write_synthetic_set
-from models import build_model
-from speed import BANDS, CLASSES, Work, batch, installed, measure, operations
+from networks import build_model
 
 TILES, EPOCH_BATCH = 15_000, 64
 

@@ -26,12 +26,22 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # before bench: scenes.py is the project's
 
-from checkpoint import load_model
+from run_table import (
+    ROOT,
+    append,
+    cell_of,
+    commit,
+    difference,
+    read_rows,
+    run_missing,
+    scores_in_pairs,
+)
+
 from data import Tiles
+from engine.checkpoint import load_model
 from evaluate import evaluate
 from metrics import ConfusionMatrix
-from run_table import ROOT, append, cell_of, commit, difference, read_rows, run_missing, scores_in_pairs
-from tally import Tally, tile_places
+from report.stats import Tally, tile_places
 
 TABLE = ROOT / "results" / "tune.csv"
 PLACES = ROOT / "results" / "tune_places.csv"

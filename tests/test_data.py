@@ -6,32 +6,23 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import write_set
 
 import data
-from data import Augmentation, Tiles, augment, epoch_order, normalise, prefetch, sampling_weights, thin_labels
-from facts import load_facts
+from data import (
+    Augmentation,
+    Tiles,
+    augment,
+    epoch_order,
+    normalise,
+    prefetch,
+    sampling_weights,
+    thin_labels,
+)
+from engine.meta import load_facts
+from weak.superpixels import lend_points
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
-
-
-def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore_share=0.0):
-    """A prepared set by hand: every pixel's value tells its tile and place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(0)
-    pixels = {}
-    for split in ("train", "val", "test"):
-        images = random.integers(0, 200, (count, side, side, bands)).astype(dtype)
-        labels = random.integers(0, classes, (count, side, side)).astype(np.uint8)
-        labels[random.random(labels.shape) < ignore_share] = 255
-        np.save(folder / f"{split}_images.npy", images)
-        np.save(folder / f"{split}_labels.npy", labels)
-        pixels[split] = np.bincount(labels.reshape(-1), minlength=256)[:classes].tolist()
-    facts = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
-             "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None, "rgb": [0, 1, 2][:bands],
-             "mean": [100.0] * bands, "std": [50.0] * bands, "tiles": {split: count for split in pixels}, "pixels": pixels,
-             "arguments": {}}
-    (folder / "dataset.json").write_text(json.dumps(facts))
-    return facts
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
@@ -76,12 +67,6 @@ def test_labelled_pixels_is_the_sum_of_min_k_labelled(tmp_path):
 def test_every_label_without_points(tmp_path):
     facts = write_set(tmp_path, ignore_share=0.5)
     assert Tiles(tmp_path, "train").labelled_pixels == sum(facts["pixels"]["train"])
-
-
-def edit(folder, key, value):
-    facts = json.loads((folder / "dataset.json").read_text())
-    facts[key] = value
-    (folder / "dataset.json").write_text(json.dumps(facts))
 
 
 def test_a_split_without_tiles(tmp_path):
@@ -342,7 +327,7 @@ def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
     np.save(tmp_path / "train_images.npy", images)
     (tmp_path / "dataset.json").write_text(json.dumps(facts | {"nodata": 0}))
     tiles = Tiles(tmp_path, "train", points=1)
-    tiles.lend_points(4)
+    lend_points(tiles, 4)
     stored, layers = tiles.take_layers([2, 0])
     points, patches, ground = layers.unbind(1)
     assert np.array_equal(stored, images[[2, 0]]) and torch.equal(points, tiles.take([2, 0])[1])
@@ -359,7 +344,7 @@ def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch)
     write_set(tmp_path, count=3)
     bars = []
     monkeypatch.setattr(data, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
-    Tiles(tmp_path, "train", points=1).lend_points(4)
+    lend_points(Tiles(tmp_path, "train", points=1), 4)
     assert bars == [(3, None)]
 
 

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import edit, write_set
 
 import evaluate
-from checkpoint import save_checkpoint
 from data import Tiles
-from facts import data_facts
+from engine.checkpoint import save_checkpoint
+from engine.meta import data_facts
 from losses import build_loss
-from models import build_model
-from tally import Tally
-from test_data import edit, write_set
+from networks import build_model
+from report.stats import Tally
 
 
 class Reader(torch.nn.Module):

@@ -26,13 +26,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from helpers import spoil_bytes
 from PIL import Image
 
 import prepare_data
 import train
-from checkpoint import load_checkpoint, save_checkpoint
-from facts import load_facts
-from segformer import MixTransformer
+from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.meta import load_facts
+from networks.segformer import MixTransformer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS, MEGABYTES = 60, 1024  # that a command on these tiny files may take, beyond what Python and torch hold already
@@ -89,25 +90,6 @@ def write_tiff(path, pixels, **options):
     """A plain TIFF; more than two bands are colours only where there are three of them."""
     options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[2] == 3 else "minisblack")
     tifffile.imwrite(path, pixels, planarconfig="contig" if pixels.ndim == 3 else None, metadata=None, **options)
-
-
-def spoil_bytes(path, random):
-    """Cut a file short, empty it, flip some of its bytes, double or replace it."""
-    content = bytearray(path.read_bytes())
-    how = random.integers(6)
-    if how == 0:
-        content = content[:random.integers(len(content))]
-    elif how == 1:
-        content = b""
-    elif how == 2:
-        content = content + content[random.integers(len(content)):]
-    elif how == 3:
-        content = random.bytes(random.integers(1, 200))
-    else:
-        reach = len(content) if how == 4 else min(len(content), 300)  # anywhere, or in the header
-        for place in random.integers(reach, size=random.integers(1, 9)):
-            content[place] = random.choice([0, 1, 255, random.integers(256), content[place] ^ 1 << random.integers(8)])
-    path.write_bytes(content)
 
 
 def spoil_picture(path, random):

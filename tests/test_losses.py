@@ -6,8 +6,16 @@ import re
 import pytest
 import torch
 
-from losses import (SPARSE_BELOW, build_loss, class_weights, dice_loss, focal_loss, jaccard_loss, labelled_weight,
-                    partial_cross_entropy)
+from losses import (
+    SPARSE_BELOW,
+    build_loss,
+    class_weights,
+    dice_loss,
+    focal_loss,
+    jaccard_loss,
+    labelled_weight,
+    partial_cross_entropy,
+)
 from unet import UNet
 
 # Two classes; class 0 has probability 3/4 wherever the logits are (ln 3, 0).

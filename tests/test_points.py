@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from points import choose_points, move_points, point_labels, spread_points, superpixels
+from data import choose_points, move_points, point_labels
+from weak.superpixels import spread_points, superpixels
 
 
 def dense(side=16, classes=4):

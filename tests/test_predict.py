@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 import predict
-from checkpoint import load_model, save_checkpoint
 from data import normalise
-from facts import data_facts
-from models import build_model
-from raster import Raster, open_raster, write_geotiff
-from windows import average_symmetries, window_and_margin
+from engine.checkpoint import load_model, save_checkpoint
+from engine.meta import data_facts
+from geo.raster import Raster, open_raster, write_geotiff
+from geo.windows import average_symmetries, window_and_margin
+from networks import build_model
 
 FACTS = {"name": "made", "classes": [{"name": name, "colour": [40 * k, 0, 255 - 40 * k]} for k, name in enumerate("abc")],
          "ignore": 255, "mean": [100.0] * 3, "std": [60.0] * 3, "bands": 3, "dtype": "uint8", "gsd_m": None, "rgb": [0, 1, 2]}
@@ -213,7 +213,7 @@ def test_pixels_of_another_size_than_the_network_learned_are_warned_of(capsys):
 
 
 def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("raster.CACHE_BYTES", 0)
+    monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
     write_geotiff(tmp_path / "scene.tif", [scene(64, 16384, bands=10, dtype=np.uint16)], 64, 16384, 10, "uint16")  # 21 MB
     model, facts = load_model(tmp_path / "best.pt")
@@ -260,7 +260,7 @@ def test_two_windows_at_once_draw_the_map_of_one(tmp_path, monkeypatch):
         return call
 
     monkeypatch.setattr(predict, "predict_window", watched("windows computed", predict.predict_window))
-    monkeypatch.setattr("raster.Raster.read", watched("windows read", Raster.read))
+    monkeypatch.setattr("geo.raster.Raster.read", watched("windows read", Raster.read))
     maps = []
     for threads, room in ((1, 1024), (2, 1024), (4, 1024), (2, 64)):  # px: two windows of 58 x 64 are larger than one of 64
         monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import prepare_data
 from data import Tiles, normalise
-from facts import load_facts
+from engine.meta import load_facts
+from geo.raster import write_geotiff
 from prepare_data import frequency_table, main, make_demo, parse_args
-from raster import write_geotiff
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -363,7 +362,7 @@ def test_the_folder_one_stands_in_is_taken_where_it_is_empty(tmp_path, monkeypat
 
 
 def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_data.datasets, "PLACES", 1)
+    monkeypatch.setattr("sources.demo.PLACES", 1)
     prepared = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         make_demo(tmp_path / name, seed)

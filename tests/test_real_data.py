@@ -12,10 +12,10 @@ import torch
 import predict
 import prepare_data
 import train
-from checkpoint import save_checkpoint
-from facts import data_facts
-from models import build_model
-from raster import open_raster
+from engine.checkpoint import save_checkpoint
+from engine.meta import data_facts
+from geo.raster import open_raster
+from networks import build_model
 
 DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 ROOT = pathlib.Path(__file__).resolve().parents[1]

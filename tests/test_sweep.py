@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 import pytest
+from helpers import write_set
 
 import sweep
-from test_data import write_set
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TINY = "--data data --width 4 --depth 1 --points 5 --device cpu --epochs 2 --limit-batches 1".split()

@@ -1,7 +1,6 @@
 """Runs of the real script on a tiny set: what it leaves behind, what it refuses, and that stopping changes nothing."""
 
 import copy
-import csv
 import functools
 import importlib.util
 import json
@@ -16,32 +15,17 @@ import types
 import numpy as np
 import pytest
 import torch
+from helpers import TINY, edit, log, run, same_run, weights, write_set
 
 import evaluate
 import train
-from checkpoint import load_checkpoint
-from test_data import edit, write_set
-
-TINY = ["--width", "4", "--depth", "1", "--bs", "2", "--points", "5", "--device", "cpu"]
+from engine.checkpoint import load_checkpoint
 
 
 @pytest.fixture
 def data(tmp_path):
     write_set(tmp_path / "data", count=5, side=16)
     return str(tmp_path / "data")
-
-
-def run(data, out, *flags):
-    return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
-
-
-def weights(out):
-    return load_checkpoint(out / "last.pt")["model"]["state"]
-
-
-def log(out, *without):
-    with open(out / "log.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in without} for row in csv.DictReader(file)]
 
 
 def test_a_run_leaves_what_it_promises(data, tmp_path, capsys):
@@ -75,14 +59,6 @@ def test_stopped_between_epochs_and_resumed_equals_never_stopped(data, tmp_path,
     assert run(data, tmp_path / "parts", *flags, "--stop-after", "1") is None
     run(data, tmp_path / "parts", *flags, "--resume")
     same_run(tmp_path / "whole", tmp_path / "parts")
-
-
-def same_run(one, other):
-    others = weights(other)
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, others[name]), name
-    unequal = ("seconds", "waiting_share", "images_per_s", "peak_memory_mb")
-    assert log(one, *unequal) == log(other, *unequal)
 
 
 def test_stopped_by_a_signal_within_an_epoch_and_resumed_equals_never_stopped(data, tmp_path, monkeypatch):

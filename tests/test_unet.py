@@ -6,11 +6,10 @@ with bilinear interpolation, ResNet-18 and -50 U-Net: 0.0 (torch 2.13.0, CPU).
 
 import pytest
 import torch
+from helpers import randomise, reference
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnet import ResNet
-from test_resnet import randomise, reference
-from unet import FusionBlock, ResUNet, UNet, cuts_going_up, double_size
+from unet import FusionBlock, ResNet, ResUNet, UNet, cuts_going_up, double_size
 
 
 def gflop(model, side, *margin):

@@ -1,0 +1,1 @@
+"""Raster files, coordinates, windows and class maps."""

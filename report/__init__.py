@@ -1,0 +1,1 @@
+"""Figures, panels, evaluation statistics, comparison of runs, tables of sweeps."""

@@ -1,0 +1,181 @@
+"""What several test files share."""
+
+import csv
+import hashlib
+import importlib
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from torch import nn
+
+import train
+from engine import distributed as ranks
+from engine.checkpoint import load_checkpoint
+from losses import build_loss, labelled_weight
+from unet import UNet
+
+
+def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore_share=0.0):
+    """A prepared set by hand: every pixel's value tells its tile and place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    pixels = {}
+    for split in ("train", "val", "test"):
+        images = random.integers(0, 200, (count, side, side, bands)).astype(dtype)
+        labels = random.integers(0, classes, (count, side, side)).astype(np.uint8)
+        labels[random.random(labels.shape) < ignore_share] = 255
+        np.save(folder / f"{split}_images.npy", images)
+        np.save(folder / f"{split}_labels.npy", labels)
+        pixels[split] = np.bincount(labels.reshape(-1), minlength=256)[:classes].tolist()
+    facts = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
+             "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None, "rgb": [0, 1, 2][:bands],
+             "mean": [100.0] * bands, "std": [50.0] * bands, "tiles": {split: count for split in pixels}, "pixels": pixels,
+             "arguments": {}}
+    (folder / "dataset.json").write_text(json.dumps(facts))
+    return facts
+
+
+def edit(folder, key, value):
+    facts = json.loads((folder / "dataset.json").read_text())
+    facts[key] = value
+    (folder / "dataset.json").write_text(json.dumps(facts))
+
+
+def spoil_bytes(path, random):
+    """Cut a file short, empty it, flip some of its bytes, double or replace it."""
+    content = bytearray(path.read_bytes())
+    how = random.integers(6)
+    if how == 0:
+        content = content[:random.integers(len(content))]
+    elif how == 1:
+        content = b""
+    elif how == 2:
+        content = content + content[random.integers(len(content)):]
+    elif how == 3:
+        content = random.bytes(random.integers(1, 200))
+    else:
+        reach = len(content) if how == 4 else min(len(content), 300)  # anywhere, or in the header
+        for place in random.integers(reach, size=random.integers(1, 9)):
+            content[place] = random.choice([0, 1, 255, random.integers(256), content[place] ^ 1 << random.integers(8)])
+    path.write_bytes(content)
+
+
+def reference(module):
+    """An independent implementation, or a skip where it does not import, for whatever reason."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # half-installed packages fail in many ways
+        pytest.skip(f"{module} does not import here: {error}")
+
+
+def randomise(model):
+    """Random norms and biases, so that a comparison sees them; returns the model in float64, eval mode."""
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+        if isinstance(layer, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+        if getattr(layer, "bias", None) is not None:
+            nn.init.normal_(layer.bias, std=0.1)
+    return model.double().eval()
+
+
+def without_cancelling(model):
+    """All weights positive, no biases; returns the model in float64, eval mode. What sees light is then above 0."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.double().abs() * (not name.endswith("bias"))
+    return model.double().eval()
+
+
+def digest(state):
+    """Number of keys, and a fingerprint of all names and shapes."""
+    lines = sorted(f"{key}:{tuple(value.shape)}" for key, value in state.items())
+    return len(lines), hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def picture(height=70, width=90, bands=3, dtype=np.uint8):
+    """(H, W, C) smooth values with noise, all different from 0."""
+    rows, cols = np.mgrid[:height, :width]
+    waves = 60 + 40 * np.sin(rows[..., None] / 9 + np.arange(bands)) + 20 * np.cos(cols[..., None] / 7)
+    return (waves + np.random.default_rng(0).integers(0, 20, (height, width, bands))).astype(dtype)
+
+
+def write_tiff(path, pixels, **options):
+    """Write (H, W, C) with tifffile; options as there."""
+    options = {"photometric": "minisblack", "planarconfig": "contig" if pixels.shape[2] > 1 else None, **options}
+    data = np.moveaxis(pixels, 2, 0) if options["planarconfig"] == "separate" else pixels
+    tifffile.imwrite(path, data[..., 0] if pixels.shape[2] == 1 else data, metadata=None, **options)
+    return path
+
+
+TINY = ["--width", "4", "--depth", "1", "--bs", "2", "--points", "5", "--device", "cpu"]
+
+
+def run(data, out, *flags):
+    return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
+
+
+def weights(out):
+    return load_checkpoint(out / "last.pt")["model"]["state"]
+
+
+def log(out, *without):
+    with open(out / "log.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in without} for row in csv.DictReader(file)]
+
+
+def same_run(one, other):
+    others = weights(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, others[name]), name
+    unequal = ("seconds", "waiting_share", "images_per_s", "peak_memory_mb")
+    assert log(one, *unequal) == log(other, *unequal)
+
+
+def has_colour(image, colour):
+    return bool((np.asarray(image) == colour).all(-1).any())
+
+
+def ink_box(image):
+    """(left, top, right, bottom) of what is not white, px from each side of the image."""
+    rows, cols = np.nonzero((np.asarray(image.convert("RGB")) != 255).any(-1))
+    return cols.min(), rows.min(), image.width - 1 - cols.max(), image.height - 1 - rows.max()
+
+
+def random_images(batch=2, bands=3, side=8, seed=0):
+    return torch.randn(batch, bands, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
+
+
+def load(name):
+    """A script of bench/ as a module under a name of its own: bench/scenes.py is not scenes.py."""
+    specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
+    module = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def gradients(case, rank, size):
+    """Gradients and batch-norm statistics after one backward pass over this rank's share of a batch of four."""
+    torch.manual_seed(0)
+    model = UNet(bands=3, classes=4, width=4, depth=1).double()
+    model.train(case == "statistics")
+    images, labels = torch.randn(4, 3, 8, 8).double(), torch.randint(0, 4, (4, 8, 8)).to(torch.uint8)
+    labels[1, 2:] = 255  # unequal shares
+    if case == "nothing":
+        labels[1::2] = 255  # rank 1 has not one labelled pixel
+    images, labels = images[rank::size], labels[rank::size]
+    weight = torch.tensor([1.0, 2.0, 0.5, 1.0]).double()
+    total = ranks.sum_over_ranks(labelled_weight(labels, weight))
+    build_loss("ce", weight=weight)(model(images), labels, total, size).backward()
+    ranks.sum_gradients(model, size)
+    return [p.grad for p in model.parameters()], [b for b in model.buffers() if b.is_floating_point()]

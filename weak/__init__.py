@@ -1,0 +1,1 @@
+"""Learning beyond the labelled pixels: averaged weights, superpixels, a teacher, which pixels to label next."""
