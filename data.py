@@ -1,7 +1,7 @@
 """Prepared tiles as batches: memory-mapped, labelled by points, normalised, augmented.
 
-    tiles = Tiles("data/demo", "train", points=20)      one split, with the labels that training may see
-    images, labels = tiles.take([3, 1, 4])              (B, H, W, C) as stored, (B, H, W) uint8
+    tiles = TileDataset("data/demo", "train", points=20)      one split, with the labels that training may see
+    images, labels = tiles.get_batch([3, 1, 4])              (B, H, W, C) as stored, (B, H, W) uint8
     images = normalise(images, mean, std)               (B, C, H, W) float32, channels-last
     images, labels = augment(images, labels, ...)       moved and jittered, the whole batch at once
 
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.device import to_device
-from engine.meta import load_facts, open_array
+from engine.meta import load_meta, open_array
 
 
 def choose_points(labels, points, seed, index, per="image", ignore=255):
@@ -96,7 +96,7 @@ def move_points(positions, shape, jitter, seed, index):
     return kept, moved[kept]
 
 
-class Tiles:
+class TileDataset:
     """One split of a prepared set, with the labels that a run may see.
 
     Args:
@@ -107,26 +107,26 @@ class Tiles:
         seed: the draw of the points.
         jitter: how far points lie beside where they were meant, px, standard deviation; their labels stay.
     Attributes:
-        facts: dataset.json.
-        patches: (N, H, W) uint8, labels that superpixels lend; None before `weak.superpixels.lend_points`.
+        meta: dataset.json.
+        patches: (N, H, W) uint8, labels that superpixels lend; None before `weak.superpixels.add_superpixel_labels`.
         labelled_pixels: labelled pixels a run is given, over all tiles.
         class_counts: (K,) int64, the same by class.
         tile_counts: (N, K) int64, the same by tile and class; None with points=0, where all labels would be read.
     Raises:
-        ValueError, OSError: as `load_facts`, or no tile in this split.
+        ValueError, OSError: as `load_meta`, or no tile in this split.
     """
 
     def __init__(self, folder, split, points=0, per="image", seed=0, jitter=0.0):
-        self.facts = load_facts(folder)
-        count, side, bands = self.facts["tiles"][split], self.facts["tile"], self.facts["bands"]
+        self.meta = load_meta(folder)
+        count, side, bands = self.meta["tiles"][split], self.meta["tile"], self.meta["bands"]
         if count == 0:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for '{split}'")
-        self.ignore = self.facts["ignore"]
+        self.ignore = self.meta["ignore"]
         folder = pathlib.Path(folder)
-        self.images = open_array(folder / f"{split}_images.npy", (count, side, side, bands), self.facts["dtype"])
+        self.images = open_array(folder / f"{split}_images.npy", (count, side, side, bands), self.meta["dtype"])
         self.labels = open_array(folder / f"{split}_labels.npy", (count, side, side), "uint8")
         self.positions = self.classes = self.tile_counts = self.patches = None
-        self.class_counts = np.array(self.facts["pixels"][split], dtype=np.int64)
+        self.class_counts = np.array(self.meta["pixels"][split], dtype=np.int64)
         if points:
             self._keep_points(points, per, seed, jitter)
         self.labelled_pixels = int(self.class_counts.sum())
@@ -137,7 +137,7 @@ class Tiles:
     def _keep_points(self, points, per, seed, jitter):
         """Draw each tile's points once, and keep where they are in place of the dense maps."""
         chosen = [choose_points(tile, points, seed, index, per, self.ignore) for index, tile in enumerate(self.labels.numpy())]
-        off = self.facts["tile"] ** 2  # one past the tile's last pixel: where tiles with fewer points put the rest
+        off = self.meta["tile"] ** 2  # one past the tile's last pixel: where tiles with fewer points put the rest
         positions = np.full((len(chosen), max(map(len, chosen))), off, dtype=np.int64)
         classes = np.full(positions.shape, self.ignore, dtype=np.uint8)
         counts = np.zeros((len(chosen), 256), dtype=np.int64)
@@ -148,15 +148,15 @@ class Tiles:
             counts[index] = np.bincount(classes[index, :len(kept)], minlength=256)
         self.positions, self.classes = torch.from_numpy(positions), torch.from_numpy(classes)  # (N, P), (N, P)
         self._check_labels(self.classes, range(len(chosen)))
-        self.tile_counts = counts[:, :len(self.facts["classes"])]
+        self.tile_counts = counts[:, :len(self.meta["classes"])]
         self.class_counts = self.tile_counts.sum(0)
 
     def _check_labels(self, labels, indices):
         """Refuse uint8 labels (B, ...) of these tiles that are neither a class nor `ignore`."""
-        known = len(self.facts["classes"])
+        known = len(self.meta["classes"])
         if labels.numel() and (labels + 1).max() > known:  # uint8: 255, no label, becomes 0
             tile = indices[int(((labels + 1).flatten(1) > known).any(1).long().argmax())]
-            raise ValueError(f"{self.facts['name']}: tile {int(tile)} holds a label that is none of its {known} "
+            raise ValueError(f"{self.meta['name']}: tile {int(tile)} holds a label that is none of its {known} "
                              "classes: prepare the data set again")
 
     def to(self, device):
@@ -171,7 +171,7 @@ class Tiles:
             self.positions, self.classes = self.positions.to(device), self.classes.to(device)
         return self
 
-    def take(self, indices):
+    def get_batch(self, indices):
         """Gather some tiles.
 
         Args:
@@ -188,15 +188,15 @@ class Tiles:
             if labels.device.type == "cpu":  # what went to a device was looked at on the way
                 self._check_labels(labels, indices)
             return images, labels
-        side = self.facts["tile"]
+        side = self.meta["tile"]
         labels = torch.full((len(indices), side * side + 1), self.ignore, dtype=torch.uint8, device=indices.device)
         labels.scatter_(1, self.positions[indices], self.classes[indices])
         return images, labels[:, :-1].reshape(-1, side, side)  # (B, H, W)
 
     def take_layers(self, indices):
         """As `take`, but labels (B, 3, H, W): the points, their superpixels, and 0 where there is ground, 255 where no data."""
-        images, labels = self.take(indices)
-        missing = _no_data(images, self.facts.get("nodata"))
+        images, labels = self.get_batch(indices)
+        missing = _no_data(images, self.meta.get("nodata"))
         patches = labels if self.patches is None else self.patches[indices].masked_fill(missing, self.ignore)
         return images, torch.stack([labels, patches, torch.zeros_like(labels).masked_fill_(missing, self.ignore)], 1)
 
@@ -264,7 +264,7 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
     target = how.crop or side
     draws = [_draw(how, side, target, images.shape[1], np.random.default_rng([seed, epoch, int(place)])) for place in places]
     frames, gains, offsets, again = (to_device(np.stack(part), images.device).float() for part in zip(*draws))
-    frames = _hold_labels(frames, labels.reshape(len(labels), -1, side, side)[:, 0] != ignore, again, how.shift, target)
+    frames = recenter_on_label(frames, labels.reshape(len(labels), -1, side, side)[:, 0] != ignore, again, how.shift, target)
     grid = F.affine_grid(frames, (len(images), 1, target, target), align_corners=False)  # (B, S', S', 2)
     images = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     images = images * gains[:, :, None, None] + offsets[:, :, None, None]
@@ -275,7 +275,7 @@ def augment(images, labels, how, seed, epoch, places, ignore=255):
 
 
 def _draw(how, side, target, bands, random):
-    """One image's frame (2, 3), gain (C,) and offset (C,), and four draws from 0 to 1 for `_hold_labels`.
+    """One image's frame (2, 3), gain (C,) and offset (C,), and four draws from 0 to 1 for `recenter_on_label`.
 
     The frame maps the output's coordinates, -1 to 1 across, to the tile's, as torch's affine_grid takes it.
     """
@@ -297,7 +297,7 @@ def _whole_pixels(centre, side, target):
     return ((centre * side / 2 + spare).round() - spare) * 2 / side
 
 
-def _hold_labels(frames, known, draws, shift, target):
+def recenter_on_label(frames, known, draws, shift, target):
     """Move each frame that holds no labelled pixel to where it holds one, drawn at random; none but the centres change.
 
     Args:
@@ -362,7 +362,7 @@ def sampling_weights(tiles, rare, threshold, factor):
     """Weights that visit tiles holding rare classes more often, in place of copies on disk.
 
     Args:
-        tiles: Tiles, of which only the labels count that the run is given: the points, or with points=0 every one.
+        tiles: TileDataset, of which only the labels count that the run is given: the points, or with points=0 every one.
         rare: class names; none: every tile is visited once.
         threshold: share of a tile's labelled pixels that must be of rare classes, 0..1; more than this counts.
         factor: how much more often such a tile is drawn.
@@ -373,10 +373,10 @@ def sampling_weights(tiles, rare, threshold, factor):
     """
     if not rare:
         return None
-    names = [entry["name"] for entry in tiles.facts["classes"]]
+    names = [entry["name"] for entry in tiles.meta["classes"]]
     strangers = [name for name in rare if name not in names]
     if strangers:
-        raise ValueError(f"--oversample {strangers[0]}: {tiles.facts['name']} has the classes {', '.join(names)}")
+        raise ValueError(f"--oversample {strangers[0]}: {tiles.meta['name']} has the classes {', '.join(names)}")
     counts = tiles.tile_counts
     if counts is None:
         counts = np.array([np.bincount(tile.reshape(-1), minlength=256)[:len(names)] for tile in tiles.labels.numpy()])

@@ -18,13 +18,13 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from data import Tiles, normalise, prefetch
+from data import TileDataset, normalise, prefetch
 from engine.checkpoint import load_checkpoint, load_model
 from engine.cli import HelpFormatter
 from engine.device import amp_dtype, out_of_memory, pick_device
-from engine.distributed import join, no_bar, rank_and_size, sum_over_ranks
+from engine.distributed import all_reduce, disable_tqdm, join, rank_and_size
 from geo.windows import average_symmetries
-from losses import build_loss, labelled_weight
+from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map, plain, score_table
 from report.compare import common_data, run_checkpoint, write_comparison
 from report.figures import confusion_figure, save_png
@@ -36,7 +36,13 @@ from report.panels import (
     tile_panels,
     write_rows,
 )
-from report.stats import Tally, area_rows, contiguous_blocks, read_areas, tile_places
+from report.stats import (
+    EvalStats,
+    area_rows,
+    contiguous_blocks,
+    read_areas,
+    tile_places,
+)
 
 
 def parse_args(argv=None):
@@ -69,14 +75,14 @@ class Scored(NamedTuple):
     """A checkpoint, and what one pass over a split found."""
     path: str
     model: torch.nn.Module
-    facts: dict  # data facts of the checkpoint
+    meta: dict  # data meta of the checkpoint
     labelled_pixels: int  # that the network learned from
     data: str
-    tiles: Tiles
+    tiles: TileDataset
     places: list  # (scene, row, col) of each tile
     matrix: ConfusionMatrix
     loss: float
-    tally: Tally
+    tally: EvalStats
 
 
 def main(args):
@@ -93,31 +99,31 @@ def main(args):
     args.data = args.data or common_data(paths)
     runs = [score(path, args) for path in paths]
     return None if rank else write_comparison(pathlib.Path(args.out or "."), args.compare, paths, [run.tally for run in runs],
-                            [run.labelled_pixels for run in runs], runs[0].facts["classes"])
+                            [run.labelled_pixels for run in runs], runs[0].meta["classes"])
 
 
 def score(path, args):
     """Score a checkpoint in one pass over the split: Scored."""
     device, content = pick_device(args.device), load_checkpoint(path)
-    model, facts = load_model(path, device)
+    model, meta = load_model(path, device)
     data = args.data or str(content["args"].get("data"))
-    tiles = Tiles(data, args.split)
-    check_same_classes(facts, tiles.facts, path, data)
+    tiles = TileDataset(data, args.split)
+    check_same_classes(meta, tiles.meta, path, data)
     places = tile_places(data, args.split, len(tiles))
-    grounds = tiles.facts.get("places") if args.compare else None  # a report tells scenes apart, whatever they show
-    tally = Tally(len(facts["classes"]), contiguous_blocks(places, tiles.facts["tile"], grounds), tiles.ignore)
+    grounds = tiles.meta.get("places") if args.compare else None  # a report tells scenes apart, whatever they show
+    tally = EvalStats(len(meta["classes"]), contiguous_blocks(places, tiles.meta["tile"], grounds), tiles.ignore)
     try:
         loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
     except (KeyError, TypeError, AttributeError, OverflowError):
         raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
-    matrix, loss = evaluate(model, tiles, facts, device, args.bs, loss_function, amp_dtype(device), tally=tally, tta=args.tta)
-    return Scored(path, model, facts, labelled_pixels, data, tiles, places, matrix, loss, tally)
+    matrix, loss = evaluate(model, tiles, meta, device, args.bs, loss_function, amp_dtype(device), tally=tally, tta=args.tta)
+    return Scored(path, model, meta, labelled_pixels, data, tiles, places, matrix, loss, tally)
 
 
 def report(scored, args):
     """Print the tables of one checkpoint; write its scores and pictures; returns what metrics_<split>.json holds."""
-    facts, tiles, matrix, tally, split = scored.facts, scored.tiles, scored.matrix, scored.tally, args.split
-    names, gsd_m, device = facts["classes"], tiles.facts.get("gsd_m"), pick_device(args.device)
+    meta, tiles, matrix, tally, split = scored.meta, scored.tiles, scored.matrix, scored.tally, args.split
+    names, gsd_m, device = meta["classes"], tiles.meta.get("gsd_m"), pick_device(args.device)
     # Pixels without a label are no part of the map: they may be the mirrored filling of tiles at a scene's edge.
     mapped, total_ha = matrix.counts.sum(0).tolist(), gsd_m and int(matrix.counts.sum()) * gsd_m ** 2 / 1e4
     if args.areas:
@@ -130,11 +136,11 @@ def report(scored, args):
     out = pathlib.Path(args.out or pathlib.Path(scored.path).parent)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"metrics_{split}.json"
-    scores = write_scores(path, matrix, facts, scored.labelled_pixels, split, scored.path, {"tta": args.tta, **extra})
+    scores = write_scores(path, matrix, meta, scored.labelled_pixels, split, scored.path, {"tta": args.tta, **extra})
     write_rows(out / f"scenes_{split}.csv", scenes)
     write_rows(out / f"areas_{split}.csv", extra["areas"])
     pictures = {"confusion.png": confusion_figure(matrix.counts, names, f"{split} split, % of each true class"),
-                "panels.png": tile_panels(scored.model, tiles, tally, scored.places, facts, device, split),
+                "panels.png": tile_panels(scored.model, tiles, tally, scored.places, meta, device, split),
                 "reliability.png": reliability_figure(tally, f"{split} split")}
     for name, picture in pictures.items():
         save_png(picture, out / name)
@@ -142,14 +148,14 @@ def report(scored, args):
     return scores
 
 
-def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None,
+def evaluate(model, tiles, meta, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None,
              tta=False):
     """Run a model over a split, every tile once, and count; under torchrun each process runs its share of the batches.
 
     Args:
         model: (B, C, H, W) -> (B, K, H, W) logits; left in eval mode.
-        tiles: data.Tiles.
-        facts: dict with mean, std, nodata and classes, of the data set or the checkpoint.
+        tiles: data.TileDataset.
+        meta: dict with mean, std, nodata and classes, of the data set or the checkpoint.
         device: torch.device.
         batch_size: tiles at a time.
         loss_function: as losses.build_loss makes it, or None.
@@ -161,66 +167,66 @@ def evaluate(model, tiles, facts, device, batch_size=16, loss_function=None, amp
         (ConfusionMatrix, mean loss over the labelled pixels; NaN without a loss function or without labels).
     """
     model.eval()
-    matrix = ConfusionMatrix(len(facts["classes"]), tiles.ignore)
+    matrix = ConfusionMatrix(len(meta["classes"]), tiles.ignore)
     losses, weights = [], []
     rank, size = rank_and_size()
     starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
-    batches = prefetch(lambda start: tiles.take(range(start, min(start + batch_size, len(tiles)))), starts)
+    batches = prefetch(lambda start: tiles.get_batch(range(start, min(start + batch_size, len(tiles)))), starts)
     with torch.inference_mode():
-        progress = tqdm(batches, "scoring", len(starts), disable=no_bar(), leave=False, unit="batch")
+        progress = tqdm(batches, "scoring", len(starts), disable=disable_tqdm(), leave=False, unit="batch")
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                inputs = normalise(images, facts["mean"], facts["std"], tiles.facts.get("nodata"))
+                inputs = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
                 logits = average_symmetries(model, inputs).clamp(min=1e-12).log() if tta else model(inputs)
             prediction = class_map(logits)
             matrix.update(prediction, labels)
             if tally is not None:
                 tally.update(start, logits.float(), prediction, labels)
             if loss_function is not None:
-                weights.append(labelled_weight(labels, ignore=tiles.ignore))
+                weights.append(count_labelled(labels, ignore=tiles.ignore))
                 losses.append(loss_function(logits.float(), labels) * weights[-1])
     sums = torch.tensor([float(sum(losses)), float(sum(weights))], dtype=torch.float64)
     if size > 1:
         for counted in [matrix.counts, sums] + (tally.sums() if tally else []):
-            counted.copy_(sum_over_ranks(counted.to(device)))
+            counted.copy_(all_reduce(counted.to(device)))
     return matrix, float(sums[0] / sums[1])  # 0 / 0 is NaN
 
 
-def check_same_classes(model_facts, data_facts, checkpoint, data):
+def check_same_classes(model_facts, checkpoint_meta, checkpoint, data):
     """See that a data set fits a model: its bands, dtype and class names.
 
     Args:
-        model_facts: data facts of the checkpoint, classes as names.
-        data_facts: dict of dataset.json, classes as {name, colour}.
+        model_facts: data meta of the checkpoint, classes as names.
+        checkpoint_meta: dict of dataset.json, classes as {name, colour}.
         checkpoint, data: their paths, for the message.
     Raises:
         ValueError: they differ; one line that says in what.
     """
-    names = [entry["name"] for entry in data_facts["classes"]]
+    names = [entry["name"] for entry in checkpoint_meta["classes"]]
     if names != model_facts["classes"]:
         raise ValueError(f"{data} has the classes {', '.join(names)}, but {checkpoint} was trained for "
                          f"{', '.join(model_facts['classes'])}: give the data set it was trained for")
     for key in ("bands", "dtype"):
-        if data_facts[key] != model_facts[key]:
-            raise ValueError(f"{data} has {key} {data_facts[key]}, but {checkpoint} was trained on {model_facts[key]}: "
+        if checkpoint_meta[key] != model_facts[key]:
+            raise ValueError(f"{data} has {key} {checkpoint_meta[key]}, but {checkpoint} was trained on {model_facts[key]}: "
                              "give a data set of the same sensor")
 
 
-def write_scores(path, matrix, facts, labelled_pixels, split, checkpoint, extra=None):
+def write_scores(path, matrix, meta, labelled_pixels, split, checkpoint, extra=None):
     """Write metrics.json: every score, and what it is the score of.
 
     Args:
         path: where to.
         matrix: ConfusionMatrix.
-        facts: data facts of the checkpoint; classes are names.
+        meta: data meta of the checkpoint; classes are names.
         labelled_pixels: labelled training pixels that the run was given.
         split, checkpoint: what was scored.
         extra: dict of more to write, plain types.
     Returns:
         the dict that was written.
     """
-    scores = {**matrix.scores(facts["classes"]), "labelled_pixels": int(labelled_pixels), "split": split,
+    scores = {**matrix.scores(meta["classes"]), "labelled_pixels": int(labelled_pixels), "split": split,
               "checkpoint": str(checkpoint), **(extra or {})}
     temporary = f"{path}.tmp"
     pathlib.Path(temporary).write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -41,7 +41,7 @@ def labelled_pixels(logits, labels, ignore=255):
     return rows.index_select(0, torch.from_numpy(where)), torch.from_numpy(values[where]).long()
 
 
-def labelled_weight(labels, weight=None, ignore=255):
+def count_labelled(labels, weight=None, ignore=255):
     """What a pixelwise loss is divided by, () float32: the number of labelled pixels, or the sum of their class weights.
 
     Taken over a whole batch and handed to the loss of each part of it, it makes a pixel weigh the same in every part.
@@ -60,7 +60,7 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
         labels: (B, H, W) integers, `ignore` where nothing is known.
         weight: (K,) class weights, or None for 1 each.
         hardest: share of the labelled pixels to keep, those with the highest loss; 0 < hardest <= 1.
-        total: the divisor, where it is taken over more than these images; see `labelled_weight`.
+        total: the divisor, where it is taken over more than these images; see `count_labelled`.
     Returns: () loss; 0 where nothing is labelled.
     Raises: ValueError where sizes differ, or a label or `hardest` is out of range.
     Source: Tang et al. 2018, "Normalized Cut Loss", the partial cross-entropy; `hardest` is the online hard example mining
@@ -71,7 +71,7 @@ def partial_cross_entropy(logits, labels, ignore=255, weight=None, hardest=1.0, 
     logits, labels = labelled_pixels(logits, labels, ignore)
     if hardest < 1:
         return _mean_of_hardest(logits, labels, ignore, weight, hardest, total)
-    total = labelled_weight(labels, weight, ignore) if total is None else total
+    total = count_labelled(labels, weight, ignore) if total is None else total
     reduction = "sum" if logits.device.type == "cpu" else "none"  # CUDA's sum has no fixed order: --deterministic refuses it
     loss = F.cross_entropy(logits, labels, weight=weight, ignore_index=ignore, reduction=reduction).sum()
     return loss / _not_zero(total)
@@ -87,7 +87,7 @@ def focal_loss(logits, labels, ignore=255, weight=None, gamma=2.0, total=None):
     Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5; differs from the paper in the divisor.
     """
     logits, labels = labelled_pixels(logits, labels, ignore)
-    total = labelled_weight(labels, weight, ignore) if total is None else total
+    total = count_labelled(labels, weight, ignore) if total is None else total
     losses = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")  # (P,) or (B, H, W), 0 where ignored
     losses = (-torch.expm1(-losses)) ** gamma * losses  # 1 - p = 1 - exp(-ce)
     if weight is not None:
@@ -172,7 +172,7 @@ def _mean_of_hardest(logits, labels, ignore, weight, hardest, total):
     pixel_weight = kept if weight is None else kept * weight[labels[order].clamp(0, len(weight) - 1)]
     divisor = pixel_weight.sum().to(losses.dtype)
     if total is not None:  # of the labelled pixels of the whole batch; of those of the other parts, a like share is kept
-        divisor = total * divisor / _not_zero(labelled_weight(labels, weight, ignore))
+        divisor = total * divisor / _not_zero(count_labelled(labels, weight, ignore))
     return (pixel_weight * losses).sum() / _not_zero(divisor)
 
 

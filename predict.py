@@ -36,7 +36,7 @@ from engine.checkpoint import load_model
 from engine.cli import HelpFormatter
 from engine.device import out_of_memory, pick_device
 from engine.meta import display_limits
-from geo.maps import NO_DATA, Strip, overview_step, write_maps
+from geo.maps import NO_DATA, RowBlock, overview_stride, write_maps
 from geo.windows import (
     WINDOW,
     axis_windows,
@@ -86,10 +86,10 @@ def main(args):
     device = pick_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(local % torch.cuda.device_count())
-    model, facts = load_model(args.checkpoint, device)
+    model, meta = load_model(args.checkpoint, device)
     model = fold_batch_norm(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
-    scale = args.scale if args.scale is not None else facts.get("scale") or 1.0
+    scale = args.scale if args.scale is not None else meta.get("scale") or 1.0
     if not 0 < scale <= 16 or args.suggest < 0:
         raise ValueError(f"--scale {scale} --suggest {args.suggest}: give a scale above 0, at most 16, and 0 or more "
                          "points")
@@ -107,12 +107,12 @@ def main(args):
     paths = []
     for scene in args.scenes[rank::processes]:
         with open_scene(scene, args.max_pixels) as raster:
-            raster.nodata = facts.get("nodata") if raster.nodata is None else raster.nodata
-            check_scene(raster, facts, args.checkpoint)
+            raster.nodata = meta.get("nodata") if raster.nodata is None else raster.nodata
+            check_scene(raster, meta, args.checkpoint)
             file_size, raster = (raster.height, raster.width), at_scale(raster, scale)
-            warn_of_scale(raster, facts["gsd_m"], scale)
-            strips = predicted_strips(model, raster, facts, device, args)
-            paths.append(write_maps(strips, raster, facts, args.out, args.probabilities, args.suggest, file_size))
+            warn_of_scale(raster, meta["gsd_m"], scale)
+            strips = predicted_strips(model, raster, meta, device, args)
+            paths.append(write_maps(strips, raster, meta, args.out, args.probabilities, args.suggest, file_size))
     return paths
 
 
@@ -138,7 +138,7 @@ def warn_of_scale(raster, gsd, scale):
               f"{scale * here / gsd:.4g} would bring them together", file=sys.stderr)
 
 
-def check_scene(raster, facts, checkpoint):
+def check_scene(raster, meta, checkpoint):
     """See that a scene is what the network was trained on.
 
     Raises:
@@ -147,11 +147,11 @@ def check_scene(raster, facts, checkpoint):
     warn_of_unread(raster)
     if raster.palette is not None:
         raise ValueError(f"{raster.path} has a palette, so its values are no intensities: convert it to RGB")
-    if raster.bands != facts["bands"]:
-        raise ValueError(f"{raster.path} has {raster.bands} bands, but {checkpoint} was trained on {facts['bands']}: "
+    if raster.bands != meta["bands"]:
+        raise ValueError(f"{raster.path} has {raster.bands} bands, but {checkpoint} was trained on {meta['bands']}: "
                          "give scenes with the same bands in the same order")
-    if str(raster.dtype) != facts["dtype"]:
-        raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on {facts['dtype']}: its "
+    if str(raster.dtype) != meta["dtype"]:
+        raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on {meta['dtype']}: its "
                          "values would mean something else; convert the scene as the training scenes were")
 
 
@@ -177,22 +177,22 @@ def at_scale(raster, scale):
                                georeference=georeference)
 
 
-def predicted_strips(model, raster, facts, device, args):
+def predicted_strips(model, raster, meta, device, args):
     """Predict a scene, one row of windows after the other.
 
     Args:
         model: in eval mode, on `device`.
         raster: an open Raster that fits the model.
-        facts: data facts of the checkpoint.
+        meta: data meta of the checkpoint.
         device: torch.device.
         args: the command's; window and margin are multiples of the network's stride, px.
     Yields:
-        maps.Strip, top to bottom.
+        maps.RowBlock, top to bottom.
     """
     rows = axis_windows(raster.height, args.window, args.margin, model.stride)
     cols = axis_windows(raster.width, args.window, args.margin, model.stride)
-    every, limits = overview_step(raster.height, raster.width), display_limits(facts)
-    count = 2 + len(facts["classes"]) if args.probabilities else 1
+    every, limits = overview_stride(raster.height, raster.width), display_limits(meta)
+    count = 2 + len(meta["classes"]) if args.probabilities else 1
     # On the CPU two small windows are computed at a time, each by half of the threads, which then wait less for one another.
     small = 2 * rows[0].size * cols[0].size <= WINDOW**2  # together no more memory than one window of the default size
     workers = 2 if device.type == "cpu" and small and min(torch.get_num_threads(), len(cols)) > 1 else 1
@@ -205,7 +205,7 @@ def predicted_strips(model, raster, facts, device, args):
         with reading:
             image = raster.read(row.origin, col.origin, row.size, col.size)  # (h, w, C)
         missing = raster.no_data(image)
-        inputs = normalise(torch.from_numpy(image)[None].to(device), facts["mean"], facts["std"], raster.nodata)
+        inputs = normalise(torch.from_numpy(image)[None].to(device), meta["mean"], meta["std"], raster.nodata)
         if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
             inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
         margin = unwanted_margin(row, col, args.margin)
@@ -231,7 +231,7 @@ def predicted_strips(model, raster, facts, device, args):
             layers = np.empty((height, raster.width, count), dtype=np.uint8)
             doubt = np.empty((height, raster.width), dtype=np.float32) if args.suggest else None
             overview = list((pool.map if workers > 1 else map)(lambda col: fill(row, col, layers, doubt), cols[turn]))
-            yield Strip(layers, to_rgb(np.concatenate(overview[turn], axis=1), facts["rgb"], limits), doubt)
+            yield RowBlock(layers, to_rgb(np.concatenate(overview[turn], axis=1), meta["rgb"], limits), doubt)
     finally:
         pool.shutdown(cancel_futures=True)
         progress.close()

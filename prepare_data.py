@@ -42,7 +42,7 @@ from report.figures import (
 from sources import public, sentinel2
 from sources.demo import demo
 from sources.labels import NO_LABEL, name_scenes, read_points
-from sources.scenes import SceneReader, shared_nodata, survey
+from sources.scenes import SceneReader, check_scenes, shared_nodata
 from sources.splits import FRACTIONS, cut, plan_regions
 
 
@@ -141,14 +141,14 @@ def main(args):
     work.mkdir(parents=True)
     try:
         source = find_source(args, work)
-        sizes, measured, missing = survey(source, args.gsd)
-        facts = {**name_facts(source, measured["bands"], args), **measured}
+        sizes, measured, missing = check_scenes(source, args.gsd)
+        meta = {**build_meta(source, measured["bands"], args), **measured}
         regions = plan_regions(source, sizes, args)
-        tiles, counts = choose_tiles(source, regions, facts["gsd_m"], args)
-        facts.update(counts, nodata=shared_nodata(source, tiles, missing, facts["dtype"]))
-        facts.update(write_tiles(work, source, tiles, facts))
-        save_png(contact_sheet(work, facts), work / "preview.png")
-        (work / "dataset.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
+        meta.update(counts, nodata=shared_nodata(source, tiles, missing, meta["dtype"]))
+        meta.update(write_tiles(work, source, tiles, meta))
+        save_png(contact_sheet(work, meta), work / "preview.png")
+        (work / "dataset.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             out.rmdir()
         work.rename(out)
@@ -157,9 +157,9 @@ def main(args):
         raise ValueError(re.sub(made, r"place '\1'", str(error))) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(frequency_table(facts))
-    for number, entry in enumerate(facts["classes"]):
-        if not any(facts["pixels"][split][number] for split in SPLITS):
+    print(frequency_table(meta))
+    for number, entry in enumerate(meta["classes"]):
+        if not any(meta["pixels"][split][number] for split in SPLITS):
             print(f"warning: not one pixel is labelled {entry['name']}: look at the masks' values", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
 
@@ -170,7 +170,7 @@ def make_demo(out, seed=0):
 
 
 def find_source(args, work):
-    """The Source that the arguments name; the demo's scenes are written first, to work/scenes."""
+    """The RawDataset that the arguments name; the demo's scenes are written first, to work/scenes."""
     if args.kind == "demo":
         source = demo(work / "scenes", args.seed)
     elif args.kind == "folder":
@@ -188,7 +188,7 @@ def find_source(args, work):
     return source
 
 
-def name_facts(source, bands, args):
+def build_meta(source, bands, args):
     """What dataset.json holds that is said, not measured: names, colours, tile size, bands to show, places.
 
     Raises:
@@ -250,7 +250,7 @@ def choose_tiles(source, regions, gsd_m, args):
                   "dropped": dict(sum(dropped.values(), Counter()))}
 
 
-def write_tiles(folder, source, tiles, facts):
+def write_tiles(folder, source, tiles, meta):
     """Write the tiles' images and labels, and where each comes from.
 
     Smaller tiles are filled up at the right and bottom, with the image mirrored and without labels. Pixels that are no
@@ -258,21 +258,21 @@ def write_tiles(folder, source, tiles, facts):
 
     Args:
         folder: Path, where {train,val,test}_{images,labels}.npy and tiles.csv are made.
-        source: Source.
+        source: RawDataset.
         tiles: list of Region, scene by scene.
-        facts: dict with bands, dtype, nodata, and tiles by split.
+        meta: dict with bands, dtype, nodata, and tiles by split.
     Returns:
         dict of mean and std of each band over the training tiles' valid pixels, std being 1 where the band is constant;
         and cloud_and_snow, the mean share of each in a split's tiles, None where it is not known.
     """
-    side, bands = facts["tile"], facts["bands"]
+    side, bands = meta["tile"], meta["bands"]
     header = ("split", "index", "scene", "row", "col", *(("cloud", "snow") if source.clouds else ()))
-    written, rows, clouds = Counter(), [header], {split: np.zeros(2) for split in facts["tiles"]}
+    written, rows, clouds = Counter(), [header], {split: np.zeros(2) for split in meta["tiles"]}
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
     with ExitStack() as stack:
         images, labels = {}, {}
-        for split, number in facts["tiles"].items():
-            for arrays, kind, dtype, shape in ((images, "images", facts["dtype"], (number, side, side, bands)),
+        for split, number in meta["tiles"].items():
+            for arrays, kind, dtype, shape in ((images, "images", meta["dtype"], (number, side, side, bands)),
                                                (labels, "labels", "uint8", (number, side, side))):
                 arrays[split] = stack.enter_context(start_array(folder / f"{split}_{kind}.npy", dtype, shape))
         for number, group in groupby(tqdm(tiles, "writing", unit="tile", disable=None), lambda tile: tile.scene):
@@ -281,7 +281,7 @@ def write_tiles(folder, source, tiles, facts):
                     pixels, valid = reader.read_image(tile)
                     marked = ~valid & np.isfinite(pixels).all(axis=2)
                     if marked.any():
-                        pixels[marked] = np.nan if facts["nodata"] is None else facts["nodata"]
+                        pixels[marked] = np.nan if meta["nodata"] is None else meta["nodata"]
                     missing = [(0, side - tile.height), (0, side - tile.width)]
                     images[tile.split].write(np.pad(pixels, [*missing, (0, 0)], mode="reflect").tobytes())
                     classes = np.pad(reader.read_labels(tile), missing, constant_values=NO_LABEL)
@@ -317,45 +317,45 @@ def start_array(path, dtype, shape):
     return file
 
 
-def contact_sheet(folder, facts):
+def contact_sheet(folder, meta):
     """Tiles from all over the set, each beside its labels, as a picture with the legend."""
-    limits, colours = display_limits(facts), [entry["colour"] for entry in facts["classes"]]
+    limits, colours = display_limits(meta), [entry["colour"] for entry in meta["classes"]]
     rows, titles = [], []
     for split, part in (("train", 0), ("train", 1), ("val", 0), ("test", 0)):
         images, labels = (np.load(folder / f"{split}_{kind}.npy", mmap_mode="r") for kind in ("images", "labels"))
         step = max(len(images) // 6, 1)
         row = []
         for index in range(part * step, len(images), 2 * step)[:3]:
-            rgb, tile = to_rgb(images[index], facts["rgb"], limits), labels[index]
+            rgb, tile = to_rgb(images[index], meta["rgb"], limits), labels[index]
             sparse = np.mean(tile != NO_LABEL) < SPARSE_SHARE
             row += [rgb, draw_points(rgb, tile, colours) if sparse else colour_map(tile, colours)]
         if row:
             rows.append(row + [np.full_like(row[0], 255)] * (6 - len(row)))
             titles.append(split)
-    legend = [(entry["name"], entry["colour"]) for entry in facts["classes"]]
+    legend = [(entry["name"], entry["colour"]) for entry in meta["classes"]]
     return panel_grid(rows, ["image", "labels"] * 3, legend, titles)
 
 
-def frequency_table(facts):
+def frequency_table(meta):
     """Tiles of each split, how often each class is labelled there, and what was dropped, as text."""
-    gsd = facts["gsd_m"]
+    gsd = meta["gsd_m"]
     ground = (f"{gsd:g} m a pixel; km2 of tiles, where ground shown by several of them counts each time" if gsd
               else "size of a pixel unknown (--gsd)")
-    lines = [f"{facts['name']}: {facts['tile']} px tiles, {facts['bands']} bands of {facts['dtype']}, {ground}",
+    lines = [f"{meta['name']}: {meta['tile']} px tiles, {meta['bands']} bands of {meta['dtype']}, {ground}",
              f"{'':20}" + "".join(f"{split:>24}" for split in SPLITS),
-             f"{'tiles':20}" + "".join(f"{facts['tiles'][split]:24,}" for split in SPLITS),
-             f"{'labelled px':20}" + "".join(f"{sum(facts['pixels'][split]):24,}" for split in SPLITS)]
-    for number, entry in enumerate(facts["classes"]):
+             f"{'tiles':20}" + "".join(f"{meta['tiles'][split]:24,}" for split in SPLITS),
+             f"{'labelled px':20}" + "".join(f"{sum(meta['pixels'][split]):24,}" for split in SPLITS)]
+    for number, entry in enumerate(meta["classes"]):
         line = f"{entry['name'][:19]:20}"
         for split in SPLITS:
-            pixels = facts["pixels"][split]
-            area = f"{facts['km2'][split][number]:.3g} km2" if gsd else ""
+            pixels = meta["pixels"][split]
+            area = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
             line += f"{100 * pixels[number] / max(sum(pixels), 1):8.2f} %{area:>14}"
         lines.append(line.rstrip())
-    for number, name in enumerate(("cloud", "snow") if facts["cloud_and_snow"] else ()):
-        shares = [100 * facts["cloud_and_snow"][split][number] for split in SPLITS]
+    for number, name in enumerate(("cloud", "snow") if meta["cloud_and_snow"] else ()):
+        shares = [100 * meta["cloud_and_snow"][split][number] for split in SPLITS]
         lines.append(f"{name:20}" + "".join(f"{share:22.2f} %" for share in shares))
-    return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in facts["dropped"].items()])
+    return "\n".join(lines + [f"dropped {count} tiles: {why}" for why, count in meta["dropped"].items()])
 
 
 if __name__ == "__main__":

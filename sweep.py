@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import train
 from engine.cli import HelpFormatter
-from engine.runs import data_counts, locked
+from engine.runs import data_fingerprint, locked
 from engine.search import draw, halve, rung_sizes
 from prepare_data import make_demo
 from report.sweep_tables import read_table, report, row_of, write_table
@@ -219,7 +219,7 @@ def main(args):
         return 0
     if any(cell.args.data == train.DEMO for cell in cells) and not pathlib.Path(train.DEMO).exists():
         make_demo(train.DEMO)
-    sets = {cell.args.data: data_counts(cell.args.data) for cell in cells}  # one that cannot be read is said before anything runs
+    sets = {cell.args.data: data_fingerprint(cell.args.data) for cell in cells}  # one that cannot be read is said before anything runs
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock") as file:
         try:  # what the sets were when it began

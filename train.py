@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data import (
     Augmentation,
-    Tiles,
+    TileDataset,
     augment,
     epoch_order,
     normalise,
@@ -37,26 +37,26 @@ from engine.checkpoint import load_model
 from engine.cli import HelpFormatter
 from engine.device import amp_dtype, compile_network, out_of_memory, pick_device
 from engine.distributed import (
+    all_reduce,
+    broadcast,
+    disable_tqdm,
     join,
-    no_bar,
-    same_on_all_ranks,
     sum_gradients,
-    sum_over_ranks,
 )
-from engine.meta import SPARSE_SHARE, data_facts, load_facts
+from engine.meta import SPARSE_SHARE, checkpoint_meta, load_meta
 from engine.runs import (
     Run,
     append_row,
+    catch_signals,
     check_record,
     check_resumable,
-    claimed_folder,
     describe,
-    noted_signals,
-    open_board,
+    log_tensorboard,
+    open_tensorboard,
     peak_memory_mb,
     resume,
+    run_dir_lock,
     save,
-    show_epoch,
     started_flags,
 )
 from evaluate import evaluate, write_scores
@@ -66,8 +66,8 @@ from networks import build_model, freeze_encoder
 from prepare_data import make_demo
 from report.figures import save_png
 from report.panels import learning_curves, preview
-from weak.ema import update_average
-from weak.superpixels import lend_points
+from weak.ema import update_ema
+from weak.superpixels import add_superpixel_labels
 from weak.teacher import divisors, learn_beyond, term_weights
 
 DEMO = "data/demo"
@@ -193,8 +193,8 @@ def check_tiles(args, train_tiles, val_tiles):
         raise ValueError(f"{args.data} has not one labelled training pixel: look at its preview.png and at the masks")
     if val_tiles.labelled_pixels == 0 and args.final == "best":
         raise ValueError(f"{args.data} has not one labelled validation pixel, so no epoch is best: give --final last")
-    if args.crop > train_tiles.facts["tile"]:
-        raise ValueError(f"--crop {args.crop}: the tiles are of {train_tiles.facts['tile']} px; give that at most")
+    if args.crop > train_tiles.meta["tile"]:
+        raise ValueError(f"--crop {args.crop}: the tiles are of {train_tiles.meta['tile']} px; give that at most")
     if not args.points and (args.point_jitter or args.points_per != "image"):
         raise ValueError("--point-jitter and --points-per are of points that are drawn: give --points too, or leave them out")
 
@@ -219,49 +219,49 @@ def main(args):
     if args.data == DEMO and rank == 0 and not pathlib.Path(DEMO).exists():
         print("making the demo data set: procedural scenes, some seconds", flush=True)
         make_demo(DEMO)
-    same_on_all_ranks(None)  # nobody reads what rank 0 is still writing
-    facts = load_facts(args.data)
+    broadcast(None)  # nobody reads what rank 0 is still writing
+    meta = load_meta(args.data)
     if args.points is None:
-        labelled = sum(facts["pixels"]["train"]) / max(1, facts["tiles"]["train"] * facts["tile"] ** 2)
+        labelled = sum(meta["pixels"]["train"]) / max(1, meta["tiles"]["train"] * meta["tile"] ** 2)
         args.points = 0 if labelled < SPARSE_SHARE else 20
-    train_tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
-    val_tiles = Tiles(args.data, "val")
+    train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
+    val_tiles = TileDataset(args.data, "val")
     check_tiles(args, train_tiles, val_tiles)
-    facts = data_facts(facts)
+    meta = checkpoint_meta(meta)
     if args.superpixels:
-        lend_points(train_tiles, args.superpixels)
+        add_superpixel_labels(train_tiles, args.superpixels)
     check_ranks(args, train_tiles, device, size)
-    run = build_run(args, facts, train_tiles, device)
+    run = build_run(args, meta, train_tiles, device)
     run.rank, run.size = rank, size
-    with claimed_folder(args) if rank == 0 else contextlib.nullcontext():
-        args.out = same_on_all_ranks(args.out)
+    with run_dir_lock(args) if rank == 0 else contextlib.nullcontext():
+        args.out = broadcast(args.out)
         if args.resume:
-            resume(run, args, facts, device)
+            resume(run, args, meta, device)
         else:
-            save("last.pt", run, facts, args)
+            save("last.pt", run, meta, args)
         if run.epoch >= args.epochs and pathlib.Path(args.out, "metrics.json").exists():
             print(f"{args.out} is finished: all its {args.epochs} epochs are done; evaluate.py scores either checkpoint")
             return None
-        run.board = open_board(args, run) if args.tensorboard and rank == 0 else None
+        run.board = open_tensorboard(args, run) if args.tensorboard and rank == 0 else None
         describe(args, run, train_tiles, val_tiles, device)
         if device.type == "cuda" and 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
             train_tiles.to(device)
-        with noted_signals() as stop_signals:
+        with catch_signals() as stop_signals:
             for _ in range(run.epoch, min(args.epochs, args.stop_after or args.epochs)):
-                speed = train_one_epoch(run, train_tiles, facts, args, device, stop_signals)
-                finish_epoch(run, val_tiles, facts, args, device, speed)
+                speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
+                finish_epoch(run, val_tiles, meta, args, device, speed)
         if stop_signals:  # that came while the last epoch was validated
             raise SystemExit(f"stopped after epoch {run.epoch}; go on with: --out {args.out} --resume")
         if run.epoch < args.epochs:
             print(f"stopped after {run.epoch} of {args.epochs} epochs; go on with: --out {args.out} --resume")
             return None
-        return report(run, args, facts, device)
+        return report(run, args, meta, device)
 
 
-def build_run(args, facts, tiles, device):
+def build_run(args, meta, tiles, device):
     """Build all that a run trains with, as it is before the first step."""
     torch.manual_seed(args.seed)
-    kwargs = {"bands": facts["bands"], "classes": len(facts["classes"]), "encoder": args.encoder, "width": args.width,
+    kwargs = {"bands": meta["bands"], "classes": len(meta["classes"]), "encoder": args.encoder, "width": args.width,
               "depth": args.depth, "fusion": args.fusion, "stem": args.stem, "dropout": args.dropout,
               "fusion_at": args.fusion_at, "upsampling": args.upsampling, "skips": args.skips,
               "output_stride": args.output_stride}
@@ -317,30 +317,30 @@ def learning_rate(args, step, steps, plateau_factor):
     return args.lr * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def train_one_epoch(run, tiles, facts, args, device, stop_signals):
+def train_one_epoch(run, tiles, meta, args, device, stop_signals):
     """One pass over the training tiles, from run.step on; returns its seconds, images/s and share of waiting for input."""
     how = Augmentation(args.flips, args.rotate, args.shift, args.zoom, args.crop, args.jitter)
     loss_function = build_loss(args.loss, tiles.ignore, run.weight, args.hardest)
     amp, steps, first_step, count = amp_dtype(device, args.amp), run.record.shape[1], run.step, min(args.bs, len(tiles))
     order = epoch_order(len(tiles), args.seed, run.epoch, run.sampling)
     mine = range(run.rank, count, run.size)  # of each batch, the places that are this process's
-    take = tiles.take_layers if args.superpixels or args.teacher or args.crf else tiles.take
+    take = tiles.take_layers if args.superpixels or args.teacher or args.crf else tiles.get_batch
     batches = prefetch(lambda step: take([order[step * args.bs + place] for place in mine]), range(run.step, steps))
     run.model.train()
     started, waited = time.perf_counter(), 0.0
-    for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=no_bar(), leave=False, unit="step"):
+    for step in tqdm(range(run.step, steps), f"epoch {run.epoch + 1}/{args.epochs}", disable=disable_tqdm(), leave=False, unit="step"):
         asked = time.perf_counter()
         images, labels = next(batches)
         waited += time.perf_counter() - asked
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        images = normalise(images, facts["mean"], facts["std"], facts["nodata"])
+        images = normalise(images, meta["mean"], meta["std"], meta["nodata"])
         places = [step * args.bs + place for place in mine]
         images, labels = augment(images, labels, how, args.seed, run.epoch, places, tiles.ignore)
         torch.manual_seed(args.seed + run.epoch * steps + step)  # dropout, too, is a function of the step
         layers = labels if labels.ndim == 4 else labels[:, None]  # (B, L, S', S'): the points first
         if args.points_share < 1:
             layers[:, 0] = thin_labels(layers[:, 0], args.points_share, args.seed, run.epoch, places, tiles.ignore)
-        totals = sum_over_ranks(divisors(layers, run.weight, tiles.ignore))
+        totals = all_reduce(divisors(layers, run.weight, tiles.ignore))
         chunks = [part.chunk(args.accumulate) for part in (images, layers, torch.tensor(places))]
         beyond = term_weights((run.epoch + step / steps) / args.epochs, args.superpixels, args.teacher, args.crf)
         for part_images, part_layers, part_places in zip(*chunks):
@@ -356,8 +356,8 @@ def train_one_epoch(run, tiles, facts, args, device, stop_signals):
         save_now = run.step % args.save_every == 0 or run.step == steps
         if save_now or stop_signals and run.size == 1:  # several processes leave together, where all of them save
             check_record(run, order, args)
-            save("last.pt", run, facts, args)
-            if sum_over_ranks(torch.tensor(len(stop_signals), device=device)):
+            save("last.pt", run, meta, args)
+            if all_reduce(torch.tensor(len(stop_signals), device=device)):
                 raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: --out {args.out} "
                                  "--resume")
     seconds = time.perf_counter() - started
@@ -376,16 +376,16 @@ def take_step(run, args, step):
     run.scaler.update()
     run.optimizer.zero_grad()
     if run.average:
-        update_average(run.average, run.model, args.ema, run.epoch * steps + step + 1)
+        update_ema(run.average, run.model, args.ema, run.epoch * steps + step + 1)
 
 
-def finish_epoch(run, val_tiles, facts, args, device, speed):
+def finish_epoch(run, val_tiles, meta, args, device, speed):
     """Validate, log, keep the best, count the epoch as done."""
     scored = run.average or run.model
-    matrix, loss = evaluate(scored, val_tiles, facts, device, args.bs, build_loss(args.loss, val_tiles.ignore),
+    matrix, loss = evaluate(scored, val_tiles, meta, device, args.bs, build_loss(args.loss, val_tiles.ignore),
                             amp_dtype(device, args.amp), args.limit_batches)
     taken = run.record[1].isfinite()  # all others overflowed
-    row = {"epoch": run.epoch + 1, "train_loss": sum_over_ranks(run.record[0].mean()).item(), "val_loss": loss,
+    row = {"epoch": run.epoch + 1, "train_loss": all_reduce(run.record[0].mean()).item(), "val_loss": loss,
            "val_accuracy": matrix.pixel_accuracy(), "val_miou": matrix.miou(),
            "lr": max(group["lr"] for group in run.optimizer.param_groups), "gradient_norm": run.record[1, taken].mean().item(),
            "overflows": int((~taken).sum()), **speed, "peak_memory_mb": peak_memory_mb(device)}
@@ -395,8 +395,8 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
     if run.rank == 0:
         append_row(pathlib.Path(args.out, "log.csv"), row)
     if run.board:
-        show_epoch(run.board, row, dict(zip(facts["classes"], matrix.iou().tolist())),
-                   preview(scored, val_tiles, val_tiles, facts, device))
+        log_tensorboard(run.board, row, dict(zip(meta["classes"], matrix.iou().tolist())),
+                   preview(scored, val_tiles, val_tiles, meta, device))
     improved = loss < run.plateau["lowest"] * (1 - 1e-4)
     run.plateau["epochs"] = 0 if improved else run.plateau["epochs"] + 1
     run.plateau["lowest"] = min(run.plateau["lowest"], loss)
@@ -406,25 +406,25 @@ def finish_epoch(run, val_tiles, facts, args, device, speed):
     score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
     if score > run.best:
         run.best = score
-        save("best.pt", run, facts, args)
-    save("last.pt", run, facts, args)
+        save("best.pt", run, meta, args)
+    save("last.pt", run, meta, args)
 
 
-def report(run, args, facts, device):
+def report(run, args, meta, device):
     """Score the chosen weights on the test split; write metrics.json and the pictures; print table and paths."""
-    same_on_all_ranks(None)  # rank 0 has written the checkpoint by now
+    broadcast(None)  # rank 0 has written the checkpoint by now
     folder = pathlib.Path(args.out)
     checkpoint = folder / f"{args.final}.pt"
     model, _ = load_model(checkpoint, device)
-    split = "test" if load_facts(args.data)["tiles"]["test"] else "val"
-    tiles, pointed = Tiles(args.data, split), Tiles(args.data, split, args.points, args.points_per, args.seed, args.point_jitter)
-    matrix, _ = evaluate(model, tiles, facts, device, args.bs, amp=amp_dtype(device, args.amp))
+    split = "test" if load_meta(args.data)["tiles"]["test"] else "val"
+    tiles, pointed = TileDataset(args.data, split), TileDataset(args.data, split, args.points, args.points_per, args.seed, args.point_jitter)
+    matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
-    save_png(preview(model, tiles, pointed, facts, device), folder / "preview.png")
-    scores = write_scores(folder / "metrics.json", matrix, facts, run.labelled_pixels, split, checkpoint)  # ends the run
-    print(f"{split} split, {checkpoint}:\n{score_table(matrix, facts['classes'])}")
+    save_png(preview(model, tiles, pointed, meta, device), folder / "preview.png")
+    scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split, checkpoint)  # ends the run
+    print(f"{split} split, {checkpoint}:\n{score_table(matrix, meta['classes'])}")
     print(*(folder / name for name in ("preview.png", "curves.png", "metrics.json")), sep="\n")
     return scores
 

@@ -164,7 +164,7 @@ def double_conv(inputs, outputs):
     return nn.Sequential(conv_norm_relu(inputs, outputs), conv_norm_relu(outputs, outputs))
 
 
-def double_size(inputs, outputs, upsampling):
+def upsample_block(inputs, outputs, upsampling):
     """A layer that doubles height and width: (B, inputs, H, W) -> (B, outputs, 2H, 2W).
 
     Args:
@@ -226,7 +226,7 @@ def inside(x, margin):
     return x[:, :, margin:-margin, margin:-margin] if margin else x
 
 
-def cuts_going_up(margin, factors):
+def decoder_crops(margin, factors):
     """What may be cut off the maps of an expanding path where the logits of a margin are not wanted.
 
     Along a cut two 3x3 convolutions spoil two px of a map, and its upsampling another one.
@@ -255,7 +255,7 @@ class UNet(nn.Module):
         fusion_at: "bottleneck", the deepest map, or "skips", every skip.
         stem: 2 folds each 2x2 px into channels at the entry and upsamples the logits at the exit. The first level,
             the costliest, then has a quarter of the pixels: about 4x cheaper, at the price of the finest detail.
-        upsampling: see `double_size`. Transposed is the default: it is the paper's, costs about the same, and the
+        upsampling: see `upsample_block`. Transposed is the default: it is the paper's, costs about the same, and the
             network sees less far, so that large scenes need smaller margins.
         dropout: share of channels dropped at the deepest map, 0 <= dropout < 1.
     Attributes:
@@ -280,7 +280,7 @@ class UNet(nn.Module):
         self.fuse = nn.ModuleList(fusion_block(channels, "skips") for channels in widths)
         self.bottleneck = nn.Sequential(double_conv(widths[-1], deepest), fusion_block(deepest, "bottleneck"),
                                         nn.Dropout2d(dropout))
-        self.up = nn.ModuleList(double_size(2 * channels, channels, upsampling) for channels in reversed(widths))
+        self.up = nn.ModuleList(upsample_block(2 * channels, channels, upsampling) for channels in reversed(widths))
         self.merge = nn.ModuleList(double_conv(2 * channels, channels) for channels in reversed(widths))
         self.classifier = nn.Conv2d(width, classes, 1)
         initialise(self)
@@ -303,7 +303,7 @@ class UNet(nn.Module):
             skips.append(fuse(x))
             x = F.max_pool2d(x, 2)
         x, before = self.bottleneck(x), 0
-        cuts = cuts_going_up(margin, [self.stem] + [2] * (len(skips) - 1))
+        cuts = decoder_crops(margin, [self.stem] + [2] * (len(skips) - 1))
         for up, skip, merge, cut in zip(self.up, reversed(skips), self.merge, cuts):
             x = merge(torch.cat([inside(skip, cut), inside(up(x), cut - 2 * before)], 1))
             before = cut
@@ -320,7 +320,7 @@ class ResUNet(nn.Module):
     Args:
         encoder: a `resnet.ResNet`.
         classes: K.
-        upsampling: see `double_size`. Bilinear is the default, for it has no parameters to learn on top of a
+        upsampling: see `upsample_block`. Bilinear is the default, for it has no parameters to learn on top of a
             pretrained encoder.
         skips: False leaves the skips out, so that all detail must pass the deepest map: to measure what they bring.
         dropout: share of channels dropped at the deepest map, 0 <= dropout < 1.
@@ -340,7 +340,7 @@ class ResUNet(nn.Module):
         self.encoder = encoder
         self.skips = skips
         self.dropout = nn.Dropout2d(dropout)
-        self.up = nn.ModuleList(double_size(before, after, upsampling) for before, after in zip(inputs, grown))
+        self.up = nn.ModuleList(upsample_block(before, after, upsampling) for before, after in zip(inputs, grown))
         self.merge = nn.ModuleList(double_conv(up + skip, output) for up, skip, output in zip(grown, joined, outputs))
         self.classifier = nn.Conv2d(16, classes, 1)
         initialise(self)
@@ -354,7 +354,7 @@ class ResUNet(nn.Module):
         height, width = x.shape[-2:]
         *features, x = self.encoder(pad_to_stride(x, self.stride))
         x, before = self.dropout(x), 0
-        for up, merge, cut in zip(self.up, self.merge, cuts_going_up(margin, [1, 2, 2, 2, 2])):
+        for up, merge, cut in zip(self.up, self.merge, decoder_crops(margin, [1, 2, 2, 2, 2])):
             x = inside(up(x), cut - 2 * before)
             if self.skips and features:
                 x = torch.cat([x, inside(features.pop(), cut)], 1)

@@ -16,15 +16,15 @@ import train
 from data import point_labels
 
 
-class FreshTiles(train.Tiles):
+class FreshTiles(train.TileDataset):
     """Tiles whose points are another draw at each visit."""
 
     def __init__(self, folder, split, points=0, per="image", seed=0, jitter=0.0):
         super().__init__(folder, split, points, per, seed, jitter)
         self.draw, self.visits = (points, per, seed), np.zeros(len(self), dtype=np.int64)
 
-    def take(self, indices):
-        images, labels = super().take(indices)
+    def get_batch(self, indices):
+        images, labels = super().get_batch(indices)
         points, per, seed = self.draw
         if points:
             for place, index in enumerate(map(int, indices)):
@@ -35,5 +35,5 @@ class FreshTiles(train.Tiles):
 
 
 if __name__ == "__main__":
-    train.Tiles = FreshTiles
+    train.TileDataset = FreshTiles
     train.main(train.parse_args())

@@ -97,9 +97,9 @@ def write_synthetic_set(folder, counts, side=256, bands=3, classes=7):
             images[start:start + size], labels[start:start + size] = (part[:size] for part in made)
         pixels[split] = np.bincount(labels.reshape(-1), minlength=classes).tolist()
     names = [{"name": f"class {k}", "colour": [9 * k, 0, 0]} for k in range(classes)]
-    facts = {"format": 1, "name": folder.name, "classes": names, "ignore": 255, "bands": bands, "dtype": "uint8", "tile": side,
+    meta = {"format": 1, "name": folder.name, "classes": names, "ignore": 255, "bands": bands, "dtype": "uint8", "tile": side,
              "gsd_m": None, "rgb": [0, 1, 2] if bands > 2 else [0], "mean": [110.0] * bands, "std": [60.0] * bands, "tiles": counts, "pixels": pixels, "arguments": {}}
-    (folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    (folder / "dataset.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def append_rows(path, rows, command, threads):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from data import Tiles, normalise
-from engine.meta import data_facts
+from data import TileDataset, normalise
+from engine.meta import checkpoint_meta
 from evaluate import write_scores
 from metrics import ConfusionMatrix, score_table
 from train import parse_args
@@ -23,16 +23,16 @@ from train import parse_args
 DECAY = 1e-3  # of the weights, relative to the mean cross-entropy
 
 
-def features(images, facts):
+def features(images, meta):
     """Each pixel's bands, their products two by two, and 1.
 
     Args:
         images: (B, H, W, C) as stored.
-        facts: dict with mean, std, nodata.
+        meta: dict with mean, std, nodata.
     Returns:
         (B, H, W, 1 + C + C (C + 1) / 2) float32.
     """
-    values = normalise(images, facts["mean"], facts["std"], facts["nodata"]).permute(0, 2, 3, 1)  # (B, H, W, C)
+    values = normalise(images, meta["mean"], meta["std"], meta["nodata"]).permute(0, 2, 3, 1)  # (B, H, W, C)
     row, col = torch.triu_indices(values.shape[-1], values.shape[-1])
     return torch.cat([torch.ones_like(values[..., :1]), values, values[..., row] * values[..., col]], -1)
 
@@ -63,23 +63,23 @@ def fit(values, classes, count):
 def main(args):
     """Fit on the training points, score on the test split; returns the dict of metrics.json."""
     started = time.perf_counter()
-    tiles = Tiles(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
-    facts, values, classes = data_facts(tiles.facts), [], []
+    tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
+    meta, values, classes = checkpoint_meta(tiles.meta), [], []
     for index in range(len(tiles)):
-        images, labels = tiles.take([index])
-        values.append(features(images, facts)[labels != tiles.ignore])
+        images, labels = tiles.get_batch([index])
+        values.append(features(images, meta)[labels != tiles.ignore])
         classes.append(labels[labels != tiles.ignore].long())
-    weights = fit(torch.cat(values), torch.cat(classes), len(facts["classes"]))
-    test, matrix = Tiles(args.data, "test"), ConfusionMatrix(len(facts["classes"]), tiles.ignore)
+    weights = fit(torch.cat(values), torch.cat(classes), len(meta["classes"]))
+    test, matrix = TileDataset(args.data, "test"), ConfusionMatrix(len(meta["classes"]), tiles.ignore)
     for index in range(len(test)):
-        images, labels = test.take([index])
-        matrix.update((features(images, facts) @ weights).argmax(-1), labels)
+        images, labels = test.get_batch([index])
+        matrix.update((features(images, meta) @ weights).argmax(-1), labels)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "log.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["epoch", "seconds"], [1, time.perf_counter() - started]])
-    scores = write_scores(out / "metrics.json", matrix, facts, tiles.labelled_pixels, "test", "")
-    print(score_table(matrix, facts["classes"]))
+    scores = write_scores(out / "metrics.json", matrix, meta, tiles.labelled_pixels, "test", "")
+    print(score_table(matrix, meta["classes"]))
     return scores
 
 

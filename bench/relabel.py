@@ -39,7 +39,7 @@ from run_table import (
     scores_in_pairs,
 )
 
-from data import Tiles, choose_points, normalise
+from data import TileDataset, choose_points, normalise
 from engine.checkpoint import load_model
 from weak.suggest import suggest_points
 
@@ -71,7 +71,7 @@ def main(args):
             start = ROOT / "runs" / "points" / compared[0][0] / "last.pt"
             for family, run in wanted.items():
                 if run not in read_rows(TABLE):
-                    write_set(ROOT / folder, ROOT / made / run, *LABELLED[family](Tiles(ROOT / folder, "train"), draw, start))
+                    write_set(ROOT / folder, ROOT / made / run, *LABELLED[family](TileDataset(ROOT / folder, "train"), draw, start))
             run_missing(TABLE, [(run, ["--data", made / run, *flags, "--points", 0, "--seed", draw])
                                 for run in wanted.values()], ROOT / "runs" / "relabel", args.jobs)
     text = "\n".join(table_lines(sets, read_rows(TABLE), read_rows(POINTS))) + "\n"
@@ -81,10 +81,10 @@ def main(args):
 
 def probabilities_of(start, tiles):
     """What the network of a checkpoint gives for each tile: (K, H, W) tensors, one by one."""
-    model, facts = load_model(start)
+    model, meta = load_model(start)
     with torch.inference_mode():
         for index in range(len(tiles)):
-            yield model(normalise(tiles.take([index])[0], facts["mean"], facts["std"], facts["nodata"]))[0].softmax(0)
+            yield model(normalise(tiles.get_batch([index])[0], meta["mean"], meta["std"], meta["nodata"]))[0].softmax(0)
 
 
 def suggested(tiles, draw, start):
@@ -131,7 +131,7 @@ def relabelled(tiles, draw, start):
 def dense(tiles, draw, _=None):
     """Every label of a few tiles, repeated until they are as many as before: the same steps on fewer tiles; as `suggested`."""
     few = np.random.default_rng(draw).permutation(len(tiles))[:round(len(tiles) * POINTS_S / DENSE_S)]
-    return tiles.take(np.resize(few, len(tiles)))
+    return tiles.get_batch(np.resize(few, len(tiles)))
 
 
 LABELLED = {"suggested": suggested, "spaced": spaced, "relabelled": relabelled, "dense": dense}
@@ -150,14 +150,14 @@ def write_set(source, target, images, labels):
         images: (N, H, W, C); labels: (N, H, W) uint8.
     """
     target.mkdir(parents=True, exist_ok=True)
-    facts = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
-    facts["pixels"]["train"] = np.bincount(labels.numpy().reshape(-1), minlength=256)[:len(facts["classes"])].tolist()
+    meta = json.loads((source / "dataset.json").read_text(encoding="utf-8"))
+    meta["pixels"]["train"] = np.bincount(labels.numpy().reshape(-1), minlength=256)[:len(meta["classes"])].tolist()
     for path in source.iterdir():
         if path.name not in ("dataset.json", "train_images.npy", "train_labels.npy") and not (target / path.name).exists():
             (target / path.name).symlink_to(path.resolve())
     np.save(target / "train_images.npy", images.numpy())
     np.save(target / "train_labels.npy", labels.numpy())
-    (target / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+    (target / "dataset.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def table_lines(sets, rows, points):

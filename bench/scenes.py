@@ -128,18 +128,18 @@ def untrained_checkpoint(args):
     import torch
 
     from engine.checkpoint import save_checkpoint
-    from engine.meta import data_facts
+    from engine.meta import checkpoint_meta
     from networks import build_model
     torch.manual_seed(0)
     kwargs = {"bands": BANDS, "classes": CLASSES, "width": 8, "depth": 3}
     model = build_model("unet", **kwargs)
     with torch.no_grad():
         model(torch.randn(4, BANDS, 64, 64))
-    facts = {"name": "made", "classes": [{"name": f"class {k}", "colour": [30 * k, 90, 200]} for k in range(CLASSES)],
+    meta = {"name": "made", "classes": [{"name": f"class {k}", "colour": [30 * k, 90, 200]} for k in range(CLASSES)],
              "ignore": 255, "mean": [2250.0] * BANDS, "std": [1000.0] * BANDS, "bands": BANDS, "dtype": "uint16",
              "gsd_m": 10.0, "rgb": [2, 1, 0]}
     path = args.folder / "untrained.pt"
-    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, data_facts(facts),
+    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, checkpoint_meta(meta),
                     {"epoch": 0, "labelled_pixels": 0}, {})
     return path
 
@@ -175,9 +175,9 @@ def usual(args):
     from rasterio.windows import Window
 
     from engine.checkpoint import load_model
-    model, facts = load_model(args.folder / "untrained.pt")
+    model, meta = load_model(args.folder / "untrained.pt")
     model = model.to(memory_format=torch.contiguous_format)
-    mean, std = (np.array(facts[key], np.float32)[:, None, None] for key in ("mean", "std"))
+    mean, std = (np.array(meta[key], np.float32)[:, None, None] for key in ("mean", "std"))
     with rasterio.open(args.folder / f"scene_{args.side}x{args.side}.tif") as file, torch.no_grad():
         total = np.zeros((CLASSES, file.height, file.width), np.float32)
         weight = np.zeros((file.height, file.width), np.float32)

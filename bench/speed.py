@@ -43,7 +43,7 @@ from measure import (
 from run_table import ROOT
 
 import train
-from data import Tiles, normalise
+from data import TileDataset, normalise
 from engine.cli import HelpFormatter
 from engine.device import keep_freed_memory
 from losses import build_loss, partial_cross_entropy
@@ -288,15 +288,15 @@ def batches(args):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder, "set")
         write_synthetic_set(folder, {"train": 256, "val": 1, "test": 1}, SIDE, BANDS, CLASSES)
-        tiles = Tiles(folder, "train")
+        tiles = TileDataset(folder, "train")
         for kind, array in (("image", tiles.images), ("label", tiles.labels)):
             for index, tile in enumerate(array.numpy()):
                 Image.fromarray(tile).save(folder / f"{kind}{index}.png")
         order = np.random.default_rng(0)
 
         def ours():
-            images, labels = tiles.take(order.integers(0, len(tiles), 16))
-            return normalise(images, tiles.facts["mean"], tiles.facts["std"]), labels
+            images, labels = tiles.get_batch(order.integers(0, len(tiles), 16))
+            return normalise(images, tiles.meta["mean"], tiles.meta["std"]), labels
 
         def theirs():
             chosen = order.integers(0, len(tiles), 16)

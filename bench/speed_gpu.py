@@ -15,9 +15,9 @@ from measure import markdown, matrix_product, wait_for_device, write_synthetic_s
 from speed import BANDS, CLASSES, Work, batch, installed, measure, operations
 
 import train
-from data import Tiles
-from engine.meta import data_facts, load_facts
-from losses import build_loss, labelled_weight
+from data import TileDataset
+from engine.meta import checkpoint_meta, load_meta
+from losses import build_loss, count_labelled
 from networks import build_model
 
 TILES, EPOCH_BATCH = 15_000, 64
@@ -32,7 +32,7 @@ def fast_step(model, images, labels):
     def step():
         with torch.autocast(images.device.type, dtype=torch.bfloat16):
             logits = model(images)
-        loss_function(logits.float(), labels, labelled_weight(labels)).backward()
+        loss_function(logits.float(), labels, count_labelled(labels)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), args.clip)
         optimizer.step()
         optimizer.zero_grad()
@@ -114,15 +114,15 @@ def epoch(device, count, width, *flags):
         args = train.parse_args(["--data", str(data), "--out", str(out), "--bs", str(min(count, EPOCH_BATCH)), "--width", str(width),
                                  "--save-every", "1000000", *flags])
         out.mkdir()
-        facts, tiles = data_facts(load_facts(data)), Tiles(data, "train", 20)
-        run = train.build_run(args, facts, tiles, device)
+        meta, tiles = checkpoint_meta(load_meta(data)), TileDataset(data, "train", 20)
+        run = train.build_run(args, meta, tiles, device)
         run.rank, run.size = 0, 1
         if device.type == "cuda":
             tiles.to(device)
 
         def one():
             run.step = 0
-            return train.train_one_epoch(run, tiles, facts, args, device, [])
+            return train.train_one_epoch(run, tiles, meta, args, device, [])
         one()  # compiles, and chooses kernels
         yield one
 

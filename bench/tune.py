@@ -37,11 +37,11 @@ from run_table import (
     scores_in_pairs,
 )
 
-from data import Tiles
+from data import TileDataset
 from engine.checkpoint import load_model
 from evaluate import evaluate
 from metrics import ConfusionMatrix
-from report.stats import Tally, tile_places
+from report.stats import EvalStats, tile_places
 
 TABLE = ROOT / "results" / "tune.csv"
 PLACES = ROOT / "results" / "tune_places.csv"
@@ -96,11 +96,11 @@ def prepare(name, source, fold, places):
             judged = np.load(ROOT / folder / f"val_{kind}.npy")
             np.save(ROOT / folder / f"test_{kind}.npy", judged)
             np.save(ROOT / folder / f"val_{kind}.npy", judged[::step])
-        facts = json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
-        facts["tiles"] |= {"test": len(judged), "val": len(judged[::step])}
-        facts["pixels"] |= {"test": facts["pixels"]["val"],
-                            "val": np.bincount(judged[::step].ravel(), minlength=256)[:len(facts["classes"])].tolist()}
-        (ROOT / folder / "dataset.json").write_text(json.dumps(facts), encoding="utf-8")
+        meta = json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
+        meta["tiles"] |= {"test": len(judged), "val": len(judged[::step])}
+        meta["pixels"] |= {"test": meta["pixels"]["val"],
+                            "val": np.bincount(judged[::step].ravel(), minlength=256)[:len(meta["classes"])].tolist()}
+        (ROOT / folder / "dataset.json").write_text(json.dumps(meta), encoding="utf-8")
         header, *rows = (ROOT / folder / "tiles.csv").read_text(encoding="utf-8").splitlines()
         tiles = [line.split(",", 2)[2] for line in rows if line.startswith("val,")]  # scene,row,col
         rows = [line for line in rows if line.startswith("train,")]
@@ -123,21 +123,21 @@ def score_places(runs, rows, folder, command):
         runs: their names; rows: of TABLE; folder: of the prepared fold. A run that is not its row's, an older one say, is left out.
         command: what was typed, for the rows.
     """
-    there, facts = read_rows(PLACES), json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
-    tiles, device = Tiles(ROOT / folder, "test"), torch.device("cpu")
-    places = [facts["places"][scene] for scene, _, _ in tile_places(ROOT / folder, "test", len(tiles))]
+    there, meta = read_rows(PLACES), json.loads((ROOT / folder / "dataset.json").read_text(encoding="utf-8"))
+    tiles, device = TileDataset(ROOT / folder, "test"), torch.device("cpu")
+    places = [meta["places"][scene] for scene, _, _ in tile_places(ROOT / folder, "test", len(tiles))]
     names, numbers = np.unique(places, return_inverse=True)
     for run in runs:
         weights = ROOT / "runs" / "tune" / run / "last.pt"
         if run not in rows or not weights.exists() or f"{run} on {names[0]}" in there:
             continue
         model, model_facts = load_model(weights, device)
-        tally = Tally(len(facts["classes"]), numbers)
+        tally = EvalStats(len(meta["classes"]), numbers)
         if cell_of(float(evaluate(model, tiles, model_facts, device, tally=tally)[0].miou())) != rows[run]["miou"]:
             continue
         for place, counts in zip(names, tally.counts):
             matrix = ConfusionMatrix(len(counts), counts=counts)
-            class_iou = {entry["name"]: round(value, 4) for entry, value in zip(facts["classes"], matrix.iou().tolist())}
+            class_iou = {entry["name"]: round(value, 4) for entry, value in zip(meta["classes"], matrix.iou().tolist())}
             append(PLACES, {"name": f"{run} on {place}", "miou": float(matrix.miou()), "class_iou": json.dumps(class_iou),
                             "scored_on": rows[run]["scored_on"], "commit": commit(), "command": command})
 

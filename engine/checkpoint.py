@@ -11,7 +11,7 @@ import pathlib
 import torch
 
 from engine.device import out_of_memory
-from engine.meta import check_kept_facts
+from engine.meta import check_checkpoint_meta
 from networks import build_model
 
 
@@ -20,7 +20,7 @@ def save_checkpoint(path, model, data, train, args):
 
     Args:
         path: where to; the folder exists.
-        model: {"name", "kwargs", "state"}; data: see `data_facts`.
+        model: {"name", "kwargs", "state"}; data: see `checkpoint_meta`.
         train: progress, optimiser, schedule; args: the command's; dicts of plain types and tensors.
     Raises:
         OSError: the disk is full or not writable; the file that was there before is untouched.
@@ -70,7 +70,7 @@ def load_model(path, device="cpu"):
     Args:
         path: a checkpoint; device: where the model goes.
     Returns:
-        (model in eval mode, dict of data facts: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
+        (model in eval mode, dict of data meta: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
     Raises: ValueError, OSError as `load_checkpoint`.
     """
     content = load_checkpoint(path, device)
@@ -80,7 +80,7 @@ def load_model(path, device="cpu"):
         with torch.device("meta"):  # takes no memory: a file must not ask for more than it holds
             model = build_model(content["model"]["name"], **content["model"]["kwargs"])
         model.load_state_dict(content["train"].get("ema") or content["model"]["state"], assign=True)
-        check_kept_facts(**content["data"])
+        check_checkpoint_meta(**content["data"])
         if not all(value.isfinite().all() for value in model.state_dict().values()):
             raise ValueError("its weights are not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:

@@ -44,19 +44,19 @@ def rank_and_size():
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def no_bar():
+def disable_tqdm():
     """tqdm's `disable`: rank 0 shows progress where someone looks on, all others never do."""
     return True if rank_and_size()[0] else None
 
 
-def sum_over_ranks(tensor):
+def all_reduce(tensor):
     """Replace a tensor by its sum over all processes, in place; returns it. Every process must call it, in the same order."""
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
-def same_on_all_ranks(value):
+def broadcast(value):
     """Rank 0's value (of a plain type) on every process; the others wait for it."""
     if not torch.distributed.is_initialized():
         return value
@@ -79,7 +79,7 @@ def sum_gradients(model, size):
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     exchanged = gradients + statistics
-    flat = sum_over_ranks(torch.cat([tensor.reshape(-1) for tensor in exchanged]))
+    flat = all_reduce(torch.cat([tensor.reshape(-1) for tensor in exchanged]))
     for tensor, total in zip(exchanged, flat.split([tensor.numel() for tensor in exchanged])):
         tensor.copy_(total.view_as(tensor))
     for buffer in statistics:

@@ -12,7 +12,7 @@ FACT_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype"
               "mean": list, "std": list, "tiles": dict, "pixels": dict}
 
 
-def load_facts(folder):
+def load_meta(folder):
     """Read a prepared set's dataset.json, and see that its arrays are what it says.
 
     Only the arrays' headers are read, so this takes milliseconds on a set of any size.
@@ -28,40 +28,40 @@ def load_facts(folder):
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a prepared data set (it has no dataset.json): make one with prepare_data.py")
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): prepare the data set again") from None
-    if not isinstance(facts, dict) or facts.get("format") != 1:
+    if not isinstance(meta, dict) or meta.get("format") != 1:
         raise ValueError(f"{path} is not of format 1, the one this version reads: prepare the data set again")
     for key, kind in FACT_TYPES.items():
-        if not isinstance(facts.get(key), kind):
+        if not isinstance(meta.get(key), kind):
             raise ValueError(f"{path}: '{key}' is missing or not a {kind.__name__}: prepare the data set again")
-    _check_facts(path, facts)
+    _check_meta(path, meta)
     for split in SPLITS:
-        count, side, bands = facts["tiles"][split], facts["tile"], facts["bands"]
-        open_array(path.parent / f"{split}_images.npy", (count, side, side, bands), facts["dtype"])
+        count, side, bands = meta["tiles"][split], meta["tile"], meta["bands"]
+        open_array(path.parent / f"{split}_images.npy", (count, side, side, bands), meta["dtype"])
         open_array(path.parent / f"{split}_labels.npy", (count, side, side), "uint8")
-    return facts
+    return meta
 
 
-def _check_facts(path, facts):
+def _check_meta(path, meta):
     """Refuse a dataset.json whose entries are of the right types, but make no sense."""
-    bands, classes, tiles, pixels = (facts[key] for key in ("bands", "classes", "tiles", "pixels"))
-    places = facts.get("places", {})
+    bands, classes, tiles, pixels = (meta[key] for key in ("bands", "classes", "tiles", "pixels"))
+    places = meta.get("places", {})
     try:
-        mean, std = torch.tensor([facts["mean"], facts["std"]], dtype=torch.float64)
-        fine = {"bands": bands > 0, "tile": facts["tile"] > 0, "ignore": facts["ignore"] == 255,
-                "gsd_m": 0 < (facts.get("gsd_m") or 1) < 1e9,
-                "dtype": facts["dtype"] in ("uint8", "uint16", "int16", "float32"),
+        mean, std = torch.tensor([meta["mean"], meta["std"]], dtype=torch.float64)
+        fine = {"bands": bands > 0, "tile": meta["tile"] > 0, "ignore": meta["ignore"] == 255,
+                "gsd_m": 0 < (meta.get("gsd_m") or 1) < 1e9,
+                "dtype": meta["dtype"] in ("uint8", "uint16", "int16", "float32"),
                 "mean": mean.shape == (bands,) and mean.abs().max() < 1e38, "std": 1e-38 < std.min() <= std.max() < 1e38,
-                "rgb": are_shown_bands(facts["rgb"], bands),
-                "nodata": facts.get("nodata") is None or abs(facts["nodata"]) <= 3.5e38,
+                "rgb": are_shown_bands(meta["rgb"], bands),
+                "nodata": meta.get("nodata") is None or abs(meta["nodata"]) <= 3.5e38,
                 "classes": 0 < len(classes) <= 255 and all(
                     entry["name"].isprintable() and is_colour(entry["colour"]) for entry in classes),
                 "pixels": all(len(pixels[split]) == len(classes) and min(pixels[split]) >= 0 <= tiles[split]
-                              and sum(pixels[split]) <= tiles[split] * facts["tile"] ** 2 for split in SPLITS),
+                              and sum(pixels[split]) <= tiles[split] * meta["tile"] ** 2 for split in SPLITS),
                 "places": isinstance(places, dict) and all(isinstance(place, str) for place in places.values()),
-                "arguments": 0 < facts.get("arguments", {}).get("scale", 1.0) <= 16}
+                "arguments": 0 < meta.get("arguments", {}).get("scale", 1.0) <= 16}
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         fine = {f"bands, mean, std, classes, rgb, tiles, pixels or places: {error}": False}
     wrong = [key for key, holds in fine.items() if not holds]
@@ -69,25 +69,25 @@ def _check_facts(path, facts):
         raise ValueError(f"{path}: its entries make no sense ({wrong[0]}): prepare the data set again")
 
 
-def data_facts(facts):
+def checkpoint_meta(meta):
     """What a checkpoint keeps of dataset.json: all that prediction must know, as plain types.
 
     Classes are K names there, colours K [r, g, b], and scale is what the training scenes were resized by.
     """
-    kept = {key: facts.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
-    kept["scale"] = facts.get("arguments", {}).get("scale", 1.0)
-    kept["classes"] = [entry["name"] for entry in facts["classes"]]
-    kept["colours"] = [list(entry["colour"]) for entry in facts["classes"]]
+    kept = {key: meta.get(key) for key in ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")}
+    kept["scale"] = meta.get("arguments", {}).get("scale", 1.0)
+    kept["classes"] = [entry["name"] for entry in meta["classes"]]
+    kept["colours"] = [list(entry["colour"]) for entry in meta["classes"]]
     return kept
 
 
-def check_kept_facts(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
-    """Raise an error of any kind where the data facts of a checkpoint make no sense; see `data_facts`."""
+def check_checkpoint_meta(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0, **others):
+    """Raise an error of any kind where the data meta of a checkpoint make no sense; see `checkpoint_meta`."""
     mean, std = torch.tensor([mean, std], dtype=torch.float64)
     if not (len(classes) == len(colours) and all(name.isprintable() for name in classes) and ignore == 255
             and all(map(is_colour, colours)) and are_shown_bands(rgb, bands) and 0 < scale <= 16 and mean.shape == (bands,)
             and mean.abs().max() < 1e38 and std.min() > 1e-38 and (nodata is None or abs(nodata) <= 3.5e38)):
-        raise ValueError("its data facts make no sense")
+        raise ValueError("its data meta make no sense")
 
 
 def is_colour(value):
@@ -101,17 +101,17 @@ def are_shown_bands(value, bands):
             and all(type(band) is int and band in range(bands) for band in value))
 
 
-def display_limits(facts):
+def display_limits(meta):
     """What to show as black and as white in each displayed band: two deviations about its mean.
 
     Args:
-        facts: dict with dtype, mean, std, rgb.
+        meta: dict with dtype, mean, std, rgb.
     Returns:
         list of (low, high), one a displayed band; None for 8-bit images, which are shown as they are.
     """
-    if facts["dtype"] == "uint8":
+    if meta["dtype"] == "uint8":
         return None
-    shown = [(facts["mean"][band], facts["std"][band]) for band in facts["rgb"]]
+    shown = [(meta["mean"][band], meta["std"][band]) for band in meta["rgb"]]
     return [(mean - 2 * std, mean + 2 * std) for mean, std in shown]
 
 

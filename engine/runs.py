@@ -24,8 +24,8 @@ import torch
 
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import out_of_memory
-from engine.distributed import sum_over_ranks
-from engine.meta import SPLITS, load_facts
+from engine.distributed import all_reduce
+from engine.meta import SPLITS, load_meta
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final", "tensorboard")
 SAID_BY_NO = ("flips", "skips")  # flags that take something away: --no-flips
@@ -50,7 +50,7 @@ class Run:
     rank: int = 0  # of this process, and how many there are: not kept, a run may go on with another number of them
     size: int = 1
     board: object = None  # of --tensorboard
-    counts: dict | None = None  # see `data_counts`; read at the first save or on resume
+    counts: dict | None = None  # see `data_fingerprint`; read at the first save or on resume
 
 
 def started_flags(out, defaults):
@@ -101,7 +101,7 @@ def check_resumable(args):
 
 
 @contextlib.contextmanager
-def claimed_folder(args):
+def run_dir_lock(args):
     """Within it, the run's folder is there and no other process writes to it, for args.json is locked.
 
     Without --out the next free runs/<data>-<model>-<n> is taken, and `args.out` says which.
@@ -129,31 +129,31 @@ def claimed_folder(args):
 
 def describe(args, run, train_tiles, val_tiles, device):
     """Print what is about to be learned, from how many labels, where; a digest tells one draw of the points from another."""
-    facts, counted = train_tiles.facts, "tile" if args.points_per == "image" else "class and tile"
+    meta, counted = train_tiles.meta, "tile" if args.points_per == "image" else "class and tile"
     kept = "every one there is"
     if args.points:
         drawn = train_tiles.positions.cpu().numpy().tobytes() + train_tiles.classes.cpu().numpy().tobytes()
         kept = f"{args.points} points a {counted}, draw {hashlib.sha256(drawn).hexdigest()[:8]}"
-    share = train_tiles.labelled_pixels / (len(train_tiles) * facts["tile"] ** 2)
-    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {facts['tile']} px, "
-          f"{facts['bands']} bands, {len(facts['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, "
+    share = train_tiles.labelled_pixels / (len(train_tiles) * meta["tile"] ** 2)
+    print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of {meta['tile']} px, "
+          f"{meta['bands']} bands, {len(meta['classes'])} classes\nlabels: {train_tiles.labelled_pixels:,} px, "
           f"{share:.3%} of the training tiles, {kept}; validation uses every label of its tiles\n{args.model}, "
           f"{sum(p.numel() for p in run.model.parameters()):,} parameters, on {device.type}; {run.record.shape[1]} steps of "
           f"{min(args.bs, len(train_tiles))} tiles an epoch -> {args.out}", flush=True)
 
 
-def data_counts(folder):
+def data_fingerprint(folder):
     """By what another prepared set under the same path is told: its tiles, its labelled pixels, how some tiles look.
 
     Returns:
         {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight tiles, ...}, of each split.
     Raises:
-        ValueError, OSError: as `load_facts`.
+        ValueError, OSError: as `load_meta`.
     """
-    facts = load_facts(folder)
-    counts = {f"{key} of {split}": facts[key][split] for key in ("tiles", "pixels") for split in SPLITS}
+    meta = load_meta(folder)
+    counts = {f"{key} of {split}": meta[key][split] for key in ("tiles", "pixels") for split in SPLITS}
     for split in SPLITS:
-        tiles, digest = facts["tiles"][split], hashlib.sha256()
+        tiles, digest = meta["tiles"][split], hashlib.sha256()
         for kind in ("images", "labels") if tiles else ():
             array = np.load(pathlib.Path(folder, f"{split}_{kind}.npy"), mmap_mode="r")
             digest.update(array[np.linspace(0, tiles - 1, 8).astype(int)].tobytes())
@@ -161,7 +161,7 @@ def data_counts(folder):
     return counts
 
 
-def save(name, run, facts, args):
+def save(name, run, meta, args):
     """Rank 0 writes best.pt, which is the model and what it takes to use it, or last.pt, which also goes on from here."""
     if run.rank:
         return
@@ -169,11 +169,11 @@ def save(name, run, facts, args):
     scored = run.average or run.model
     state = run.model.state_dict() if name == "last.pt" else scored.state_dict()
     if name == "last.pt":
-        run.counts = run.counts or data_counts(args.data)
+        run.counts = run.counts or data_fingerprint(args.data)
         train.update(optimizer=run.optimizer.state_dict(), scaler=run.scaler.state_dict(), scheduler=run.plateau,
                      record=run.record, counts=run.counts, ema=run.average.state_dict() if run.average else None)
     model = {"name": args.model, "kwargs": run.kwargs, "state": state}
-    save_checkpoint(pathlib.Path(args.out, name), model, facts, train, vars(args))
+    save_checkpoint(pathlib.Path(args.out, name), model, meta, train, vars(args))
 
 
 def change(name, before, now):
@@ -184,7 +184,7 @@ def change(name, before, now):
     return f"--{name.replace('_', '-')} was {before} and is {now} now"
 
 
-def resume(run, args, facts, device):
+def resume(run, args, meta, device):
     """Put a run back to where its last.pt left it; rank 0 cuts log.csv back to the epochs that were finished then.
 
     A last.pt from before the data's counts were kept, or from before a flag, is believed without them.
@@ -198,9 +198,9 @@ def resume(run, args, facts, device):
                if key not in MAY_CHANGE_ON_RESUME and flags.get(key, value) != value]
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with what {args.out}/args.json says, or start a new run")
-    train, run.counts = content["train"], data_counts(args.data)
+    train, run.counts = content["train"], data_fingerprint(args.data)
     kept = train["counts"] if isinstance(train.get("counts"), dict) else run.counts
-    data, known = facts | run.counts, content["data"] | run.counts | kept
+    data, known = meta | run.counts, content["data"] | run.counts | kept
     changed = [key for key in data | known if data.get(key) != known.get(key)]
     if changed:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
@@ -279,7 +279,7 @@ def check_record(run, order, args):
     Raises:
         ValueError: one line with the step and its tiles.
     """
-    losses = sum_over_ranks(run.record[0, :run.step])  # of the whole batches, which is what a checkpoint has to hold
+    losses = all_reduce(run.record[0, :run.step])  # of the whole batches, which is what a checkpoint has to hold
     if run.rank:
         losses = losses.clone()
         run.record[0, :run.step] = 0
@@ -300,17 +300,17 @@ def check_record(run, order, args):
                          f"try a lower --lr; {args.out}/last.pt is from before")
 
 
-def open_board(args, run):
+def open_tensorboard(args, run):
     """TensorBoard's writer on <out>/tb; what it shows of epochs that are about to be done again is dropped."""
     from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
     return SummaryWriter(pathlib.Path(args.out, "tb"), purge_step=run.epoch + 1)
 
 
-def show_epoch(board, row, iou, picture):
+def log_tensorboard(board, row, iou, picture):
     """Put an epoch on TensorBoard.
 
     Args:
-        board: from `open_board`.
+        board: from `open_tensorboard`.
         row: dict, the epoch's row of log.csv.
         iou: dict of class name -> validation IoU.
         picture: PIL.Image of some validation tiles.
@@ -324,7 +324,7 @@ def show_epoch(board, row, iou, picture):
 
 
 @contextlib.contextmanager
-def noted_signals():
+def catch_signals():
     """Within it, SIGINT and SIGTERM only go into the list it yields: the loop saves after the step under way, then leaves."""
     noted, before = [], {}
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -4,7 +4,7 @@ import numpy as np
 
 GEO_TAGS = {33550: "d", 33922: "d", 34264: "d", 34735: "H", 34736: "d", 34737: "s"}  # code: type in the file
 MOST = 1e100  # a tag's number from which it is damage; scaling such a one would overflow
-METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG code of a linear unit: metre, foot, US survey foot
+METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # EPSG code of a linear unit: metre, foot, US check_scenes foot
 UTM = (*range(32601, 32661), *range(32701, 32761))  # EPSG codes of the zones on WGS 84, north and south
 
 

@@ -20,21 +20,21 @@ ROWS = 512  # px, read at a time of a file that is taken apart
 
 # layers: (h, W, N) uint8, the class; and if asked for its probability and those of all K classes, 0..255.
 # rgb: (h', W', 3) uint8, every so many-th row and column of the image. doubt: (h, W) as in `suggest`, or None.
-Strip = collections.namedtuple("Strip", "layers rgb doubt")
+RowBlock = collections.namedtuple("RowBlock", "layers rgb doubt")
 
 
-def overview_step(height, width):
+def overview_stride(height, width):
     """Of a scene of this size, px, the overview shows each so many-th row and column."""
     return -(-max(height, width) // OVERVIEW_SIDE)
 
 
-def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_size=None):
+def write_maps(strips, raster, meta, out, probabilities=False, suggest=0, file_size=None):
     """Write all files of one scene: under their names when all of them are whole, none before.
 
     Args:
-        strips: iterable of Strip, top to bottom.
+        strips: iterable of RowBlock, top to bottom.
         raster: the scene, at the scale it is predicted at.
-        facts: data facts of the checkpoint.
+        meta: data meta of the checkpoint.
         out: folder, exists.
         probabilities: whether the strips hold them, to be written too.
         suggest: how many pixels to name that would best be labelled next.
@@ -47,16 +47,16 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_
     with tempfile.TemporaryDirectory(prefix=f".{raster.path.stem}-", dir=out) as work:
         stem = f"{work}/{raster.path.stem}"  # as text, for a path would lose the stem "."
         candidates = Candidates(raster.height, raster.width) if suggest else None
-        counts, rgb, classes = write_rasters(stem, strips, raster, facts, probabilities, candidates)
-        write_legend(f"{stem}_classes.tif", facts["classes"], facts["colours"])
-        write_areas(f"{stem}_areas.csv", facts["classes"], counts, raster.georeference and raster.georeference.gsd_m)
+        counts, rgb, classes = write_rasters(stem, strips, raster, meta, probabilities, candidates)
+        write_legend(f"{stem}_classes.tif", meta["classes"], meta["colours"])
+        write_areas(f"{stem}_areas.csv", meta["classes"], counts, raster.georeference and raster.georeference.gsd_m)
         entries = [(name, colour, f"{100 * count / counts[:NO_DATA].sum():.1f} %")
-                   for name, colour, count in zip(facts["classes"], facts["colours"], counts) if count]
-        save_png(with_legend(overlay(rgb, classes, facts["colours"]), entries, raster.path.name), f"{stem}_overlay.png")
+                   for name, colour, count in zip(meta["classes"], meta["colours"], counts) if count]
+        save_png(with_legend(overlay(rgb, classes, meta["colours"]), entries, raster.path.name), f"{stem}_overlay.png")
         if suggest:
             points = candidates.choose(suggest)
-            write_points(f"{stem}_points.csv", points, raster, facts["classes"], file_size or (raster.height, raster.width))
-            save_png(points_overview(points, rgb, raster, facts), f"{stem}_points.png")
+            write_points(f"{stem}_points.csv", points, raster, meta["classes"], file_size or (raster.height, raster.width))
+            save_png(points_overview(points, rgb, raster, meta), f"{stem}_points.png")
         names = sorted(os.listdir(work))
         for name in names:
             os.replace(pathlib.Path(work, name), pathlib.Path(out, name))
@@ -64,14 +64,14 @@ def write_maps(strips, raster, facts, out, probabilities=False, suggest=0, file_
     return pathlib.Path(out, f"{raster.path.stem}_classes.tif")
 
 
-def write_rasters(stem, strips, raster, facts, probabilities, candidates):
+def write_rasters(stem, strips, raster, meta, probabilities, candidates):
     """Write the class map and, if asked for, probabilities and confidence; keep what the other files need.
 
     Three files cannot be written from one stream of strips; so they are written as the bands of one, and then apart.
 
     Args:
         stem: path that the files' names begin with.
-        strips, raster, facts, probabilities: as in `write_maps`.
+        strips, raster, meta, probabilities: as in `write_maps`.
         candidates: suggest.Candidates that see every strip, or None.
     Returns:
         (256,) pixels per class; the overview's (h, w, 3) uint8 of the image and (h, w) classes.
@@ -79,7 +79,7 @@ def write_rasters(stem, strips, raster, facts, probabilities, candidates):
         ValueError: no pixel holds data.
     """
     counts, small_rgb, small_classes = np.zeros(256, dtype=np.int64), [], []
-    every = overview_step(raster.height, raster.width)
+    every = overview_stride(raster.height, raster.width)
 
     def layers():
         top = 0
@@ -100,11 +100,11 @@ def write_rasters(stem, strips, raster, facts, probabilities, candidates):
                       **options)
 
     palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[:len(facts["colours"])] = facts["colours"]
+    palette[:len(meta["colours"])] = meta["colours"]
     if not probabilities:
         write(f"{stem}_classes.tif", layers(), 1, palette=palette, nodata=NO_DATA)
         return counts, np.concatenate(small_rgb), np.concatenate(small_classes)
-    count, together = len(facts["classes"]), f"{stem}.tif"
+    count, together = len(meta["classes"]), f"{stem}.tif"
     write(together, layers(), 2 + count, level=1)
     with open_raster(together) as bands:
         for name, first, end, options in [("classes", 0, 1, {"palette": palette, "nodata": NO_DATA}),
@@ -113,7 +113,7 @@ def write_rasters(stem, strips, raster, facts, probabilities, candidates):
             parts = (bands.read(row, 0, min(ROWS, raster.height - row), raster.width)[:, :, first:end] for row in rows)
             write(f"{stem}_{name}.tif", parts, end - first, **options)
     os.remove(together)
-    write_band_names(f"{stem}_probabilities.tif", facts["classes"])
+    write_band_names(f"{stem}_probabilities.tif", meta["classes"])
     return counts, np.concatenate(small_rgb), np.concatenate(small_classes)
 
 
@@ -203,20 +203,20 @@ def write_points(path, points, raster, names, file_size):
             writer.writerow([raster.path.stem, *in_file, *on_map, names[k], ""])
 
 
-def points_overview(points, rgb, raster, facts):
+def points_overview(points, rgb, raster, meta):
     """The scene with the pixels to label next as discs of the class that is predicted there.
 
     Args:
         points: as in `write_points`.
         rgb: (h, w, 3) uint8, each so many-th row and column of the scene.
-        raster: the scene; facts: data facts of the checkpoint.
+        raster: the scene; meta: data meta of the checkpoint.
     Returns:
         PIL.Image with a legend of the classes.
     """
     rows, cols, classes = points
-    every = overview_step(raster.height, raster.width)
+    every = overview_stride(raster.height, raster.width)
     labels = np.full(rgb.shape[:2], NO_DATA, dtype=np.uint8)
     labels[rows // every, cols // every] = classes
-    entries = [(facts["classes"][k], facts["colours"][k], str((classes == k).sum())) for k in np.unique(classes)]
-    shown = draw_points(rgb, labels, facts["colours"], size=max(3, max(rgb.shape) // 200))
+    entries = [(meta["classes"][k], meta["colours"][k], str((classes == k).sum())) for k in np.unique(classes)]
+    shown = draw_points(rgb, labels, meta["colours"], size=max(3, max(rgb.shape) // 200))
     return with_legend(shown, entries, f"{raster.path.name}: label these next")

@@ -8,11 +8,11 @@ from unet import (
     FusionBlock,
     conv_norm_relu,
     double_conv,
-    double_size,
     initialise,
     pad_to_stride,
     separable_conv,
     upsample,
+    upsample_block,
 )
 
 # The four networks below take an encoder, a `resnet.ResNet`; classes, K; dropout, the share of channels dropped, 0..1.
@@ -46,9 +46,9 @@ class FPN(nn.Module):
         """Branch of the head that starts at stride 4 * 2**level: (B, 256, h, w) -> (B, 128, H/4, W/4)."""
         layers = [conv_norm_relu(256, 128)]
         for _ in range(level - 1):
-            layers += [double_size(128, 128, "bilinear"), conv_norm_relu(128, 128)]
+            layers += [upsample_block(128, 128, "bilinear"), conv_norm_relu(128, 128)]
         if level > 0:
-            layers.append(double_size(128, 128, "bilinear"))
+            layers.append(upsample_block(128, 128, "bilinear"))
         return nn.Sequential(*layers)
 
     def forward(self, x):

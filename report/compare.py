@@ -87,7 +87,7 @@ def run_rows(names, tallies, labelled_pixels, classes):
 
     Args:
         names: R names of runs; differences are to the first.
-        tallies: R Tally of the same tiles.
+        tallies: R EvalStats of the same tiles.
         labelled_pixels: R numbers of labelled training pixels.
         classes: K class names.
     Returns:

@@ -26,30 +26,30 @@ from report.stats import BAND, BINS
 SHOWN_SCENES = 10  # in the terminal; the file has them all
 
 
-def preview(model, tiles, pointed, facts, device, rows=5):
+def preview(model, tiles, pointed, meta, device, rows=5):
     """A picture of some tiles of a split: image, points, prediction, truth.
 
     Args:
         model: in eval mode.
         tiles: the split with all its labels.
         pointed: the same split with only the points that a training tile would have.
-        facts: data facts of the checkpoint.
+        meta: data meta of the checkpoint.
         device: torch.device.
         rows: tiles to show, spread evenly over the split.
     Returns:
         PIL.Image.
     """
     shown = sorted({round(i * (len(tiles) - 1) / max(1, rows - 1)) for i in range(rows)})
-    points = pointed.take(shown)[1].numpy()
+    points = pointed.get_batch(shown)[1].numpy()
     panels = []
-    for (rgb, truth, prediction), given in zip(look_at(model, tiles, shown, facts, device), points):
-        panels.append([rgb, draw_points(rgb, given, facts["colours"]), colour_map(prediction, facts["colours"]),
-                       colour_map(truth, facts["colours"])])
+    for (rgb, truth, prediction), given in zip(look_at(model, tiles, shown, meta, device), points):
+        panels.append([rgb, draw_points(rgb, given, meta["colours"]), colour_map(prediction, meta["colours"]),
+                       colour_map(truth, meta["colours"])])
     given = "points" if pointed.positions is not None else "labels"
-    return panel_grid(panels, ["image", given, "prediction", "truth"], list(zip(facts["classes"], facts["colours"])))
+    return panel_grid(panels, ["image", given, "prediction", "truth"], list(zip(meta["classes"], meta["colours"])))
 
 
-def tile_panels(model, tiles, tally, places, facts, device, split, each=2):
+def tile_panels(model, tiles, tally, places, meta, device, split, each=2):
     """A picture of the best, median and worst tiles: image, truth, prediction, error; with score and place of each.
 
     Tiles are ranked by the share of their labelled pixels that are right; those with less than half the usual number of
@@ -57,10 +57,10 @@ def tile_panels(model, tiles, tally, places, facts, device, split, each=2):
 
     Args:
         model: in eval mode.
-        tiles: data.Tiles.
-        tally: the Tally of these tiles.
+        tiles: data.TileDataset.
+        tally: the EvalStats of these tiles.
         places: list of (scene, row, col) of each tile, px.
-        facts: data facts of the checkpoint.
+        meta: data meta of the checkpoint.
         device: torch.device.
         split: its name, for the titles.
         each: how many best, median and worst tiles.
@@ -77,28 +77,28 @@ def tile_panels(model, tiles, tally, places, facts, device, split, each=2):
     shown = [tile for tile in ranked if tile in kinds]
     titles = [f"{kinds[tile]} {split} tile: {100 * share[tile]:.1f} % right, mean IoU {miou[tile]:.2f} - "
               "{}, row {}, column {} px".format(*places[tile]) for tile in shown]
-    panels = [[rgb, colour_map(truth, facts["colours"], tiles.ignore), colour_map(prediction, facts["colours"]),
+    panels = [[rgb, colour_map(truth, meta["colours"], tiles.ignore), colour_map(prediction, meta["colours"]),
                error_map(prediction, truth, tiles.ignore)]
-              for rgb, truth, prediction in look_at(model, tiles, shown, facts, device)]
-    entries = [*zip(facts["classes"], facts["colours"]), ("error: right", RIGHT), ("error: wrong", WRONG),
+              for rgb, truth, prediction in look_at(model, tiles, shown, meta, device)]
+    entries = [*zip(meta["classes"], meta["colours"]), ("error: right", RIGHT), ("error: wrong", WRONG),
                ("no label", IGNORED)]
     return panel_grid(panels, ["image", "truth", "prediction", "error"], entries, titles)
 
 
-def look_at(model, tiles, shown, facts, device):
+def look_at(model, tiles, shown, meta, device):
     """Yield some tiles as (H, W, 3) uint8 image to be shown, (H, W) uint8 truth and (H, W) uint8 prediction.
 
     Args:
-        model, tiles, facts, device: as in `preview`.
+        model, tiles, meta, device: as in `preview`.
         shown: tile indices.
     """
-    limits = display_limits(facts)
+    limits = display_limits(meta)
     for tile in shown:
-        images, truth = tiles.take([tile])
+        images, truth = tiles.get_batch([tile])
         with torch.inference_mode():
-            inputs = normalise(images.to(device), facts["mean"], facts["std"], tiles.facts.get("nodata"))
+            inputs = normalise(images.to(device), meta["mean"], meta["std"], tiles.meta.get("nodata"))
             prediction = class_map(model(inputs)).cpu()
-        yield to_rgb(images[0].numpy(), facts["rgb"], limits), truth[0].numpy(), prediction[0].numpy()
+        yield to_rgb(images[0].numpy(), meta["rgb"], limits), truth[0].numpy(), prediction[0].numpy()
 
 
 def learning_curves(log):
@@ -136,7 +136,7 @@ def reliability_figure(tally, title):
     """How often the network is right by how sure it is, and how many pixels it is that sure of.
 
     Args:
-        tally: Tally.
+        tally: EvalStats.
         title: text above.
     Returns:
         PIL.Image.
@@ -157,7 +157,7 @@ def boundary_scores(tally, names):
     """Mean IoU and IoU by class near the class boundaries of the truth and beyond, as plain types.
 
     Args:
-        tally: Tally.
+        tally: EvalStats.
         names: K class names.
     Returns:
         {"width_px", "within": {"pixels", "miou", "iou": {name: IoU}}, "beyond": the same}; NaN is None.
@@ -174,7 +174,7 @@ def scene_rows(tally, places, names):
     """The scores of each scene, the worst first.
 
     Args:
-        tally: Tally.
+        tally: EvalStats.
         places: list of (scene, row, col) of each tile.
         names: K class names.
     Returns:

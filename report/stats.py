@@ -1,7 +1,7 @@
 """What one pass over a split counts beyond its confusion matrix, and what can be inferred from those counts.
 
     blocks = contiguous_blocks(tile_places("data/demo", "test", count=48), side=128)
-    tally = Tally(classes=5, blocks=blocks)
+    tally = EvalStats(classes=5, blocks=blocks)
     tally.update(logits, prediction, labels)                      for every batch, in the order of the tiles
 
 Memory grows with the number of blocks and tiles, never with the number of pixels.
@@ -19,7 +19,7 @@ BAND = 3  # px to either side of a class boundary that count as near it
 BINS = 15  # of confidence, as most published calibration errors have
 
 
-class Tally:
+class EvalStats:
     """Confusion matrices by block and near class boundaries, a score for every tile, and how sure the network was.
 
     Args:

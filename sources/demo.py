@@ -7,7 +7,7 @@ import numpy as np
 from geo.georeference import Georeference
 from geo.raster import write_geotiff
 from sources.labels import land_classes
-from sources.public import Scene, Source
+from sources.public import RawDataset, Scene
 
 DEMO = [(0, "field", 0xDECB78), (1, "wood", 0x28783C), (2, "water", 0x3C6EC8), (3, "road", 0x5A5A5A),
         (4, "building", 0xD23C32)]
@@ -67,7 +67,7 @@ def add_buildings(rng, labels, roofs, ridge, beside, along, pitch=58, lots=40):
     roofs[house] = roofs.max() + 1 + lot[house]
 
 
-def lay_out(rng):
+def generate_map(rng):
     """What stands where in one place, the same in both seasons.
 
     Returns:
@@ -114,7 +114,7 @@ def cast_shadow(tall, azimuth, fall, reach=16):
     return hidden
 
 
-def photograph(rng, land, season):
+def render(rng, land, season):
     """(H, W, 4) uint8 image of a place in season 0 or 1: colours, textures, shadows, haze and the sensor's noise."""
     labels, parcel = land["labels"], land["parcel"]
     crops = CROPS[rng.choice(4, 225, p=CROP_SHARES[season])]
@@ -147,15 +147,15 @@ def demo(folder, seed):
     palette = np.zeros((256, 3), np.uint8)
     palette[:len(DEMO)] = [tuple(colour.to_bytes(3, "big")) for _, _, colour in DEMO]
     for place in range(PLACES):
-        land = lay_out(np.random.default_rng((seed, place)))
+        land = generate_map(np.random.default_rng((seed, place)))
         ground = Georeference({33550: (GSD_M, GSD_M, 0.0), 33922: (0.0, 0.0, 0.0, 5e5 + 400 * place, 4.6e6, 0.0),
                                34735: (1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32631, 3076, 0, 1, 9001)})
         for season, name in enumerate(SEASONS):
             name = f"place_{place + 1:02d}_{name}"
             scene = Scene(name, Path(folder, "images", f"{name}.tif"), Path(folder, "masks", f"{name}.tif"),
                           f"place_{place + 1:02d}", "train" if place < 8 else "val" if place < 10 else "test")
-            image = photograph(np.random.default_rng((seed, place, 1 + season)), land, season)
+            image = render(np.random.default_rng((seed, place, 1 + season)), land, season)
             write_geotiff(scene.image, [image], height, width, 4, np.uint8, georeference=ground, level=1)
             write_geotiff(scene.mask, [land["labels"]], height, width, 1, np.uint8, palette, georeference=ground)
             scenes.append(scene)
-    return Source("demo", land_classes(DEMO), scenes, aligned=True)
+    return RawDataset("demo", land_classes(DEMO), scenes, aligned=True)

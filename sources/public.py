@@ -1,6 +1,6 @@
 """The public data sets known by name (classes, colours, how files pair, official lists).
 
-Whatever its origin, a data set on its way in is a `Source`: classes, and scenes whose images and masks lie in files.
+Whatever its origin, a data set on its way in is a `RawDataset`: classes, and scenes whose images and masks lie in files.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
 
 
 @dataclass
-class Source:
+class RawDataset:
     """A data set before it is cut into tiles.
 
     Attributes:
@@ -135,7 +135,7 @@ def pair_scenes(images, masks):
 
 def folder(images, masks, classes):
     """Any images and masks that pair by name, with a classes.csv."""
-    return Source("folder", read_classes(classes), pair_scenes(images, masks))
+    return RawDataset("folder", read_classes(classes), pair_scenes(images, masks))
 
 
 def dubai(src):
@@ -153,20 +153,20 @@ def dubai(src):
                    for scene in pair_scenes(tile / "images", tile / "masks")]
     if not scenes:
         raise FileNotFoundError(f"{src} holds no folder 'Tile 1': give the unpacked data set as --src")
-    return Source("dubai", land_classes(DUBAI), scenes)
+    return RawDataset("dubai", land_classes(DUBAI), scenes)
 
 
 def deepglobe(src):
     """DeepGlobe land cover (Demir 2018): `N_sat.jpg` and `N_mask.png` in one folder; colours are cut at 128."""
     base = Path(src, "train") if Path(src, "train").is_dir() else Path(src)
     scenes = pair_scenes(base / "*_sat.jpg", base / "*_mask.png")
-    return Source("deepglobe", land_classes(DEEPGLOBE), scenes, threshold=127)
+    return RawDataset("deepglobe", land_classes(DEEPGLOBE), scenes, threshold=127)
 
 
 def landcoverai(src):
     """LandCover.ai (Boguszewski 2021): `images/*.tif`, `masks/*.tif`, and official tile lists where they lie beside."""
     lists = [Path(src, f"{split}.txt") for split in ("train", "val", "test")]
-    return Source("landcoverai", land_classes(LANDCOVERAI), pair_scenes(Path(src, "images"), Path(src, "masks")),
+    return RawDataset("landcoverai", land_classes(LANDCOVERAI), pair_scenes(Path(src, "images"), Path(src, "masks")),
                   tile_lists=[path for path in lists if path.is_file()])
 
 
@@ -179,7 +179,7 @@ def drone(src):
 
     images = first_folder("original_images", "images")
     masks = first_folder("label_images_semantic", "label_images", "RGB_color_image_masks")
-    return Source("drone", land_classes(DRONE), pair_scenes(images, masks))
+    return RawDataset("drone", land_classes(DRONE), pair_scenes(images, masks))
 
 
 PUBLIC = {"dubai": dubai, "deepglobe": deepglobe, "landcoverai": landcoverai, "drone": drone}  # each takes --src

@@ -294,11 +294,11 @@ class SceneReader:
             file.close()
 
 
-def survey(source, gsd=None):
+def check_scenes(source, gsd=None):
     """Open every scene of a data set, and see that they go together.
 
     Args:
-        source: Source.
+        source: RawDataset.
         gsd: ground sample distance of the files, m; None: as they say.
     Returns:
         [(height, width)] of the scenes' files, px; a dict of bands, dtype and gsd_m after scaling (None if it is
@@ -335,9 +335,9 @@ def shared_nodata(source, tiles, missing, dtype):
     Else it is one that no pixel with data has in every band: one that a scene names, 0, or the highest that is free.
 
     Args:
-        source: Source.
+        source: RawDataset.
         tiles: list of Region, scene by scene; they are read only where scenes differ.
-        missing: as from `survey`.
+        missing: as from `check_scenes`.
         dtype: name of the scenes' dtype.
     Returns:
         a number; None where nothing can be missing, or where NaN says it.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from geo.raster import downscale_classes, open_raster, write_geotiff
 from sources.labels import NO_LABEL, land_classes, read_classes
-from sources.public import Scene, Source, find_files
+from sources.public import RawDataset, Scene, find_files
 from sources.scenes import check_footprint, open_scene, scene_files
 
 # The land-cover map of Catalonia (ICGC, 1 m) in twelve classes. The names are the map's; the ids, in the order in which
@@ -93,7 +93,7 @@ def sentinel2(args, folder):
     if args.max_cloud < 1 and not clouds:
         raise ValueError("--max-cloud needs to know the bands and their scale: give --bands and --reflectance")
     rgb = [known[name] + 1 for name in ("B04", "B03", "B02")] if {"B04", "B03", "B02"} <= known.keys() else None
-    return Source("sentinel2", rows, scenes, aligned=True, rgb=rgb, clouds=clouds)
+    return RawDataset("sentinel2", rows, scenes, aligned=True, rgb=rgb, clouds=clouds)
 
 
 def find_places(patterns, masks):

@@ -20,7 +20,7 @@ def plan_regions(source, sizes, args):
     """Which parts of which scenes belong to which split; tiles never reach out of their region.
 
     Args:
-        source: Source.
+        source: RawDataset.
         sizes: (height, width) of each scene's file, px.
         args: the flags of the splits, and those of the tiles.
     Returns:
@@ -38,14 +38,14 @@ def plan_regions(source, sizes, args):
              for number, (height, width) in enumerate(sizes)]
     if args.split_by == "tile":
         tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
-        grounds = [(ground_of(source, tile), tile.row, tile.col) for tile in tiles]
+        grounds = [(site_of(source, tile), tile.row, tile.col) for tile in tiles]
         drawn = dict.fromkeys(grounds)
         drawn = dict(zip(drawn, draw(len(drawn), args.fractions, args.seed)))
         return [tile._replace(split=drawn[ground]) for tile, ground in zip(tiles, grounds)]
     if args.split_by == "polygon":
         polygons = split_polygons(source, whole, args)
-        source.polygons = {source.scenes[region.scene].name: polygons[ground_of(source, region)] for region in whole}
-        return [region._replace(split=split) for region in whole for split in polygons[ground_of(source, region)]]
+        source.polygons = {source.scenes[region.scene].name: polygons[site_of(source, region)] for region in whole}
+        return [region._replace(split=split) for region in whole for split in polygons[site_of(source, region)]]
     if args.split_by == "block":
         shown = Counter(scene.place for scene in source.scenes)
         if not source.aligned and max(shown.values()) > 1:
@@ -56,7 +56,7 @@ def plan_regions(source, sizes, args):
     return [region._replace(split=split) for region, split in zip(whole, splits) if split]
 
 
-def ground_of(source, region):
+def site_of(source, region):
     """What scenes that show the same ground have in common: their place where they are its seasons, else the name."""
     scene = source.scenes[region.scene]
     return scene.place if source.aligned else scene.name
@@ -163,13 +163,13 @@ def split_polygons(source, regions, args):
         regions: list of Region, the whole scenes.
         args: the flags fractions and seed; a split of fraction 0 gets none.
     Returns:
-        {ground: {split: (2, N) rows and columns of its labelled pixels, px}}, the ground as `ground_of` has it.
+        {ground: {split: (2, N) rows and columns of its labelled pixels, px}}, the ground as `site_of` has it.
     Raises:
         ValueError: there are too many labelled pixels: the labels are not sparse.
     """
     labelled = {}  # {ground: {(row, col): class}}
     for region in tqdm(regions, "finding polygons", unit="scene", disable=None, leave=False):
-        scene, pixels = source.scenes[region.scene], labelled.setdefault(ground_of(source, region), {})
+        scene, pixels = source.scenes[region.scene], labelled.setdefault(site_of(source, region), {})
         with SceneReader(scene, source) as reader:
             for tile in cut(region, 1024, 0):
                 classes = reader.labels.read(*tile.window)

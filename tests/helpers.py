@@ -17,7 +17,7 @@ from torch import nn
 import train
 from engine import distributed as ranks
 from engine.checkpoint import load_checkpoint
-from losses import build_loss, labelled_weight
+from losses import build_loss, count_labelled
 from unet import UNet
 
 
@@ -33,18 +33,18 @@ def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore
         np.save(folder / f"{split}_images.npy", images)
         np.save(folder / f"{split}_labels.npy", labels)
         pixels[split] = np.bincount(labels.reshape(-1), minlength=256)[:classes].tolist()
-    facts = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
+    meta = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
              "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None, "rgb": [0, 1, 2][:bands],
              "mean": [100.0] * bands, "std": [50.0] * bands, "tiles": {split: count for split in pixels}, "pixels": pixels,
              "arguments": {}}
-    (folder / "dataset.json").write_text(json.dumps(facts))
-    return facts
+    (folder / "dataset.json").write_text(json.dumps(meta))
+    return meta
 
 
 def edit(folder, key, value):
-    facts = json.loads((folder / "dataset.json").read_text())
-    facts[key] = value
-    (folder / "dataset.json").write_text(json.dumps(facts))
+    meta = json.loads((folder / "dataset.json").read_text())
+    meta[key] = value
+    (folder / "dataset.json").write_text(json.dumps(meta))
 
 
 def spoil_bytes(path, random):
@@ -175,7 +175,7 @@ def gradients(case, rank, size):
         labels[1::2] = 255  # rank 1 has not one labelled pixel
     images, labels = images[rank::size], labels[rank::size]
     weight = torch.tensor([1.0, 2.0, 0.5, 1.0]).double()
-    total = ranks.sum_over_ranks(labelled_weight(labels, weight))
+    total = ranks.all_reduce(count_labelled(labels, weight))
     build_loss("ce", weight=weight)(model(images), labels, total, size).backward()
     ranks.sum_gradients(model, size)
     return [p.grad for p in model.parameters()], [b for b in model.buffers() if b.is_floating_point()]

@@ -8,10 +8,9 @@ import pytest
 import torch
 from helpers import write_set
 
-import data
 from data import (
     Augmentation,
-    Tiles,
+    TileDataset,
     augment,
     epoch_order,
     normalise,
@@ -19,8 +18,8 @@ from data import (
     sampling_weights,
     thin_labels,
 )
-from engine.meta import load_facts
-from weak.superpixels import lend_points
+from engine.meta import load_meta
+from weak.superpixels import add_superpixel_labels
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
 
@@ -28,19 +27,19 @@ STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
 def test_tiles_come_as_stored(tmp_path, dtype):
     write_set(tmp_path, dtype=dtype)
-    images, labels = Tiles(tmp_path, "train").take([4, 1])
+    images, labels = TileDataset(tmp_path, "train").get_batch([4, 1])
     assert np.array_equal(images.numpy(), np.load(tmp_path / "train_images.npy")[[4, 1]])
     assert np.array_equal(labels.numpy(), np.load(tmp_path / "train_labels.npy")[[4, 1]])
 
 
 def test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen(tmp_path):
     write_set(tmp_path, count=5)
-    tiles = Tiles(tmp_path, "train", points=4)
+    tiles = TileDataset(tmp_path, "train", points=4)
     seen = set()
     for epoch in range(3):
         for start in range(0, 5, 2):
             order = epoch_order(5, 0, epoch)[start:start + 2]
-            for tile, labels in zip(order, tiles.take(order)[1]):
+            for tile, labels in zip(order, tiles.get_batch(order)[1]):
                 seen |= {(int(tile), int(place)) for place in (labels.reshape(-1) != 255).nonzero()}
     assert len(seen) == 5 * 4 == tiles.labelled_pixels == tiles.class_counts.sum()
 
@@ -48,7 +47,7 @@ def test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen(tmp_pa
 def test_points_are_the_true_labels_and_nested(tmp_path):
     write_set(tmp_path)
     truth = np.load(tmp_path / "train_labels.npy")
-    few, many = (Tiles(tmp_path, "train", points=k).take(range(6))[1].numpy() for k in (2, 9))
+    few, many = (TileDataset(tmp_path, "train", points=k).get_batch(range(6))[1].numpy() for k in (2, 9))
     assert ((few != 255) <= (many != 255)).all()
     assert np.array_equal(many[many != 255], truth[many != 255])
 
@@ -58,22 +57,22 @@ def test_labelled_pixels_is_the_sum_of_min_k_labelled(tmp_path):
     labels = np.load(tmp_path / "train_labels.npy")
     labels[0], labels[0, 0, :2], labels[1] = 255, 1, 255  # two labelled pixels in tile 0, none in tile 1
     np.save(tmp_path / "train_labels.npy", labels)
-    tiles = Tiles(tmp_path, "train", points=7)
+    tiles = TileDataset(tmp_path, "train", points=7)
     assert tiles.labelled_pixels == 2 + 0 + 4 * 7
     assert tiles.tile_counts.sum(1).tolist() == [2, 0, 7, 7, 7, 7]
-    assert (tiles.take([1])[1] == 255).all()
+    assert (tiles.get_batch([1])[1] == 255).all()
 
 
 def test_every_label_without_points(tmp_path):
-    facts = write_set(tmp_path, ignore_share=0.5)
-    assert Tiles(tmp_path, "train").labelled_pixels == sum(facts["pixels"]["train"])
+    meta = write_set(tmp_path, ignore_share=0.5)
+    assert TileDataset(tmp_path, "train").labelled_pixels == sum(meta["pixels"]["train"])
 
 
 def test_a_split_without_tiles(tmp_path):
     write_set(tmp_path, count=0)
-    load_facts(tmp_path)
+    load_meta(tmp_path)
     with pytest.raises(ValueError, match="no val tile"):
-        Tiles(tmp_path, "val")
+        TileDataset(tmp_path, "val")
 
 
 def test_a_label_that_is_no_class(tmp_path):
@@ -83,10 +82,10 @@ def test_a_label_that_is_no_class(tmp_path):
     np.save(tmp_path / "train_labels.npy", labels)
     refused = "made: tile 3 holds a label that is none of its 3 classes: prepare the data set again"
     with pytest.raises(ValueError, match=refused):
-        Tiles(tmp_path, "train", points=5)
-    tiles = Tiles(tmp_path, "train")
-    assert torch.equal(tiles.take([4, 2])[1], torch.from_numpy(labels[[4, 2]]))  # what is not taken does no harm
-    for take in (tiles.take, tiles.take_layers):
+        TileDataset(tmp_path, "train", points=5)
+    tiles = TileDataset(tmp_path, "train")
+    assert torch.equal(tiles.get_batch([4, 2])[1], torch.from_numpy(labels[[4, 2]]))  # what is not taken does no harm
+    for take in (tiles.get_batch, tiles.take_layers):
         with pytest.raises(ValueError, match=refused):
             take([4, 3, 2])
     with pytest.raises(ValueError, match=refused):
@@ -96,12 +95,12 @@ def test_a_label_that_is_no_class(tmp_path):
 @pytest.mark.parametrize("stranger", [3, 254])
 def test_every_label_beyond_the_classes_is_refused_but_255(tmp_path, stranger):
     write_set(tmp_path, ignore_share=0.5)
-    Tiles(tmp_path, "train").to(torch.device("cpu")).take(range(6))
+    TileDataset(tmp_path, "train").to(torch.device("cpu")).get_batch(range(6))
     labels = np.load(tmp_path / "train_labels.npy")
     labels[5, 7, 7] = stranger
     np.save(tmp_path / "train_labels.npy", labels)
     with pytest.raises(ValueError, match="tile 5 holds a label"):
-        Tiles(tmp_path, "train").take([0, 5])
+        TileDataset(tmp_path, "train").get_batch([0, 5])
 
 
 def test_normalise():
@@ -282,7 +281,7 @@ def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
 
 def test_rare_classes_are_visited_more_often(tmp_path):
     write_set(tmp_path, count=4)
-    tiles = Tiles(tmp_path, "train", points=20)
+    tiles = TileDataset(tmp_path, "train", points=20)
     tiles.tile_counts = np.array([[98, 2, 0], [90, 10, 0], [100, 0, 0], [0, 0, 0]])
     weights = sampling_weights(tiles, ["c1"], threshold=0.05, factor=4)
     assert weights.tolist() == [1, 4, 1, 1] and sampling_weights(tiles, [], 0.05, 4) is None
@@ -299,7 +298,7 @@ def test_rare_classes_are_counted_over_every_label_where_there_are_no_points(tmp
     labels[2, 0, :3] = 1  # 3 of 64 px
     labels[3], labels[3, 0, 0] = 255, 1  # the only label of its tile
     np.save(tmp_path / "train_labels.npy", labels)
-    tiles = Tiles(tmp_path, "train")
+    tiles = TileDataset(tmp_path, "train")
     assert sampling_weights(tiles, ["c1"], 0.05, 4).tolist() == [1, 4, 1, 4]
     assert sampling_weights(tiles, ["c2"], 0, 4).tolist() == [1, 1, 1, 1] and sampling_weights(tiles, [], 0, 4) is None
 
@@ -320,17 +319,17 @@ def test_prefetch_keeps_order_and_hands_on_errors():
 
 
 def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
-    facts = write_set(tmp_path)
+    meta = write_set(tmp_path)
     images = np.load(tmp_path / "train_images.npy")
     images[:, :, :4], images[:, :, 4:] = 20, 180  # two fields, so that the superpixels are known
     images[2, :2] = 0
     np.save(tmp_path / "train_images.npy", images)
-    (tmp_path / "dataset.json").write_text(json.dumps(facts | {"nodata": 0}))
-    tiles = Tiles(tmp_path, "train", points=1)
-    lend_points(tiles, 4)
+    (tmp_path / "dataset.json").write_text(json.dumps(meta | {"nodata": 0}))
+    tiles = TileDataset(tmp_path, "train", points=1)
+    add_superpixel_labels(tiles, 4)
     stored, layers = tiles.take_layers([2, 0])
     points, patches, ground = layers.unbind(1)
-    assert np.array_equal(stored, images[[2, 0]]) and torch.equal(points, tiles.take([2, 0])[1])
+    assert np.array_equal(stored, images[[2, 0]]) and torch.equal(points, tiles.get_batch([2, 0])[1])
     for tile in range(2):
         known = points[tile] != 255
         assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
@@ -343,8 +342,8 @@ def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
 def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
     write_set(tmp_path, count=3)
     bars = []
-    monkeypatch.setattr(data, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
-    lend_points(Tiles(tmp_path, "train", points=1), 4)
+    monkeypatch.setattr("weak.superpixels.tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
+    add_superpixel_labels(TileDataset(tmp_path, "train", points=1), 4)
     assert bars == [(3, None)]
 
 
@@ -360,10 +359,10 @@ def test_layers_move_together():
 
 def test_jittered_points_keep_their_labels_and_are_lost_on_each_other(tmp_path):
     write_set(tmp_path, side=16)
-    true, moved = (Tiles(tmp_path, "train", points=30, jitter=jitter) for jitter in (0.0, 2.0))
-    maps = moved.take(range(6))[1]
+    true, moved = (TileDataset(tmp_path, "train", points=30, jitter=jitter) for jitter in (0.0, 2.0))
+    maps = moved.get_batch(range(6))[1]
     assert (maps != 255).sum() == moved.labelled_pixels < true.labelled_pixels == 180
-    assert (maps != true.take(range(6))[1]).any()
+    assert (maps != true.get_batch(range(6))[1]).any()
     assert np.array_equal(np.bincount(maps[maps != 255], minlength=3), moved.class_counts)
     first, true_first = ((tiles.classes[:, 0], tiles.positions[:, 0]) for tiles in (moved, true))
     assert torch.equal(first[0], true_first[0]) and not torch.equal(first[1], true_first[1])

@@ -10,12 +10,12 @@ import torch
 from helpers import edit, write_set
 
 import evaluate
-from data import Tiles
+from data import TileDataset
 from engine.checkpoint import save_checkpoint
-from engine.meta import data_facts
+from engine.meta import checkpoint_meta
 from losses import build_loss
 from networks import build_model
-from report.stats import Tally
+from report.stats import EvalStats
 
 
 class Reader(torch.nn.Module):
@@ -38,13 +38,13 @@ def readable_set(folder):
     np.save(folder / "test_labels.npy", labels)
     edit(folder, "mean", [0.0] * 3)
     edit(folder, "std", [1.0] * 3)
-    return Tiles(folder, "test")
+    return TileDataset(folder, "test")
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_every_pixel_is_counted_once_however_batches_fall(tmp_path, batch_size):
     tiles = readable_set(tmp_path)
-    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.facts, torch.device("cpu"), batch_size, build_loss("ce"))
+    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), batch_size, build_loss("ce"))
     assert matrix.counts.sum() == 5 * 64 - 32 and matrix.pixel_accuracy() == 0.75
     right, wrong = -math.log(math.exp(5) / (math.exp(5) + 2)), -math.log(1 / (math.exp(5) + 2))
     assert loss == pytest.approx(0.75 * right + 0.25 * wrong, rel=1e-5)
@@ -52,36 +52,36 @@ def test_every_pixel_is_counted_once_however_batches_fall(tmp_path, batch_size):
 
 def test_limit_stops_early(tmp_path):
     tiles = readable_set(tmp_path)
-    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.facts, torch.device("cpu"), 2, limit=1)
+    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, limit=1)
     assert matrix.counts.sum() == 2 * 64
 
 
 def test_no_label_at_all_is_nan(tmp_path):
     tiles = readable_set(tmp_path)
     tiles.labels[:] = 255
-    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.facts, torch.device("cpu"), 2, build_loss("ce"))
+    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, build_loss("ce"))
     assert math.isnan(loss) and math.isnan(matrix.miou())
 
 
 def test_no_data_is_what_the_set_that_is_scored_says(tmp_path):
     tiles = readable_set(tmp_path)
-    tiles.facts["nodata"] = 2.0  # so class 2 reads as the mean, 0; the network was trained on a set of another nodata
+    tiles.meta["nodata"] = 2.0  # so class 2 reads as the mean, 0; the network was trained on a set of another nodata
     tiles.images[:, :, :, 1:] = 2  # all bands are at no data where the first is
-    matrix, _ = evaluate.evaluate(Reader(), tiles, {**tiles.facts, "nodata": 9.0}, torch.device("cpu"), 5)
+    matrix, _ = evaluate.evaluate(Reader(), tiles, {**tiles.meta, "nodata": 9.0}, torch.device("cpu"), 5)
     assert matrix.counts[:, 2].sum() == 0 and matrix.counts[:, 1].sum() > 0
 
 
 def test_a_tally_counts_along_in_the_same_pass(tmp_path):
     tiles = readable_set(tmp_path)
-    tally = Tally(3, [0, 0, 1, 1, 1])
-    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.facts, torch.device("cpu"), 2, tally=tally)
+    tally = EvalStats(3, [0, 0, 1, 1, 1])
+    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, tally=tally)
     assert torch.equal(tally.counts.sum(0), matrix.counts) and tally.tiles[:, 0].tolist() == [64] * 4 + [32]
     assert (tally.tiles[:, 1] / tally.tiles[:, 0] == 0.75).all() and tally.bins[0].sum() == matrix.counts.sum()
 
 
 def write_run(folder, data, seed=0):
     """A network of random weights as the best.pt of a run on a set of 16 px tiles; two scenes, far apart."""
-    facts = write_set(data, side=16)
+    meta = write_set(data, side=16)
     with open(data / "tiles.csv", "w", newline="") as file:
         csv.writer(file).writerows([("split", "index", "scene", "row", "col")] +
                                    [(split, n, f"place {n // 3}", 0, 64 * n) for split in ("val", "test") for n in range(6)])
@@ -90,7 +90,7 @@ def write_run(folder, data, seed=0):
     model = build_model("unet", **kwargs)
     path = folder / "best.pt"
     folder.mkdir(exist_ok=True)
-    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, data_facts(facts),
+    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, checkpoint_meta(meta),
                     {"epoch": 3, "labelled_pixels": 77}, {"data": str(data), "loss": "ce"})
     return path
 
@@ -196,9 +196,9 @@ def test_symmetries_are_averaged_where_asked(tmp_path):
             return logits
 
     write_set(tmp_path, count=2, side=8, classes=2)
-    tiles = Tiles(tmp_path, "test")
-    facts = data_facts(tiles.facts)
-    plain_matrix, _ = evaluate.evaluate(LeftIsSure(), tiles, facts, torch.device("cpu"))
-    averaged, _ = evaluate.evaluate(LeftIsSure(), tiles, facts, torch.device("cpu"), tta=True)
+    tiles = TileDataset(tmp_path, "test")
+    meta = checkpoint_meta(tiles.meta)
+    plain_matrix, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, torch.device("cpu"))
+    averaged, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, torch.device("cpu"), tta=True)
     assert plain_matrix.counts.sum(0).tolist() == [64, 64]  # the right half is a tie, which the first class takes
     assert averaged.counts.sum(0).tolist() == [0, 128]  # half of the eight looks see every pixel on the left

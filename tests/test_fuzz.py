@@ -32,7 +32,7 @@ from PIL import Image
 import prepare_data
 import train
 from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.meta import load_facts
+from engine.meta import load_meta
 from networks.segformer import MixTransformer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -325,12 +325,12 @@ def see_that_what_is_there_is_whole(out, script, code, before):
     if script == "prepare_data.py":
         assert (out / "dataset.json").exists() == (code == 0 or str(out / "dataset.json") in before)
         if code == 0:
-            facts = load_facts(out)
+            meta = load_meta(out)
             json.loads((out / "dataset.json").read_text(), parse_constant=pytest.fail)
             for split in ("train", "val", "test"):
                 counts = np.bincount(np.load(out / f"{split}_labels.npy").reshape(-1), minlength=256)
-                assert counts[:255].sum() == sum(facts["pixels"][split])
-                assert counts[:len(facts["classes"])].tolist() == facts["pixels"][split]
+                assert counts[:255].sum() == sum(meta["pixels"][split])
+                assert counts[:len(meta["classes"])].tolist() == meta["pixels"][split]
     for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" and code == 0 else []:
         state = load_checkpoint(path)["model"]["state"]
         assert not [name for name, tensor in state.items() if not tensor.isfinite().all()]

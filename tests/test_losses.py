@@ -10,10 +10,10 @@ from losses import (
     SPARSE_BELOW,
     build_loss,
     class_weights,
+    count_labelled,
     dice_loss,
     focal_loss,
     jaccard_loss,
-    labelled_weight,
     partial_cross_entropy,
 )
 from unet import UNet
@@ -90,7 +90,7 @@ def test_hardest_of_one_labelled_pixel_is_that_pixel_also_with_a_total():
     labels[0, 1, 1] = 0
     plain = partial_cross_entropy(logits_3x3(), labels)
     for weight in (None, torch.tensor([2.0, 1.0]).double()):
-        total = labelled_weight(labels, weight)
+        total = count_labelled(labels, weight)
         assert torch.allclose(partial_cross_entropy(logits_3x3(), labels, weight=weight, hardest=0.1, total=total), plain)
 
 
@@ -160,7 +160,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     logits, labels = random_case(0.3)
     labels[0, :12] = 255  # unequal numbers of labelled pixels
     for weight in (None, torch.tensor([1.0, 2.0, 0.5, 1.0, 3.0], dtype=torch.float64)):
-        total = labelled_weight(labels, weight).double()
+        total = count_labelled(labels, weight).double()
         for name in ("ce", "focal", "ce+focal"):
             loss = build_loss(name, weight=weight)
             parts = loss(logits[:1], labels[:1], total, 2) + loss(logits[1:], labels[1:], total, 2)
@@ -179,7 +179,7 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, weight):
 
     def gradients(parts):
         model.zero_grad()
-        total = labelled_weight(labels, weight)
+        total = count_labelled(labels, weight)
         for some_images, some_labels in zip(images.chunk(parts), labels.chunk(parts)):
             loss(model(some_images), some_labels, total, parts).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -191,8 +191,8 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, weight):
 
 
 def test_labelled_weight():
-    assert float(labelled_weight(LABELS)) == 3
-    assert float(labelled_weight(LABELS, torch.tensor([0.5, 4.0]))) == 0.5 * 2 + 4.0
+    assert float(count_labelled(LABELS)) == 3
+    assert float(count_labelled(LABELS, torch.tensor([0.5, 4.0]))) == 0.5 * 2 + 4.0
 
 
 def test_class_weights():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data import choose_points, move_points, point_labels
-from weak.superpixels import spread_points, superpixels
+from weak.superpixels import propagate_to_superpixels, superpixels
 
 
 def dense(side=16, classes=4):
@@ -133,7 +133,7 @@ def test_superpixels_are_the_nearest_of_nine_centres():
 def test_points_are_spread_where_they_agree():
     segments = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]])
     labels = np.array([[7, 255, 4, 255], [255, 7, 5, 255], [255, 255, 255, 0]], np.uint8)
-    spread = spread_points(labels, segments)
+    spread = propagate_to_superpixels(labels, segments)
     assert spread.dtype == np.uint8
     assert np.array_equal(spread, [[7, 7, 255, 255], [7, 7, 255, 255], [255, 255, 0, 0]])
-    assert (spread_points(np.full((3, 4), 255, np.uint8), segments) == 255).all()
+    assert (propagate_to_superpixels(np.full((3, 4), 255, np.uint8), segments) == 255).all()

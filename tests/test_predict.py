@@ -21,7 +21,7 @@ from PIL import Image
 import predict
 from data import normalise
 from engine.checkpoint import load_model, save_checkpoint
-from engine.meta import data_facts
+from engine.meta import checkpoint_meta
 from geo.raster import Raster, open_raster, write_geotiff
 from geo.windows import average_symmetries, window_and_margin
 from networks import build_model
@@ -44,9 +44,9 @@ def lively_model(depth=1, bands=3, **kwargs):
 
 def write_checkpoint(path, depth=1, bands=3, dtype="uint8"):
     model = lively_model(depth, bands)
-    facts = {**FACTS, "bands": bands, "dtype": dtype, "mean": [100.0] * bands, "std": [60.0] * bands, "rgb": [0, 1, 2] if bands > 2 else [0]}
+    meta = {**FACTS, "bands": bands, "dtype": dtype, "mean": [100.0] * bands, "std": [60.0] * bands, "rgb": [0, 1, 2] if bands > 2 else [0]}
     save_checkpoint(path, {"name": "unet", "kwargs": {"bands": bands, "classes": 3, "width": 4, "depth": depth},
-                           "state": model.state_dict()}, data_facts(facts), {"epoch": 1, "labelled_pixels": 1}, {})
+                           "state": model.state_dict()}, checkpoint_meta(meta), {"epoch": 1, "labelled_pixels": 1}, {})
     return model
 
 
@@ -216,12 +216,12 @@ def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
     write_geotiff(tmp_path / "scene.tif", [scene(64, 16384, bands=10, dtype=np.uint16)], 64, 16384, 10, "uint16")  # 21 MB
-    model, facts = load_model(tmp_path / "best.pt")
+    model, meta = load_model(tmp_path / "best.pt")
     args = predict.parse_args(["--checkpoint", "best.pt", "--window", "96", "--margin", "16", "scene.tif"])
     with open_raster(tmp_path / "scene.tif") as raster:
         raster.read(0, 0, 1, 1)
         tracemalloc.start()
-        for strip in predict.predicted_strips(model, raster, facts, torch.device("cpu"), args):
+        for strip in predict.predicted_strips(model, raster, meta, torch.device("cpu"), args):
             assert strip.layers.shape == (64, 16384, 1)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -325,9 +325,9 @@ def test_a_large_scene_has_a_small_overview(tmp_path):
 
 def test_a_scene_is_brought_to_the_scale_of_training(tmp_path):
     model = lively_model()
-    facts = data_facts({**FACTS, "arguments": {"scale": 0.5}})
+    meta = checkpoint_meta({**FACTS, "arguments": {"scale": 0.5}})
     save_checkpoint(tmp_path / "best.pt", {"name": "unet", "kwargs": {"bands": 3, "classes": 3, "width": 4, "depth": 1},
-                                           "state": model.state_dict()}, facts, {"epoch": 1, "labelled_pixels": 1}, {})
+                                           "state": model.state_dict()}, meta, {"epoch": 1, "labelled_pixels": 1}, {})
     small = scene(30, 41)
     tags = [(33550, "d", 3, (2.0, 2.0, 0.0), True), (33922, "d", 6, (0, 0, 0, 500000.0, 4600000.0, 0), True),
             (34735, "H", 16, (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32631), True)]

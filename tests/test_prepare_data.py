@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import Tiles, normalise
-from engine.meta import load_facts
+from data import TileDataset, normalise
+from engine.meta import load_meta
 from geo.raster import write_geotiff
 from prepare_data import frequency_table, main, make_demo, parse_args
 
@@ -38,18 +38,18 @@ def write_set(folder, count=3, height=40, width=50, suffix=".png"):
 
 
 def prepare(folder, *words, out="out"):
-    """Run `prepare_data.py folder` on the set in folder; returns the facts and the arrays by name."""
+    """Run `prepare_data.py folder` on the set in folder; returns the meta and the arrays by name."""
     main(parse_args(["folder", "--images", str(folder / "images"), "--masks", str(folder / "masks"), "--classes",
                      str(folder / "classes.csv"), "--out", str(folder / out), *map(str, words)]))
     return read(folder / out)
 
 
 def read(out):
-    """The facts of a prepared set, its arrays by name, and the rows of tiles.csv."""
-    facts = load_facts(out)
+    """The meta of a prepared set, its arrays by name, and the rows of tiles.csv."""
+    meta = load_meta(out)
     arrays = {path.stem: np.load(path) for path in out.glob("*.npy")}
     with open(out / "tiles.csv", newline="") as file:
-        return facts, arrays, list(csv.DictReader(file))
+        return meta, arrays, list(csv.DictReader(file))
 
 
 def refuses(message, folder, *words):
@@ -63,8 +63,8 @@ def refuses(message, folder, *words):
 
 def test_every_pixel_is_kept_once_and_lies_where_tiles_csv_says(tmp_path):
     write_set(tmp_path)
-    facts, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
-    assert facts["tiles"] == {"train": 12, "val": 12, "test": 12}  # 3 x 4 tiles of a scene
+    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    assert meta["tiles"] == {"train": 12, "val": 12, "test": 12}  # 3 x 4 tiles of a scene
     seen = np.zeros((3, 40, 50), int)
     for row in rows:
         image = arrays[f"{row['split']}_images"][int(row["index"])]
@@ -78,9 +78,9 @@ def test_every_pixel_is_kept_once_and_lies_where_tiles_csv_says(tmp_path):
         assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
         seen[scene, top:top + height, left:left + width] += 1
     assert (seen == 1).all()
-    assert facts["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")} and facts["places"] == {}
-    assert [entry["name"] for entry in facts["classes"]] == ["water", "wood"]
-    assert facts["classes"][1]["colour"] == [0, 120, 0] and facts["gsd_m"] is None and facts["km2"] is None
+    assert meta["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")} and meta["places"] == {}
+    assert [entry["name"] for entry in meta["classes"]] == ["water", "wood"]
+    assert meta["classes"][1]["colour"] == [0, 120, 0] and meta["gsd_m"] is None and meta["km2"] is None
 
 
 def test_the_rest_of_a_cut_tile_is_the_image_mirrored(tmp_path):
@@ -92,10 +92,10 @@ def test_the_rest_of_a_cut_tile_is_the_image_mirrored(tmp_path):
 
 def test_mean_and_std_are_those_of_the_training_pixels(tmp_path):
     write_set(tmp_path, suffix=".tif")
-    facts, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
     scene = int(rows[[row["split"] for row in rows].index("train")]["scene"][1:])
-    assert np.allclose(facts["mean"], [19.5, 24.5, scene])
-    assert np.allclose(facts["std"], [np.arange(40).std(), np.arange(50).std(), 1])  # a constant band gets 1, never 0
+    assert np.allclose(meta["mean"], [19.5, 24.5, scene])
+    assert np.allclose(meta["std"], [np.arange(40).std(), np.arange(50).std(), 1])  # a constant band gets 1, never 0
 
 
 def touching(rows, tile):
@@ -111,9 +111,9 @@ def touching(rows, tile):
 @pytest.mark.parametrize("size", [(200, 60), (60, 200)])
 def test_blocks_of_a_scene_never_touch(tmp_path, size):
     write_set(tmp_path, 2, *size)
-    facts, _, rows = prepare(tmp_path, "--tile", 16, "--overlap", 4, "--split-by", "block")
-    assert min(facts["tiles"].values()) > 0 and touching(rows, 16) == 0
-    assert sum(facts["pixels"]["train"]) > sum(facts["pixels"]["val"]) > sum(facts["pixels"]["test"])
+    meta, _, rows = prepare(tmp_path, "--tile", 16, "--overlap", 4, "--split-by", "block")
+    assert min(meta["tiles"].values()) > 0 and touching(rows, 16) == 0
+    assert sum(meta["pixels"]["train"]) > sum(meta["pixels"]["val"]) > sum(meta["pixels"]["test"])
     drawn, _, rows = prepare(tmp_path, "--tile", 16, "--split-by", "tile", out="leaky")
     assert touching(rows, 16) > 0  # which is what the other two are for
 
@@ -140,11 +140,11 @@ def test_official_tile_lists_count_the_cut_off_tiles_too(tmp_path):
     for split, lines in (("train", "M-33_x_0\nM-33_x_4\n"), ("val", "M-33_x_2\n"), ("test", "M-33_x_3\n")):
         (tmp_path / f"{split}.txt").write_text(lines)
     lists = ["--split-list", *(tmp_path / f"{split}.txt" for split in ("train", "val", "test"))]
-    facts, arrays, tiles = prepare(tmp_path, "--tile", 512, *lists)
-    assert facts["tiles"] == {"train": 2, "val": 1, "test": 1}
+    meta, arrays, tiles = prepare(tmp_path, "--tile", 512, *lists)
+    assert meta["tiles"] == {"train": 2, "val": 1, "test": 1}
     assert [arrays[f"{name}_images"][:, 0, 0, 0].tolist() for name in ("train", "val", "test")] == [[0, 4], [2], [3]]
-    facts, arrays, tiles = prepare(tmp_path, "--tile", 128, "--scale", 0.5, *lists, out="half")
-    assert facts["tiles"] == {"train": 6, "val": 2, "test": 2}  # 256 x 256 and 44 x 256; 256 x 38; 44 x 256
+    meta, arrays, tiles = prepare(tmp_path, "--tile", 128, "--scale", 0.5, *lists, out="half")
+    assert meta["tiles"] == {"train": 6, "val": 2, "test": 2}  # 256 x 256 and 44 x 256; 256 x 38; 44 x 256
     assert [(row["row"], row["col"]) for row in tiles if row["split"] == "val"] == [("0", "512"), ("128", "512")]
     (tmp_path / "val.txt").write_text("M-33_x_6\n")
     refuses("'M-33_x_6' is beyond the end", tmp_path, *lists)
@@ -155,19 +155,19 @@ def test_tiles_without_labels_are_dropped_and_reported(tmp_path):
     mask = np.full((16, 64), 255)
     mask[:, :20], mask[0, 40], mask[0, 41] = 10, 10, 30
     save(mask, tmp_path / "masks/s0.png")
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0)
-    assert facts["tiles"]["train"] == 3 and facts["dropped"] == {"fewer than 1 labelled px": 1}
-    assert "dropped 1 tiles: fewer than 1 labelled px" in frequency_table(facts)
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--drop-single-class", out="two")
-    assert facts["tiles"]["train"] == 1 and facts["dropped"]["of train, one class alone"] == 2
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--min-labelled", 0, out="all")
-    assert facts["tiles"] == {"train": 4, "val": 0, "test": 0} and facts["dropped"] == {}
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0)
+    assert meta["tiles"]["train"] == 3 and meta["dropped"] == {"fewer than 1 labelled px": 1}
+    assert "dropped 1 tiles: fewer than 1 labelled px" in frequency_table(meta)
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--drop-single-class", out="two")
+    assert meta["tiles"]["train"] == 1 and meta["dropped"]["of train, one class alone"] == 2
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--min-labelled", 0, out="all")
+    assert meta["tiles"] == {"train": 4, "val": 0, "test": 0} and meta["dropped"] == {}
 
 
 def test_tiles_of_one_class_are_dropped_from_train_alone(tmp_path):
     write_set(tmp_path)
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--drop-single-class")
-    assert facts["tiles"] == {"train": 3, "val": 12, "test": 12}  # only columns 16 to 31 show both halves
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--drop-single-class")
+    assert meta["tiles"] == {"train": 3, "val": 12, "test": 12}  # only columns 16 to 31 show both halves
 
 
 def test_a_split_without_tiles_says_what_was_dropped_there(tmp_path):
@@ -182,11 +182,11 @@ def test_a_split_without_tiles_says_what_was_dropped_there(tmp_path):
 
 def test_areas_come_with_the_ground_sample_distance(tmp_path):
     write_set(tmp_path)
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--gsd", 10, "--scale", 0.5)
-    assert facts["gsd_m"] == 20
-    assert facts["pixels"]["train"] == [240, 260]  # 20 x 25 px, of which the odd columns were taken
-    assert np.allclose(facts["km2"]["train"], [0.096, 0.104])
-    lines = frequency_table(facts).splitlines()
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, "--gsd", 10, "--scale", 0.5)
+    assert meta["gsd_m"] == 20
+    assert meta["pixels"]["train"] == [240, 260]  # 20 x 25 px, of which the odd columns were taken
+    assert np.allclose(meta["km2"]["train"], [0.096, 0.104])
+    lines = frequency_table(meta).splitlines()
     assert lines[0].endswith("20 m a pixel; km2 of tiles, where ground shown by several of them counts each time")
     assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == ["labelled", "px", "500", "500", "500"]
     assert lines[4].split()[:5] == ["water", "48.00", "%", "0.096", "km2"]
@@ -199,10 +199,10 @@ def test_missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
     save(image, tmp_path / "images/a.tif")
     save(np.full((8, 8), 10), tmp_path / "masks/a.png")
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
-    facts, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    meta, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
     assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[2, 3]]
-    assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and facts["pixels"]["train"] == [63]
-    assert np.allclose(facts["mean"], [1, 0.1]) and facts["std"] == [1, 1] and facts["dtype"] == "float32"
+    assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and meta["pixels"]["train"] == [63]
+    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [1, 1] and meta["dtype"] == "float32"
     save(np.full((8, 8, 2), np.nan, np.float32), tmp_path / "images/a.tif")
     refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
 
@@ -213,9 +213,9 @@ def test_no_data_may_be_named_where_the_file_does_not(tmp_path):
     image[:, :17] = 255
     image[3, 20, :2] = 255  # in two bands of three
     save(image, tmp_path / "images/s0.png")
-    facts, arrays, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--nodata", 255)
-    assert facts["nodata"] == 255 and facts["dropped"] == {"without data": 1} and facts["pixels"]["train"] == [0, 240]
-    assert (arrays["train_labels"][0] == 255)[:, 0].all() and np.allclose(facts["mean"], [255 / 240, 255 / 240, 0])
+    meta, arrays, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--nodata", 255)
+    assert meta["nodata"] == 255 and meta["dropped"] == {"without data": 1} and meta["pixels"]["train"] == [0, 240]
+    assert (arrays["train_labels"][0] == 255)[:, 0].all() and np.allclose(meta["mean"], [255 / 240, 255 / 240, 0])
     refuses("--nodata -1: .*s0.png holds uint8", tmp_path, "--nodata", -1)
 
 
@@ -238,10 +238,10 @@ def mixed_set(folder, scenes):
     ({"a": ("float32", -9999, -9999), "b": ("float32", -9999, 5)}, -9999, {"a": -9999, "b": None})])
 def test_missing_pixels_are_of_one_value_where_scenes_name_several(tmp_path, scenes, nodata, written):
     mixed_set(tmp_path, scenes)
-    facts, arrays, rows = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
-    assert facts["nodata"] == nodata
-    images, _ = Tiles(tmp_path / "out", "train").take(range(len(rows)))
-    values = normalise(images, facts["mean"], facts["std"], facts["nodata"])  # (B, C, H, W)
+    meta, arrays, rows = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert meta["nodata"] == nodata
+    images, _ = TileDataset(tmp_path / "out", "train").get_batch(range(len(rows)))
+    values = normalise(images, meta["mean"], meta["std"], meta["nodata"])  # (B, C, H, W)
     for row in rows:
         tile, value = int(row["index"]), written[row["scene"]]
         stored, labels = arrays["train_images"][tile], arrays["train_labels"][tile]
@@ -258,8 +258,8 @@ def test_transparent_pixels_are_missing_in_the_set_too(tmp_path):
     save(image, tmp_path / "images/a.png")
     save(np.full((8, 8), 10), tmp_path / "masks/a.png")
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
-    facts, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
-    assert facts["nodata"] == 0
+    meta, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    assert meta["nodata"] == 0
     assert not arrays["train_images"][0, :4].any() and (arrays["train_images"][0, 4:] == 255).all()
 
 
@@ -319,13 +319,13 @@ def test_points_take_the_place_of_masks(tmp_path):
     main(parse_args(["folder", "--images", str(tmp_path / "images"), "--classes", str(tmp_path / "classes.csv"),
                      "--points-file", str(tmp_path / "points.csv"), "--out", str(tmp_path / "out"), "--tile", "10",
                      "--fractions", "1", "0", "1", "--seed", "1"]))
-    facts, arrays, rows = read(tmp_path / "out")
+    meta, arrays, rows = read(tmp_path / "out")
     labels = {(row["scene"], row["row"], row["col"]): arrays[f"{row['split']}_labels"][int(row["index"])]
               for row in rows}
     assert sorted(labels) == [("s0", "0", "0"), ("s0", "10", "10"), ("s1", "0", "0")]
     assert np.argwhere(labels["s0", "0", "0"] == 1).tolist() == [[3, 4]]
     assert np.argwhere(labels["s0", "10", "10"] == 0).tolist() == [[9, 9]]
-    assert sum(map(sum, facts["pixels"].values())) == 3 and facts["dropped"] == {"fewer than 1 labelled px": 5}
+    assert sum(map(sum, meta["pixels"].values())) == 3 and meta["dropped"] == {"fewer than 1 labelled px": 5}
 
 
 def test_points_and_masks_together_are_refused(tmp_path):
@@ -340,8 +340,8 @@ def test_a_fill_value_that_nobody_names_is_no_data_to_be_normalised_by(tmp_path)
         image[:2] = -3.4028235e38
         save(image, path)
     refuses("whose spread is .*: if some are no data, name their value by --nodata", tmp_path, "--tile", 16)
-    facts, _, _ = prepare(tmp_path, "--tile", 16, "--nodata=-3.4028235e38")
-    assert 0.2 < facts["std"][0] < 0.4
+    meta, _, _ = prepare(tmp_path, "--tile", 16, "--nodata=-3.4028235e38")
+    assert 0.2 < meta["std"][0] < 0.4
     refuses("--nodata inf makes no sense", tmp_path, "--nodata", "inf")
 
 
@@ -366,7 +366,7 @@ def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
     prepared = []
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         make_demo(tmp_path / name, seed)
-        places = load_facts(tmp_path / name)["places"]
+        places = load_meta(tmp_path / name)["places"]
         assert len(places) == 2 and len(set(places.values())) == 1  # two seasons of a place
         prepared.append(read(tmp_path / name)[1]["train_images"])
     assert (prepared[0] == prepared[1]).all() and (prepared[0] != prepared[2]).any()
@@ -375,8 +375,8 @@ def test_the_demo_is_the_same_for_the_same_seed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_demo_has_whole_places_in_each_split(tmp_path):
     make_demo(tmp_path / "demo")
-    facts, arrays, rows = read(tmp_path / "demo")
-    assert facts["tiles"] == {"train": 192, "val": 48, "test": 48} and facts["tile"] == 128 and facts["gsd_m"] == 0.5
+    meta, arrays, rows = read(tmp_path / "demo")
+    assert meta["tiles"] == {"train": 192, "val": 48, "test": 48} and meta["tile"] == 128 and meta["gsd_m"] == 0.5
     assert not any((arrays[f"{name}_labels"] == 255).any() for name in ("train", "val", "test"))
     splits = {}
     for row in rows:
@@ -388,9 +388,9 @@ def test_the_demo_has_whole_places_in_each_split(tmp_path):
 @pytest.mark.skipif(not (SHARED / "dubai").exists(), reason="the imagery is not here")
 def test_dubai_in_its_standard_form(tmp_path):
     main(parse_args(["dubai", "--src", str(SHARED / "dubai"), "--scale", "0.5", "--out", str(tmp_path / "dubai")]))
-    facts, _, rows = read(tmp_path / "dubai")
+    meta, _, rows = read(tmp_path / "dubai")
     places = {split: {row["scene"][0] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
     assert places == {"train": set("45678"), "val": {"2"}, "test": set("13")}
-    assert [entry["name"] for entry in facts["classes"]] == ["building", "land", "road", "vegetation", "water"]
-    assert abs(facts["pixels"]["test"][4] / sum(facts["pixels"]["test"]) - 0.25) < 0.01  # water
+    assert [entry["name"] for entry in meta["classes"]] == ["building", "land", "road", "vegetation", "water"]
+    assert abs(meta["pixels"]["test"][4] / sum(meta["pixels"]["test"]) - 0.25) < 0.01  # water
     assert json.loads((tmp_path / "dubai/dataset.json").read_text())["nodata"] is None

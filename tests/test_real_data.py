@@ -13,7 +13,7 @@ import predict
 import prepare_data
 import train
 from engine.checkpoint import save_checkpoint
-from engine.meta import data_facts
+from engine.meta import checkpoint_meta
 from geo.raster import open_raster
 from networks import build_model
 
@@ -72,14 +72,14 @@ def test_from_real_images_to_a_map(name, tmp_path, monkeypatch):
     (tmp_path / "classes.csv").write_text("\n".join(["id,name,r,g,b", *classes]))
     run(prepare_data, "folder", "--images", images, "--masks", masks, "--classes", tmp_path / "classes.csv", "--out",
         tmp_path / "set", *flags.split())
-    facts = json.loads((tmp_path / "set" / "dataset.json").read_text())
-    assert {key: facts[key] for key in wanted} == wanted
-    assert all(facts["tiles"].values()) and all(map(sum, facts["pixels"].values()))
+    meta = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert {key: meta[key] for key in wanted} == wanted
+    assert all(meta["tiles"].values()) and all(map(sum, meta["pixels"].values()))
     scores = run(train, "--data", tmp_path / "set", "--out", tmp_path / "run", "--epochs", 1, "--limit-batches", 1, "--bs", 2,
                  "--width", 4, "--depth", 1, "--device", "cpu", "--final", "last")
     assert 0 <= scores["miou"] <= 1
     path, = run(predict, "--checkpoint", tmp_path / "run" / "last.pt", "--out", tmp_path / "maps", "--device", "cpu", scene)
-    check_map(path, scene, len(facts["classes"]))
+    check_map(path, scene, len(meta["classes"]))
 
 
 @pytest.mark.slow
@@ -89,12 +89,12 @@ def test_a_real_scene_is_mapped_by_a_network_for_its_bands(name, tmp_path):
         pytest.skip("real images are not here")
     bands, dtype = SCENES[name]
     kwargs = {"bands": bands, "classes": 3, "width": 4, "depth": 1}
-    facts = {"name": "none", "classes": [{"name": f"class {k}", "colour": [80 * k, 90, 0]} for k in range(3)], "ignore": 255,
+    meta = {"name": "none", "classes": [{"name": f"class {k}", "colour": [80 * k, 90, 0]} for k in range(3)], "ignore": 255,
              "mean": [100.0] * bands, "std": [50.0] * bands, "bands": bands, "dtype": dtype, "gsd_m": None,
              "rgb": [0, 1, 2]}
     torch.manual_seed(0)
     save_checkpoint(tmp_path / "made.pt", {"name": "unet", "kwargs": kwargs, "state": build_model("unet", **kwargs).state_dict()},
-                    data_facts(facts), {"epoch": 0, "labelled_pixels": 0}, {})
+                    checkpoint_meta(meta), {"epoch": 0, "labelled_pixels": 0}, {})
     path, = run(predict, "--checkpoint", tmp_path / "made.pt", "--out", tmp_path / "maps", "--device", "cpu",
                 DATA / "geotiffs" / name)
     check_map(path, DATA / "geotiffs" / name, 3)

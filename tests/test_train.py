@@ -131,7 +131,7 @@ def test_a_run_is_finished_when_its_pictures_are_there(data, tmp_path, monkeypat
 @pytest.mark.parametrize("signal_number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_interrupted_before_the_first_step_it_is_one_line(data, tmp_path, signal_number):
     code = ("import os, runpy, data\n"
-            f"data.Tiles.__len__ = lambda self: os.kill(os.getpid(), {int(signal_number)})\n"
+            f"data.TileDataset.__len__ = lambda self: os.kill(os.getpid(), {int(signal_number)})\n"
             f"import sys; sys.argv = ['train.py', '--data', {str(data)!r}, '--out', {str(tmp_path / 'run')!r}]\n"
             f"runpy.run_path({train.__file__!r}, run_name='__main__')")
     done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(train.__file__).parent, capture_output=True, text=True)

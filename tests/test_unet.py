@@ -9,7 +9,7 @@ import torch
 from helpers import randomise, reference
 from torch.utils.flop_counter import FlopCounterMode
 
-from unet import FusionBlock, ResNet, ResUNet, UNet, cuts_going_up, double_size
+from unet import FusionBlock, ResNet, ResUNet, UNet, decoder_crops, upsample_block
 
 
 def gflop(model, side, *margin):
@@ -44,7 +44,7 @@ def test_radius_by_count(depth, transposed, bilinear):
 
 
 def test_bilinear_doubles_without_aligned_corners():
-    layer = double_size(1, 1, "bilinear")
+    layer = upsample_block(1, 1, "bilinear")
     assert layer(torch.tensor([[[[0.0, 1.0]]]]))[0, 0, 0].tolist() == [0.0, 0.25, 0.75, 1.0]
 
 
@@ -113,9 +113,9 @@ def test_resunet_variants(skips, upsampling):
 
 
 def test_cuts_going_up_by_hand():
-    assert cuts_going_up(32, [1, 2, 2]) == [2, 11, 29]  # 32 - 3; 29 // 2 - 3; 11 // 2 - 3
-    assert cuts_going_up(112, [2, 2, 2]) == [8, 23, 53]
-    assert cuts_going_up(5, [1, 2]) == [0, 2] and cuts_going_up(0, [1, 2]) == [0, 0]
+    assert decoder_crops(32, [1, 2, 2]) == [2, 11, 29]  # 32 - 3; 29 // 2 - 3; 11 // 2 - 3
+    assert decoder_crops(112, [2, 2, 2]) == [8, 23, 53]
+    assert decoder_crops(5, [1, 2]) == [0, 2] and decoder_crops(0, [1, 2]) == [0, 0]
 
 
 @pytest.mark.parametrize("margin", [1, 3, 4, 9, 16, 30])

@@ -4,7 +4,7 @@ import torch
 
 
 @torch.no_grad()
-def update_average(average, model, decay, updates):
+def update_ema(average, model, decay, updates):
     """Move an exponential moving average of the weights one step on; early on it is the plain mean, which forgets the start.
 
     Args:

@@ -5,7 +5,7 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.distributed import no_bar
+from engine.distributed import disable_tqdm
 
 
 def superpixels(image, size, compactness=0.5, rounds=5):
@@ -55,7 +55,7 @@ def superpixels(image, size, compactness=0.5, rounds=5):
     return segments[:height, :width]
 
 
-def spread_points(labels, segments, ignore=255):
+def propagate_to_superpixels(labels, segments, ignore=255):
     """Give every superpixel the class of its points; where they disagree, and where there are none, nothing is said.
 
     Args:
@@ -73,11 +73,11 @@ def spread_points(labels, segments, ignore=255):
     return np.where(lowest == highest, lowest, ignore).astype(np.uint8)[segments]
 
 
-def lend_points(tiles, size):
+def add_superpixel_labels(tiles, size):
     """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
     tiles.patches = torch.empty_like(tiles.labels)
-    for index in tqdm(range(len(tiles)), "superpixels", unit="tile", disable=no_bar(), leave=False):
-        images, labels = tiles.take([index])
-        values = normalise(images, tiles.facts["mean"], tiles.facts["std"], tiles.facts.get("nodata"))[0]  # (C, H, W)
+    for index in tqdm(range(len(tiles)), "superpixels", unit="tile", disable=disable_tqdm(), leave=False):
+        images, labels = tiles.get_batch([index])
+        values = normalise(images, tiles.meta["mean"], tiles.meta["std"], tiles.meta.get("nodata"))[0]  # (C, H, W)
         segments = superpixels(values.permute(1, 2, 0).numpy(), size)
-        tiles.patches[index] = torch.from_numpy(spread_points(labels[0], segments, tiles.ignore))
+        tiles.patches[index] = torch.from_numpy(propagate_to_superpixels(labels[0], segments, tiles.ignore))

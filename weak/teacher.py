@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.device import to_device
-from losses import labelled_weight, partial_cross_entropy
+from losses import count_labelled, partial_cross_entropy
 from weak.crf import gated_crf_loss
 
 SUPERPIXEL_WEIGHT, SUPERPIXELS_GONE = 0.5, 0.6  # at the start; share of training after which it is 0
@@ -47,7 +47,7 @@ def divisors(layers, class_weight=None, ignore=255):
     By the first the points' loss; by the second the superpixels'; by the third, the pixels seen, the teacher's and the CRF's.
     """
     weights = [class_weight, class_weight, None][:layers.shape[1]]
-    return torch.stack([labelled_weight(layers[:, k], weight, ignore) for k, weight in enumerate(weights)])
+    return torch.stack([count_labelled(layers[:, k], weight, ignore) for k, weight in enumerate(weights)])
 
 
 def learn_beyond(model, average, images, layers, places, weights, totals, threshold, random_key, class_weight=None, ignore=255):
@@ -62,7 +62,7 @@ def learn_beyond(model, average, images, layers, places, weights, totals, thresh
         places: (B,) each image's place in the epoch's order.
         weights: as `term_weights` gives.
         totals: as `divisors` gives, of the whole batch where these images are a part of it.
-        threshold: confidence from which the teacher is believed, 0..1; see `teacher_targets`.
+        threshold: confidence from which the teacher is believed, 0..1; see `pseudo_labels`.
         random_key: (seed, epoch), the run's.
         class_weight: (K,) of the points' loss, or None; superpixels weigh alike.
     Returns:
@@ -74,14 +74,14 @@ def learn_beyond(model, average, images, layers, places, weights, totals, thresh
     seen = layers[:, 2] != ignore  # (B, H, W)
     if weights["teacher"]:
         with torch.no_grad():
-            targets = teacher_targets(average(images).float(), layers[:, 0], seen, threshold, ignore)
-        boxes = to_device(cut_boxes(*random_key, places, *images.shape[2:]), images.device)
-        views = torch.cat([images, cut_mix(strong_view(images, *random_key, places), boxes)])
+            targets = pseudo_labels(average(images).float(), layers[:, 0], seen, threshold, ignore)
+        boxes = to_device(cutmix_masks(*random_key, places, *images.shape[2:]), images.device)
+        views = torch.cat([images, cutmix(strong_augment(images, *random_key, places), boxes)])
     # One pass for both views: batch norm then sees in training the mixture that its running statistics are of.
     logits = model(views.contiguous(memory_format=torch.channels_last))
     if weights["teacher"]:
         # Divided by all pixels that were seen: the fewer the teacher is sure of, the less it says.
-        loss += weights["teacher"] * partial_cross_entropy(logits[count:].float(), cut_mix(targets, boxes), ignore,
+        loss += weights["teacher"] * partial_cross_entropy(logits[count:].float(), cutmix(targets, boxes), ignore,
                                                            total=totals[2])
     if weights["superpixels"]:
         loss += weights["superpixels"] * partial_cross_entropy(logits[:count].float(), layers[:, 1], ignore, class_weight,
@@ -93,7 +93,7 @@ def learn_beyond(model, average, images, layers, places, weights, totals, thresh
     return logits[:count], loss
 
 
-def teacher_targets(logits, labels, seen, threshold, ignore=255):
+def pseudo_labels(logits, labels, seen, threshold, ignore=255):
     """What the student is asked to say: the label where there is one, else the teacher's class where it is sure of it.
 
     Every class has its own bar: the threshold times (mean confidence in this class / highest mean of any class), both over
@@ -117,7 +117,7 @@ def teacher_targets(logits, labels, seen, threshold, ignore=255):
     return torch.where(labels != ignore, labels, guess).to(torch.uint8)
 
 
-def strong_view(images, seed, epoch, places):
+def strong_augment(images, seed, epoch, places):
     """The same ground under other light: gain and offset of the image and of each band, and for half of them a blur.
 
     Photometric alone, so that the teacher's map of the plain view fits this one pixel by pixel.
@@ -140,11 +140,11 @@ def strong_view(images, seed, epoch, places):
     return images * draws[:, :bands] + draws[:, bands:-1]
 
 
-def cut_boxes(seed, epoch, places, height, width):
+def cutmix_masks(seed, epoch, places, height, width):
     """A box for each image, a quarter to a half of its area, where its neighbour in the batch is to be pasted.
 
     Args:
-        seed, epoch, places: as in `strong_view`.
+        seed, epoch, places: as in `strong_augment`.
         height, width: of the images, px.
     Returns:
         (B, H, W) bool, True inside.
@@ -159,7 +159,7 @@ def cut_boxes(seed, epoch, places, height, width):
     return boxes
 
 
-def cut_mix(values, boxes):
+def cutmix(values, boxes):
     """Paste into each image's box what the next image of the batch (the first, for the last) shows there.
 
     An image on its own, as a part of a batch may be, is pasted into itself: it stays as it was.

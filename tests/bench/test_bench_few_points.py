@@ -102,9 +102,9 @@ def test_fresh_points_are_k_at_each_visit_and_others_the_next_time(tmp_path, mon
     write_set(tmp_path)
     monkeypatch.syspath_prepend(BENCH)
     tiles = load("fresh_points").FreshTiles(tmp_path, "train", 4, "image", 0)
-    visits = [tiles.take([2, 5])[1] for _ in range(3)]
+    visits = [tiles.get_batch([2, 5])[1] for _ in range(3)]
     truth = torch.from_numpy(np.load(tmp_path / "train_labels.npy")[[2, 5]])
     for labels in visits:
         assert (labels != 255).sum() == 8 and torch.equal(labels[labels != 255], truth[labels != 255])
     assert not torch.equal(visits[0], visits[1])
-    assert torch.equal(visits[0], load("fresh_points").FreshTiles(tmp_path, "train", 4).take([2, 5])[1])
+    assert torch.equal(visits[0], load("fresh_points").FreshTiles(tmp_path, "train", 4).get_batch([2, 5])[1])

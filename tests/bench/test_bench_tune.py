@@ -33,9 +33,9 @@ def test_one_place_has_a_table_of_its_own(experiment):
 
 
 def test_places_are_scored_one_by_one(experiment, monkeypatch, tmp_path):
-    facts = write_set(tmp_path / "fold", count=3, side=4, classes=2)
-    facts["places"] = {"scene 0": "east", "scene 1": "west", "scene 2": "east"}
-    (tmp_path / "fold" / "dataset.json").write_text(json.dumps(facts))
+    meta = write_set(tmp_path / "fold", count=3, side=4, classes=2)
+    meta["places"] = {"scene 0": "east", "scene 1": "west", "scene 2": "east"}
+    (tmp_path / "fold" / "dataset.json").write_text(json.dumps(meta))
     (tmp_path / "fold" / "tiles.csv").write_text("split,index,scene,row,col\n" + "".join(f"test,{n},scene {n},0,0\n" for n in range(3)))
     labels = np.zeros((3, 4, 4), np.uint8)
     labels[2, :2] = 1  # in the east 8 pixels of 32, so IoU 24/32 and 0; in the west none, so IoU 1 of one class; in all 40/48 and 0
@@ -47,7 +47,7 @@ def test_places_are_scored_one_by_one(experiment, monkeypatch, tmp_path):
 
     monkeypatch.setattr(experiment, "ROOT", tmp_path)
     monkeypatch.setattr(experiment, "PLACES", tmp_path / "places.csv")
-    monkeypatch.setattr(experiment, "load_model", lambda path, device: (Zero(), {**facts, "classes": ["c0", "c1"]}))
+    monkeypatch.setattr(experiment, "load_model", lambda path, device: (Zero(), {**meta, "classes": ["c0", "c1"]}))
     for run in ("right", "older", "without-a-row"):
         (tmp_path / "runs" / "tune" / run).mkdir(parents=True)
         (tmp_path / "runs" / "tune" / run / "last.pt").touch()

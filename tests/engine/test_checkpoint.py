@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.checkpoint import load_checkpoint, load_model, save_checkpoint
-from engine.meta import data_facts
+from engine.meta import checkpoint_meta
 from networks import build_model
 
 FACTS = {"name": "made", "classes": [{"name": "a", "colour": [1, 2, 3]}, {"name": "b", "colour": [4, 5, 6]}], "ignore": 255,
@@ -18,18 +18,18 @@ def write_checkpoint(path, seed=0):
     torch.manual_seed(seed)
     kwargs = {"bands": 1, "classes": 2, "width": 4, "depth": 1}
     model = build_model("unet", **kwargs)
-    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, data_facts(FACTS),
+    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, checkpoint_meta(FACTS),
                     {"epoch": 1, "labelled_pixels": 3, "record": torch.zeros(2, 3, dtype=torch.float64)}, {"lr": 1e-3})
     return model.eval()
 
 
 def test_a_model_comes_back_from_the_file_alone(tmp_path):
     model = write_checkpoint(tmp_path / "best.pt")
-    again, facts = load_model(tmp_path / "best.pt")
+    again, meta = load_model(tmp_path / "best.pt")
     images = torch.randn(2, 1, 9, 5)
     assert torch.allclose(model(images), again(images), atol=1e-6) and not again.training
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert facts["classes"] == ["a", "b"] and facts["colours"] == [[1, 2, 3], [4, 5, 6]] and facts["gsd_m"] == 0.5
+    assert meta["classes"] == ["a", "b"] and meta["colours"] == [[1, 2, 3], [4, 5, 6]] and meta["gsd_m"] == 0.5
     assert [path.name for path in tmp_path.iterdir()] == ["best.pt"]
 
 

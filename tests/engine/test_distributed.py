@@ -76,7 +76,7 @@ def test_two_processes_have_the_gradients_and_the_weights_of_one(tmp_path, monke
 
 def test_one_process_is_the_same_path():
     assert ranks.join(torch.device("cpu")) == (0, 1) == ranks.rank_and_size()
-    assert ranks.same_on_all_ranks("x") == "x" and float(ranks.sum_over_ranks(torch.tensor(3.0))) == 3
+    assert ranks.broadcast("x") == "x" and float(ranks.all_reduce(torch.tensor(3.0))) == 3
 
 
 @pytest.mark.slow

@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 from helpers import edit, write_set
 
-from engine.meta import check_kept_facts, data_facts, display_limits, load_facts
+from engine.meta import (
+    check_checkpoint_meta,
+    checkpoint_meta,
+    display_limits,
+    load_meta,
+)
 
 
 def break_json(folder):
@@ -55,22 +60,22 @@ def break_format(folder):
 ])
 def test_a_damaged_set_is_one_line(tmp_path, damage, message):
     write_set(tmp_path)
-    load_facts(tmp_path)
+    load_meta(tmp_path)
     damage(tmp_path)
     with pytest.raises((ValueError, OSError), match=message) as error:
-        load_facts(tmp_path)
+        load_meta(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
 def test_limits_are_two_deviations_about_the_mean_of_the_displayed_bands():
-    facts = {"dtype": "uint16", "mean": [100.0, 200.0, 300.0], "std": [10.0, 20.0, 30.0], "rgb": [2, 1, 0]}
-    assert display_limits(facts) == [(240.0, 360.0), (160.0, 240.0), (80.0, 120.0)]
-    assert display_limits({**facts, "dtype": "uint8"}) is None
+    meta = {"dtype": "uint16", "mean": [100.0, 200.0, 300.0], "std": [10.0, 20.0, 30.0], "rgb": [2, 1, 0]}
+    assert display_limits(meta) == [(240.0, 360.0), (160.0, 240.0), (80.0, 120.0)]
+    assert display_limits({**meta, "dtype": "uint8"}) is None
 
 
 def test_a_checkpoint_keeps_names_colours_and_scale(tmp_path):
     write_set(tmp_path)
-    kept = data_facts({**load_facts(tmp_path), "arguments": {"scale": 0.5}})
+    kept = checkpoint_meta({**load_meta(tmp_path), "arguments": {"scale": 0.5}})
     assert kept["classes"] == ["c0", "c1", "c2"] and len(kept["colours"]) == 3 and kept["scale"] == 0.5
 
 
@@ -79,7 +84,7 @@ def test_a_checkpoint_keeps_names_colours_and_scale(tmp_path):
     {"mean": [[1, 2, 3]], "std": [[1, 2, 3]]}])
 def test_what_a_checkpoint_keeps_is_believed_only_where_it_makes_sense(changed, tmp_path):
     write_set(tmp_path)
-    kept = data_facts(load_facts(tmp_path))
-    check_kept_facts(**kept)
+    kept = checkpoint_meta(load_meta(tmp_path))
+    check_checkpoint_meta(**kept)
     with pytest.raises((TypeError, ValueError)):
-        check_kept_facts(**kept | changed)
+        check_checkpoint_meta(**kept | changed)

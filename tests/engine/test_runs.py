@@ -16,11 +16,11 @@ import torch
 from helpers import TINY, edit, run, same_run, write_set
 
 import train
-from data import Tiles
+from data import TileDataset
 from engine import runs
 from engine.checkpoint import _digest as digest_of
 from engine.checkpoint import load_checkpoint, load_model, save_checkpoint
-from engine.meta import data_facts
+from engine.meta import checkpoint_meta
 from weak import ema
 
 ROOT = pathlib.Path(train.__file__).parent
@@ -268,14 +268,14 @@ def test_rank_0_alone_cuts_the_log_back(data, tmp_path):
     flags = ["--data", data, "--out", str(tmp_path / "run"), *TINY]
     train.main(train.parse_args([*flags, "--epochs", "2", "--stop-after", "1"]))
     args = train.parse_args([*flags, "--epochs", "2", "--resume"])
-    tiles = Tiles(data, "train", args.points)
-    facts = data_facts(tiles.facts)
+    tiles = TileDataset(data, "train", args.points)
+    meta = checkpoint_meta(tiles.meta)
     with open(tmp_path / "run" / "log.csv", "a") as file:
         file.write("2,0.5")
     for rank, torn in ((1, True), (0, False)):
-        state = train.build_run(args, facts, tiles, torch.device("cpu"))
+        state = train.build_run(args, meta, tiles, torch.device("cpu"))
         state.rank = rank
-        runs.resume(state, args, facts, torch.device("cpu"))
+        runs.resume(state, args, meta, torch.device("cpu"))
         assert (tmp_path / "run" / "log.csv").read_text().endswith("2,0.5") == torn and state.epoch == 1
 
 
@@ -284,7 +284,7 @@ def test_the_folder_s_name_is_no_pattern(tmp_path, monkeypatch):
     args = train.parse_args([])
     for name, wanted in (("a[1]", "runs/a[1]-unet-1"), ("a[1]", "runs/a[1]-unet-2"), ("a**b", "runs/a**b-unet-1")):
         args.data, args.out = name, None
-        with runs.claimed_folder(args):
+        with runs.run_dir_lock(args):
             assert args.out == wanted
 
 
@@ -302,14 +302,14 @@ def test_the_average_by_hand():
     torch.nn.init.constant_(average.weight, 0.0)
     for updates, value, expected in ((1, 4.0, 2.0), (2, 5.0, 3.0), (9, 13.0, 5.0)):  # keeps 1/2, 2/3, then 0.8
         torch.nn.init.constant_(model.weight, value)
-        ema.update_average(average, model, 0.8, updates)
+        ema.update_ema(average, model, 0.8, updates)
         assert average.weight.item() == pytest.approx(expected)
 
 
 def test_the_average_takes_batch_norm_statistics_as_they_are():
     average, model = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
     model(torch.full((1, 1, 2, 2), 8.0))
-    ema.update_average(average, model, 0.9, 100)
+    ema.update_ema(average, model, 0.9, 100)
     assert float(average.running_mean) == pytest.approx(0.8) and int(average.num_batches_tracked) == 1
 
 

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from geo import maps
-from geo.maps import Strip, write_areas, write_legend, write_maps
+from geo.maps import RowBlock, write_areas, write_legend, write_maps
 from geo.raster import open_raster, write_geotiff
 from sources.labels import land_classes, read_points
 
@@ -34,8 +34,8 @@ def strips(probabilities=False, cut=13):
     layers[0, 0], layers[0, 0, 0], doubt = 0, 255, np.zeros((30, 40))
     doubt[0, 0] = -np.inf
     doubt[10, 20], doubt[25, 5] = 1, 0.1  # all others are drawn a hundred thousand times more seldom
-    whole = Strip(layers, np.full((30, 40, 3), 90, np.uint8), doubt)
-    return whole, [Strip(*(part[:cut] for part in whole)), Strip(*(part[cut:] for part in whole))]
+    whole = RowBlock(layers, np.full((30, 40, 3), 90, np.uint8), doubt)
+    return whole, [RowBlock(*(part[:cut] for part in whole)), RowBlock(*(part[cut:] for part in whole))]
 
 
 def names(folder):
@@ -128,8 +128,8 @@ def test_no_more_than_some_strips_are_held(tmp_path):
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "scene.png")
     with open_raster(tmp_path / "scene.png") as raster:
         raster.height, raster.width = 4096, 8192
-        every = maps.overview_step(4096, 8192)
-        parts = (Strip(np.zeros((256, 8192, 1), np.uint8), np.zeros((256 // every, 8192 // every, 3), np.uint8), None)
+        every = maps.overview_stride(4096, 8192)
+        parts = (RowBlock(np.zeros((256, 8192, 1), np.uint8), np.zeros((256 // every, 8192 // every, 3), np.uint8), None)
                  for _ in range(16))  # 34 MB in all
         tracemalloc.start()
         maps.write_rasters(tmp_path / "scene", parts, raster, FACTS, False, None)
@@ -139,7 +139,7 @@ def test_no_more_than_some_strips_are_held(tmp_path):
 
 
 def write_photo(path, height, width):
-    """A black photograph; returns its path."""
+    """A black render; returns its path."""
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(path)
     return path
 
@@ -197,10 +197,10 @@ def test_a_full_disk_at_any_raster_leaves_nothing(tmp_path, scene, monkeypatch, 
 
 
 def test_overview_is_bounded_and_shows_the_pixels_it_stands_for(tmp_path, monkeypatch, scene):
-    assert [maps.overview_step(*size) for size in [(1, 2000), (2001, 5), (30000, 10), (30000, 31000)]] == [1, 2, 15, 16]
+    assert [maps.overview_stride(*size) for size in [(1, 2000), (2001, 5), (30000, 10), (30000, 31000)]] == [1, 2, 15, 16]
     monkeypatch.setattr(maps, "OVERVIEW_SIDE", 14)  # each third of 30 x 40
     whole, _ = strips()
-    parts = [Strip(whole.layers[a:b], whole.rgb[-a % 3::3, ::3][:len(range(-a % 3, b - a, 3))], whole.doubt[a:b])
+    parts = [RowBlock(whole.layers[a:b], whole.rgb[-a % 3::3, ::3][:len(range(-a % 3, b - a, 3))], whole.doubt[a:b])
              for a, b in [(0, 13), (13, 14), (14, 30)]]
     counts, rgb, classes = maps.write_rasters(tmp_path / "a", parts, scene, FACTS, False, None)
     assert np.array_equal(classes, whole.layers[::3, ::3, 0]) and rgb.shape == (10, 14, 3)

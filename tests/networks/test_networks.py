@@ -91,9 +91,9 @@ def test_rebuilt_from_the_checkpoint_alone(name, tmp_path):
     model = build_model(name, **kwargs)
     model(torch.rand(2, 4, 33, 47))  # moves the batch-norm statistics
     saved = {"name": name, "kwargs": kwargs, "state": model.state_dict()}
-    facts = {"classes": ["a", "b"], "colours": [[0, 0, 0]] * 2, "ignore": 255, "mean": [0.0] * 4, "std": [1.0] * 4, "bands": 4,
+    meta = {"classes": ["a", "b"], "colours": [[0, 0, 0]] * 2, "ignore": 255, "mean": [0.0] * 4, "std": [1.0] * 4, "bands": 4,
              "rgb": [0]}
-    save_checkpoint(tmp_path / "best.pt", saved, facts, {}, {})
+    save_checkpoint(tmp_path / "best.pt", saved, meta, {}, {})
     loaded, _ = load_model(tmp_path / "best.pt")
     x = torch.rand(1, 4, 33, 47).to(memory_format=torch.channels_last)
     expected = model.to(memory_format=torch.channels_last).eval()(x)

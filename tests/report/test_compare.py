@@ -15,7 +15,7 @@ from report.compare import (
     run_rows,
     write_comparison,
 )
-from report.stats import Tally
+from report.stats import EvalStats
 
 
 def right_and_wrong(right, wrong):
@@ -25,7 +25,7 @@ def right_and_wrong(right, wrong):
 
 
 def tally_of(counts):
-    tally = Tally(2, range(len(counts)))
+    tally = EvalStats(2, range(len(counts)))
     tally.counts, tally.near = counts, counts.sum(0)
     return tally
 

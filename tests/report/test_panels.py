@@ -8,8 +8,8 @@ import pytest
 import torch
 from helpers import edit, has_colour, ink_box, write_set
 
-from data import Tiles
-from engine.meta import data_facts
+from data import TileDataset
+from engine.meta import checkpoint_meta
 from report import figures
 from report.panels import (
     boundary_scores,
@@ -23,7 +23,7 @@ from report.panels import (
     tile_panels,
     write_rows,
 )
-from report.stats import BINS, Tally, area_rows
+from report.stats import BINS, EvalStats, area_rows
 
 
 class Reader(torch.nn.Module):
@@ -35,7 +35,7 @@ class Reader(torch.nn.Module):
 
 
 def scored_set(folder, wrong=(0, 3, 1, 5, 2, 4)):
-    """Tiles of 8 x 8 px of which so many of the eight columns are answered wrong, in scenes of two tiles, and their Tally."""
+    """Tiles of 8 x 8 px of which so many of the eight columns are answered wrong, in scenes of two tiles, and their EvalStats."""
     write_set(folder, count=len(wrong))
     labels = np.load(folder / "test_labels.npy")
     images = np.zeros((*labels.shape, 3), np.uint8)
@@ -46,8 +46,8 @@ def scored_set(folder, wrong=(0, 3, 1, 5, 2, 4)):
     for key, value in (("mean", [0.0] * 3), ("std", [1.0] * 3),
                        ("classes", [{"name": f"c{k}", "colour": figures.default_colours(3)[k]} for k in range(3)])):
         edit(folder, key, value)
-    tiles = Tiles(folder, "test")
-    tally = Tally(3, [tile // 2 for tile in range(len(wrong))])
+    tiles = TileDataset(folder, "test")
+    tally = EvalStats(3, [tile // 2 for tile in range(len(wrong))])
     inputs, truth = torch.from_numpy(images).permute(0, 3, 1, 2).float(), torch.from_numpy(labels)
     logits = Reader()(inputs)
     tally.update(0, logits, logits.argmax(1).to(torch.uint8), truth)
@@ -68,7 +68,7 @@ def panels_of(folder, wrong, monkeypatch, each=1):
 
     real = figures.panel_grid
     monkeypatch.setattr("report.panels.panel_grid", grid)
-    figure = tile_panels(Reader(), tiles, tally, places, data_facts(tiles.facts), torch.device("cpu"), "test", each)
+    figure = tile_panels(Reader(), tiles, tally, places, checkpoint_meta(tiles.meta), torch.device("cpu"), "test", each)
     return figure, seen["titles"], [int((row[3] == figures.WRONG).all(-1).sum()) for row in seen["rows"]]
 
 
@@ -93,29 +93,29 @@ def test_tiles_with_few_labels_are_not_shown(tmp_path):
     tiles, tally, places = scored_set(tmp_path)
     tally.tiles[3, 0] = 10  # the worst one
     tally.tiles[:, 1] = torch.minimum(tally.tiles[:, 1], tally.tiles[:, 0])
-    facts = data_facts(tiles.facts)
-    figure = tile_panels(Reader(), tiles, tally, places, facts, torch.device("cpu"), "test", 3)
-    assert figure.height < tile_panels(Reader(), *scored_set(tmp_path), facts, torch.device("cpu"), "test", 3).height
+    meta = checkpoint_meta(tiles.meta)
+    figure = tile_panels(Reader(), tiles, tally, places, meta, torch.device("cpu"), "test", 3)
+    assert figure.height < tile_panels(Reader(), *scored_set(tmp_path), meta, torch.device("cpu"), "test", 3).height
 
 
 def test_no_labels_at_all_is_a_picture_of_nothing(tmp_path):
     tiles, tally, places = scored_set(tmp_path)
-    empty = Tally(3, tally.blocks)
+    empty = EvalStats(3, tally.blocks)
     empty.update(0, torch.zeros(6, 3, 8, 8), torch.zeros(6, 8, 8, dtype=torch.uint8), torch.full((6, 8, 8), 255, dtype=torch.uint8))
-    figure = tile_panels(Reader(), tiles, empty, places, data_facts(tiles.facts), torch.device("cpu"), "test")
+    figure = tile_panels(Reader(), tiles, empty, places, checkpoint_meta(tiles.meta), torch.device("cpu"), "test")
     assert figure.width > 100 and reliability_figure(empty, "test split").height > 1000
 
 
 def test_preview_shows_tiles_of_the_split(tmp_path):
     tiles, _, _ = scored_set(tmp_path)
-    facts = data_facts(tiles.facts)
-    picture = preview(Reader(), tiles, Tiles(tmp_path, "test", points=3), facts, torch.device("cpu"), rows=3)
+    meta = checkpoint_meta(tiles.meta)
+    picture = preview(Reader(), tiles, TileDataset(tmp_path, "test", points=3), meta, torch.device("cpu"), rows=3)
     assert picture.width > 4 * 200 and picture.height > 3 * 200
 
 
 def test_reliability_runs_through_its_bins(monkeypatch):
     """A network that is 30 % sure is right in 1 of 4 pixels, one that is 90 % sure in 3 of 4."""
-    tally, drawn = Tally(2, [0]), []
+    tally, drawn = EvalStats(2, [0]), []
     low, high = int(0.3 * BINS), int(0.9 * BINS)
     tally.bins[:, low], tally.bins[:, high] = torch.tensor([4, 1, 4 * 0.3]), torch.tensor([4, 3, 4 * 0.9])
     real = figures.curves
@@ -147,7 +147,7 @@ def test_a_damaged_log_is_one_line(tmp_path, text):
 # ---------------------------------------------------------------- tables
 
 def test_boundary_scores_by_hand():
-    tally = Tally(3, [0])
+    tally = EvalStats(3, [0])
     tally.counts[0] = torch.tensor([[50, 10, 0], [5, 35, 0], [0, 0, 0]])
     tally.near = torch.tensor([[10, 10, 0], [0, 0, 0], [0, 0, 0]])
     scores = boundary_scores(tally, ["a", "b", "c"])
@@ -156,7 +156,7 @@ def test_boundary_scores_by_hand():
 
 
 def test_scenes_by_hand_the_worst_first():
-    tally = Tally(2, [0, 1, 1, 2, 0])
+    tally = EvalStats(2, [0, 1, 1, 2, 0])
     tally.counts[:] = torch.tensor([[[8, 0], [0, 8]], [[0, 4], [0, 0]], [[2, 0], [2, 0]]])
     places = [("good", 0, 0), ("bad", 0, 0), ("bad", 0, 8), ("bad", 0, 90), ("good", 0, 8)]
     bad, good = scene_rows(tally, places, ["x", "y"])
@@ -166,7 +166,7 @@ def test_scenes_by_hand_the_worst_first():
 
 
 def test_a_scene_without_labels_comes_last_and_has_no_score():
-    tally = Tally(2, [0, 1])
+    tally = EvalStats(2, [0, 1])
     tally.counts[1] = torch.tensor([[1, 0], [0, 0]])
     rows = scene_rows(tally, [("none", 0, 0), ("some", 0, 0)], ["x", "y"])
     assert [row["scene"] for row in rows] == ["some", "none"] and rows[1]["miou"] is rows[1]["pixel_accuracy"] is None
@@ -189,7 +189,7 @@ def test_rows_are_written_whole(tmp_path):
 
 
 def test_the_text_shows_the_worst_ten_scenes_and_what_is_assumed():
-    tally = Tally(2, range(12))
+    tally = EvalStats(2, range(12))
     tally.counts[:, 0, 0] = 100
     tally.counts[:, 0, 1] = torch.arange(12)
     places = [(f"scene{n:02}", 0, 0) for n in range(12)]

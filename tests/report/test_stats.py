@@ -9,7 +9,7 @@ import torch
 
 from report.stats import (
     BINS,
-    Tally,
+    EvalStats,
     adjusted_shares,
     area_rows,
     contiguous_blocks,
@@ -29,7 +29,7 @@ def logits_of(guess, classes, odds):
 
 
 def tallied(blocks=(0, 1), odds=8.0, parts=1):
-    tally = Tally(3, blocks)
+    tally = EvalStats(3, blocks)
     for start, guess, truth in zip((0, 1), GUESS.chunk(parts), TRUTH.chunk(parts)):
         tally.update(start, logits_of(guess, 3, odds), guess, truth)
     return tally
@@ -49,7 +49,7 @@ def test_tiles_of_one_block_are_one_matrix():
 
 
 def test_tiles_without_labels_count_for_nothing():
-    tally = Tally(2, [0])
+    tally = EvalStats(2, [0])
     tally.update(0, torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=torch.uint8), torch.full((1, 3, 3), 255, dtype=torch.uint8))
     assert tally.counts.sum() == 0
     assert tally.tiles[0, 0] == 0 and math.isnan(tally.tiles[0, 2]) and math.isnan(tally.calibration_error())
@@ -57,7 +57,7 @@ def test_tiles_without_labels_count_for_nothing():
 
 def test_counts_with_255_classes():
     labels = torch.arange(255, dtype=torch.uint8).reshape(1, 15, 17)
-    tally = Tally(255, [0])
+    tally = EvalStats(255, [0])
     tally.update(0, torch.zeros(1, 255, 15, 17), labels, labels)
     assert torch.equal(tally.counts[0], torch.eye(255, dtype=torch.int64)) and torch.equal(tally.near, tally.counts[0])
 
@@ -105,7 +105,7 @@ def test_near_and_beyond_are_scored_apart():
     truth[:, :, 6:] = 1
     guess = truth.clone()
     guess[:, :, 5] = 1  # one column of the six near the boundary is wrong
-    tally = Tally(2, [0])
+    tally = EvalStats(2, [0])
     tally.update(0, logits_of(guess, 2, 4.0), guess, truth)
     assert tally.near.tolist() == [[8, 4], [0, 12]]
     assert (tally.counts[0] - tally.near).tolist() == [[12, 0], [0, 12]]
@@ -125,14 +125,14 @@ def test_errors_of_two_bins_do_not_cancel():
     guess, truth = torch.zeros(2, 1, 10, dtype=torch.uint8), torch.zeros(2, 1, 10, dtype=torch.uint8)
     truth[0, 0, :5] = 1  # where it is 90 % sure it is right in 5 of 10, where it is 50 % sure in 10 of 10
     logits = torch.cat([logits_of(guess[:1], 2, 9.0), torch.zeros(1, 2, 1, 10)])
-    tally = Tally(2, [0, 0])
+    tally = EvalStats(2, [0, 0])
     tally.update(0, logits, guess, truth)
     assert tally.calibration_error() == pytest.approx((0.4 + 0.5) / 2)
 
 
 def test_sure_of_everything_is_the_last_bin():
     guess = torch.zeros(1, 2, 2, dtype=torch.uint8)
-    tally = Tally(2, [0])
+    tally = EvalStats(2, [0])
     tally.update(0, logits_of(guess, 2, 1e30), guess, guess)
     assert tally.bins[0, -1] == 4 and tally.calibration_error() == 0
 

@@ -6,9 +6,9 @@ from PIL import Image
 
 from geo.raster import open_raster
 from sources import public as datasets
-from sources.demo import cast_shadow, demo, lay_out, photograph, smooth_noise
+from sources.demo import cast_shadow, demo, generate_map, render, smooth_noise
 from sources.labels import land_classes
-from sources.public import Scene, Source, find_files, listed_tiles, pair_scenes
+from sources.public import RawDataset, Scene, find_files, listed_tiles, pair_scenes
 from sources.scenes import Region, SceneReader
 
 
@@ -110,7 +110,7 @@ def test_drone_takes_masks_of_ids_or_of_colours(tmp_path, masks, mask):
 
 
 def test_listed_tiles_are_regions_of_512_px_row_by_row(tmp_path):
-    source = Source("x", land_classes([(0, "a", None)]), [Scene("s_1", None, None, "s_1")])
+    source = RawDataset("x", land_classes([(0, "a", None)]), [Scene("s_1", None, None, "s_1")])
     (tmp_path / "test.txt").write_text("s_1_0\ns_1_5\n")
     assert listed_tiles(source, [(1000, 1100)], [tmp_path / "test.txt"]) == [
         Region("test", 0, 0, 0, 512, 512), Region("test", 0, 512, 1024, 488, 76)]
@@ -129,7 +129,7 @@ def test_listed_tiles_are_regions_of_512_px_row_by_row(tmp_path):
     ("a_spring_0\na_autumn_0\n", "b_0\n", None)])
 def test_listed_tiles_are_on_one_side_and_there_once(tmp_path, train, val, refused):
     scenes = [Scene(name, None, None, name[0]) for name in ("a_spring", "a_autumn", "b")]
-    source = Source("x", land_classes([(0, "a", None)]), scenes, aligned=True)
+    source = RawDataset("x", land_classes([(0, "a", None)]), scenes, aligned=True)
     for name, text in (("train", train), ("val", val)):
         (tmp_path / f"{name}.txt").write_text(text)
     lists = [tmp_path / "train.txt", tmp_path / "val.txt"]
@@ -144,7 +144,7 @@ def test_listed_tiles_are_on_one_side_and_there_once(tmp_path, train, val, refus
 
 
 def test_tile_lists_may_start_with_a_byte_order_mark_but_must_be_text(tmp_path):
-    source = Source("x", land_classes([(0, "a", None)]), [Scene("s", None, None, "s")])
+    source = RawDataset("x", land_classes([(0, "a", None)]), [Scene("s", None, None, "s")])
     (tmp_path / "val.txt").write_text("s_0\n", encoding="utf-8-sig")
     assert len(listed_tiles(source, [(9, 9)], [tmp_path / "val.txt"])) == 1
     (tmp_path / "val.txt").write_bytes("s_0\n".encode("utf-16"))
@@ -153,9 +153,9 @@ def test_tile_lists_may_start_with_a_byte_order_mark_but_must_be_text(tmp_path):
 
 
 def test_the_demo_is_deterministic_and_shows_every_class():
-    land = lay_out(np.random.default_rng(5))
-    assert (lay_out(np.random.default_rng(5))["labels"] == land["labels"]).all()
-    summer, again, autumn = (photograph(np.random.default_rng(1), land, season) for season in (0, 0, 1))
+    land = generate_map(np.random.default_rng(5))
+    assert (generate_map(np.random.default_rng(5))["labels"] == land["labels"]).all()
+    summer, again, autumn = (render(np.random.default_rng(1), land, season) for season in (0, 0, 1))
     assert (summer == again).all() and (summer != autumn).mean() > 0.3
     assert summer.shape == (384, 512, 4) and summer.dtype == np.uint8
     counts = np.bincount(land["labels"].ravel())

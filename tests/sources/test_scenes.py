@@ -9,16 +9,16 @@ from PIL import Image
 from geo.raster import Georeference, open_raster, write_geotiff
 from sources import scenes
 from sources.labels import MaskLabels, land_classes, read_points
-from sources.public import Scene, Source
+from sources.public import RawDataset, Scene
 from sources.scenes import (
     Region,
     ScaledRaster,
     SceneReader,
     check_footprint,
+    check_scenes,
     open_scene,
     resize,
     scaled,
-    survey,
 )
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
@@ -46,7 +46,7 @@ def labels_of(folder, mask, rows, image=None, **how):
         width, height = file.size
     if image is None:
         image = save(np.zeros((height, width, 3), np.uint8), folder / "image.png")
-    source = Source("x", land_classes(rows), [Scene("s", image, mask, "s")], **how)
+    source = RawDataset("x", land_classes(rows), [Scene("s", image, mask, "s")], **how)
     with SceneReader(source.scenes[0], source) as reader:
         return reader.read_labels(Region("train", 0, 0, 0, reader.image.height, reader.image.width)).tolist()
 
@@ -103,7 +103,7 @@ def test_colours_of_more_than_8_bits_are_refused(tmp_path):
     rows = [(None, "water", 0x010000), (None, "wood", 0x007800)]
     path = save(np.full((4, 4, 3), (0, 256, 0), np.uint16), tmp_path / "mask.tif")
     with pytest.raises(ValueError, match="mask.tif is in colours of uint16"):
-        MaskLabels(ScaledRaster(path, Source("x", [], []), smooth=False), Source("x", land_classes(rows), []))
+        MaskLabels(ScaledRaster(path, RawDataset("x", [], []), smooth=False), RawDataset("x", land_classes(rows), []))
 
 
 def test_a_threshold_makes_two_values(tmp_path):
@@ -234,7 +234,7 @@ def test_missing_pixels_do_not_spread_when_images_are_averaged(tmp_path):
 def test_scaled_scenes_are_read_in_windows_of_their_new_size(tmp_path):
     image = save(np.arange(24, dtype=np.uint8).reshape(4, 6), tmp_path / "image.png")
     mask = save(np.repeat([[10, 10, 10, 30, 30, 30]], 4, 0).astype(np.uint8), tmp_path / "mask.png")
-    source = Source("x", land_classes(IDS), [Scene("s", image, mask, "s")], scale=0.5)
+    source = RawDataset("x", land_classes(IDS), [Scene("s", image, mask, "s")], scale=0.5)
     with SceneReader(source.scenes[0], source) as reader:
         pixels, valid = reader.read_image(Region("train", 0, 1, 1, 1, 2))
         assert pixels[:, :, 0].tolist() == [[18, 20]] and valid.all()  # of 17.5 and 19.5
@@ -260,7 +260,7 @@ def test_points_in_pixels(tmp_path):
     for scale, expected in ((1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]),
                             (0.5, [(0, 0, 1), (1, 2, 1)]),  # of two points in a pixel the last counts
                             (0.4, [(0, 0, 1), (1, 1, 1)])):  # 2 x 2 px: what is on the edge stays inside
-        source = Source("x", land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
+        source = RawDataset("x", land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
         with SceneReader(source.scenes[0], source) as reader:
             labels = reader.read_labels(Region("", 0, 0, 0, reader.image.height, reader.image.width))
         assert [(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()] == expected
@@ -275,21 +275,21 @@ def test_points_on_the_map_count_in_every_scene_that_they_lie_in(tmp_path):
     text = geojson(((1003, 4999), {"class": "wood"}), ((1007.9, 4994.1), {"class": 10, "scene": "autumn"}))
     points = read_points(write_csv(tmp_path, text, "p.geojson"), land_classes(IDS))
     found = []
-    source = Source("x", land_classes(IDS), scenes, points=points)
+    source = RawDataset("x", land_classes(IDS), scenes, points=points)
     for scene in scenes:
         with SceneReader(scene, source) as reader:
             labels = reader.read_labels(Region("", 0, 0, 0, 3, 4))
             found.append([(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
     assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
-    sizes, facts, missing = survey(source)
-    assert sizes == [(3, 4)] * 2 and facts == {"bands": 1, "dtype": "uint8", "gsd_m": 2} and missing == [(None, False)]
+    sizes, meta, missing = check_scenes(source)
+    assert sizes == [(3, 4)] * 2 and meta == {"bands": 1, "dtype": "uint8", "gsd_m": 2} and missing == [(None, False)]
     text = "x,y,class\n1001,4999,wood\n1009,4999,wood\n"
     source.points = read_points(write_csv(tmp_path, text, "p.csv"), source.rows)
     with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
-        survey(source)
+        check_scenes(source)
     source.scenes = [Scene("flat", save(np.zeros((3, 4), np.uint8), tmp_path / "flat.png"), None, "flat")]
     with pytest.raises(ValueError, match="flat.png has no georeference"):
-        survey(source)
+        check_scenes(source)
 
 
 def test_survey_tells_what_scenes_have_in_common(tmp_path, monkeypatch):
@@ -298,16 +298,16 @@ def test_survey_tells_what_scenes_have_in_common(tmp_path, monkeypatch):
     images = [save(np.zeros((2, 2), np.uint8), tmp_path / f"{name}.tif", nodata, reference and Georeference(reference))
               for name, nodata, reference in (("a", 7, UTM), ("b", None, coarse), ("c", 7, None))]
 
-    def facts(*numbers, **more):
-        source = Source("x", land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
-        return survey(source, **more)[1:]
+    def meta(*numbers, **more):
+        source = RawDataset("x", land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
+        return check_scenes(source, **more)[1:]
 
     bars = []
     monkeypatch.setattr(scenes, "tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
-    assert facts(0)[0]["gsd_m"] == 4 and facts(0)[1] == [(7, False)]  # 2 m, at half the scale
-    assert facts(0, 1)[0]["gsd_m"] is None and facts(0, 1)[1] == [(7, False), (None, False)]
-    assert facts(0, 2)[0]["gsd_m"] is None and facts(0, 2)[1] == [(7, False)]
-    assert facts(0, 2, gsd=5)[0]["gsd_m"] == 10
+    assert meta(0)[0]["gsd_m"] == 4 and meta(0)[1] == [(7, False)]  # 2 m, at half the scale
+    assert meta(0, 1)[0]["gsd_m"] is None and meta(0, 1)[1] == [(7, False), (None, False)]
+    assert meta(0, 2)[0]["gsd_m"] is None and meta(0, 2)[1] == [(7, False)]
+    assert meta(0, 2, gsd=5)[0]["gsd_m"] == 10
     assert bars[0] == (1, None) and bars[-1] == (2, None)
 
 
@@ -326,7 +326,7 @@ def test_a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
         assert scene.read(0, 0, 1, 1).tolist() == [[[0] * 4]]
         assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
     mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
-    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    source = RawDataset("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
     with SceneReader(source.scenes[0], source) as reader:
         assert reader.read_image(Region("train", 0, 0, 1, 1, 1))[0].tolist() == [[[1, 101, 201, 1]]]
     save(first[:2], tmp_path / "B02.tif")
@@ -367,7 +367,7 @@ def test_a_pixel_is_missing_where_one_of_a_scenes_files_says_so(tmp_path, name):
     save(np.array(second, np.uint8), tmp_path / file, nodata=second_nodata)
     listed = write_csv(tmp_path, f"a.tif\n{file}\n", "place.txt")
     mask = save(np.full((1, 4), 10, np.uint8), tmp_path / "mask.tif")
-    source = Source("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
+    source = RawDataset("x", land_classes(IDS), [Scene("s", listed, mask, "s")])
     whole = Region("train", 0, 0, 0, 1, 4)
     with SceneReader(source.scenes[0], source) as reader:
         pixels, valid = reader.read_image(whole)
@@ -375,7 +375,7 @@ def test_a_pixel_is_missing_where_one_of_a_scenes_files_says_so(tmp_path, name):
         assert reader.read_labels(whole).tolist() == [[255 if gap else 0 for gap in missing]]
     assert pixels.tolist() == [[[nodata] * 4 if gap else [*one, *two]
                                 for one, two, gap in zip(first[0], second[0], missing)]]
-    assert survey(source)[2] == [(nodata, False)]
+    assert check_scenes(source)[2] == [(nodata, False)]
 
 
 def test_a_band_that_is_not_finite_makes_all_bands_of_a_scene_missing(tmp_path):

@@ -58,7 +58,7 @@ def write_place(folder, name="p", height=40, width=30, factor=10):
 
 
 def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif"), masks="*_mask.tif"):
-    """Run `prepare_data.py sentinel2` on the files of folder; returns facts, arrays by name and the rows of tiles.csv."""
+    """Run `prepare_data.py sentinel2` on the files of folder; returns meta, arrays by name and the rows of tiles.csv."""
     main(parse_args(["sentinel2", "--images", *(str(folder / name) for name in images), "--masks", str(folder / masks),
                      "--classes", str(folder / "classes.csv"), "--out", str(folder / out), *map(str, words)]))
     with open(folder / out / "tiles.csv", newline="") as file:
@@ -69,12 +69,12 @@ def prepare(folder, *words, out="out", images=("*_spring.tif", "*_autumn.tif"), 
 
 def test_seasons_are_samples_of_their_own_or_bands_of_one(tmp_path):
     write_place(tmp_path)
-    facts, arrays, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block")
-    assert facts["bands"] == 2 and facts["tiles"]["train"] == 24 and facts["gsd_m"] == 10
+    meta, arrays, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block")
+    assert meta["bands"] == 2 and meta["tiles"]["train"] == 24 and meta["gsd_m"] == 10
     assert {row["scene"] for row in rows} == {"p_spring", "p_autumn"}
-    facts, arrays, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack",
+    meta, arrays, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack",
                                   out="stacked")
-    assert facts["bands"] == 4 and facts["tiles"]["train"] == 12 and {row["scene"] for row in rows} == {"p"}
+    assert meta["bands"] == 4 and meta["tiles"]["train"] == 12 and {row["scene"] for row in rows} == {"p"}
     for row, tile in zip(rows, arrays["train_images"]):
         assert tile[0, 0].tolist() == [int(row["row"]), 5000 + int(row["col"]), 1000 + int(row["row"]), 5000 + int(row["col"])]
     with open_scene(tmp_path / "stacked/scenes/p.txt") as scene:  # so that the stack can be predicted
@@ -88,11 +88,11 @@ def test_what_one_stacked_season_lacks_is_missing_when_trained_and_when_predicte
         cut = image.copy()
         cut[rows] = nodata
         save(cut, tmp_path / f"p_{season}.tif", grid(10), nodata=nodata)
-    facts, arrays, _ = prepare(tmp_path, "--tile", 30, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack")
+    meta, arrays, _ = prepare(tmp_path, "--tile", 30, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack")
     missing = np.isin(np.arange(30), [0, 1, 2, 3, 8, 9, 10])
-    assert facts["nodata"] == 9 and ((arrays["train_labels"][0] == 255).all(axis=1) == missing).all()
-    values = normalise(torch.from_numpy(arrays["train_images"][:1]), facts["mean"], facts["std"], facts["nodata"])
-    assert not values[0, :, missing].any() and facts["mean"] == [7] * 4
+    assert meta["nodata"] == 9 and ((arrays["train_labels"][0] == 255).all(axis=1) == missing).all()
+    values = normalise(torch.from_numpy(arrays["train_images"][:1]), meta["mean"], meta["std"], meta["nodata"])
+    assert not values[0, :, missing].any() and meta["mean"] == [7] * 4
     with open_scene(tmp_path / "out/scenes/p.txt") as scene:  # as predict.py reads it
         pixels = scene.read(0, 0, 30, 30)
         assert (pixels == arrays["train_images"][0]).all() and (scene.no_data(pixels) == missing[:, None]).all()
@@ -116,7 +116,7 @@ def test_a_finer_mask_is_brought_down_as_asked(tmp_path):
     write_place(tmp_path)
     words = "--tile", 40, "--fractions", 1, 0, 0, "--split-by", "block", "--downscale"
     for how, roads in (("nearest",), 1), (("mode",), 0), (("weighted", "--downscale-weights", "road=20"), 1):
-        facts, arrays, _ = prepare(tmp_path, *words, *how, out=how[0])
+        meta, arrays, _ = prepare(tmp_path, *words, *how, out=how[0])
         wanted = np.where(np.arange(30) < 15, 0, 1)
         wanted[5] = 2 if roads else 0  # columns 50 to 59 of the mask, of which 55 is the one at the centre
         assert (arrays["train_labels"][0, :, :30] == wanted).all()
@@ -200,8 +200,8 @@ def test_many_seasons_of_long_names_make_no_file_name_too_long(tmp_path):
         save(np.ones((10, 10, 2), np.uint16), tmp_path / name)
     save(np.ones((20, 20), np.uint8), tmp_path / "p_mask.tif")
     (tmp_path / "classes.csv").write_text("id,name\n1,wood\n")
-    facts, _, rows = prepare(tmp_path, "--fractions", 1, 0, 0, "--seasons", "stack", "--tile", 10, images=names)
-    assert facts["bands"] == 12 and rows[0]["scene"] == "place"
+    meta, _, rows = prepare(tmp_path, "--fractions", 1, 0, 0, "--seasons", "stack", "--tile", 10, images=names)
+    assert meta["bands"] == 12 and rows[0]["scene"] == "place"
 
 
 def test_places_are_what_the_star_stands_for_or_the_only_one(tmp_path):
@@ -224,10 +224,10 @@ def test_tiles_of_water_alone_and_without_data_are_dropped_and_counted(tmp_path)
     image = np.full((40, 30, 2), 9, np.uint16)
     image[:10, :10] = 0
     save(image, tmp_path / "p_spring.tif", grid(10), nodata=0)
-    facts, _, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block", "--drop-only", "water",
+    meta, _, rows = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block", "--drop-only", "water",
                              images=["*_spring.tif"])
-    assert facts["dropped"] == {"without data": 1, "only water": 4} and facts["tiles"]["train"] == 7
-    assert "dropped 4 tiles: only water" in frequency_table(facts)
+    assert meta["dropped"] == {"without data": 1, "only water": 4} and meta["tiles"]["train"] == 7
+    assert "dropped 4 tiles: only water" in frequency_table(meta)
     with pytest.raises(ValueError, match="--drop-only sea: give one of wood, water, road"):
         prepare(tmp_path, "--drop-only", "sea", "--split-by", "block", "--fractions", 1, 0, 0, out="sea")
 
@@ -252,11 +252,11 @@ def test_cloudy_tiles_are_reported_and_kept_unless_told_otherwise(tmp_path):
     image[10:15, :10] = 6000
     save(image, tmp_path / "p_spring.tif", grid(10))
     words = "--tile", 10, "--fractions", 1, 0, 0, "--split-by", "block", "--bands", "B02", "B03", "B04", "B08"
-    facts, _, rows = prepare(tmp_path, *words, images=["*_spring.tif"])
-    assert facts["cloud_and_snow"]["train"] == [pytest.approx(1.5 / 12), 0] and facts["rgb"] == [2, 1, 0]
-    assert [float(row["cloud"]) for row in rows] == [1, 0, 0, .5] + [0] * 8 and "12.50 %" in frequency_table(facts)
-    facts, _, rows = prepare(tmp_path, *words, "--max-cloud", 0.5, images=["*_spring.tif"], out="clear")
-    assert facts["dropped"] == {"more than 50 % cloud or snow": 1} and len(rows) == 11
+    meta, _, rows = prepare(tmp_path, *words, images=["*_spring.tif"])
+    assert meta["cloud_and_snow"]["train"] == [pytest.approx(1.5 / 12), 0] and meta["rgb"] == [2, 1, 0]
+    assert [float(row["cloud"]) for row in rows] == [1, 0, 0, .5] + [0] * 8 and "12.50 %" in frequency_table(meta)
+    meta, _, rows = prepare(tmp_path, *words, "--max-cloud", 0.5, images=["*_spring.tif"], out="clear")
+    assert meta["dropped"] == {"more than 50 % cloud or snow": 1} and len(rows) == 11
     with pytest.raises(ValueError, match="--max-cloud needs to know the bands"):
         prepare(tmp_path, "--max-cloud", 0.5, images=["*_spring.tif"], out="unknown")
     with pytest.raises(ValueError, match="--bands names 3 bands, but .*p_spring.tif has 4"):
@@ -296,5 +296,5 @@ def test_rachel_carson_by_polygons(tmp_path):
     main(parse_args(["sentinel2", "--images", str(tmp_path / "rachel.txt"), "--masks",
                      str(SHARED / "rachel_carson/rcr_landcover_rasterized.tif"), "--classes", str(tmp_path / "classes.csv"),
                      "--split-by", "polygon", "--tile", "64", "--out", str(tmp_path / "out")]))
-    facts = json.loads((tmp_path / "out/dataset.json").read_text())
-    assert facts["bands"] == 8 and sum(map(sum, facts["pixels"].values())) == 598 and facts["pixels"]["test"][4] == 0
+    meta = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert meta["bands"] == 8 and sum(map(sum, meta["pixels"].values())) == 598 and meta["pixels"]["test"][4] == 0

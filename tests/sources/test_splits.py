@@ -9,7 +9,7 @@ from geo.raster import write_geotiff
 from prepare_data import main, parse_args
 from sources import public as datasets
 from sources import splits
-from sources.public import Scene, Source
+from sources.public import RawDataset, Scene
 from sources.scenes import Region
 from sources.splits import cut, cut_blocks, draw, find_polygons, plan_regions
 
@@ -46,7 +46,7 @@ def test_blocks_of_two_seasons_of_a_place_lie_on_the_same_ground(tmp_path):
 
 
 def test_fractions_are_refused_where_splits_are_named():
-    source = Source("x", [], [Scene("a", "a.tif", "m.tif", "a", "train"), Scene("b", "b.tif", "n.tif", "b", "test")])
+    source = RawDataset("x", [], [Scene("a", "a.tif", "m.tif", "a", "train"), Scene("b", "b.tif", "n.tif", "b", "test")])
     sizes = [(9, 9), (9, 9)]
     for words in ([], ["--test-places", "a"], ["--split-list", "list.csv"]):
         with pytest.raises(ValueError, match="--fractions: the splits are named here"):
@@ -55,7 +55,7 @@ def test_fractions_are_refused_where_splits_are_named():
 
 
 def test_blocks_of_images_that_show_each_other_s_ground_are_refused():
-    source = Source("x", [], [Scene("1_a", "a.jpg", "a.png", "1+3"), Scene("3_a", "b.jpg", "b.png", "1+3")])
+    source = RawDataset("x", [], [Scene("1_a", "a.jpg", "a.png", "1+3"), Scene("3_a", "b.jpg", "b.png", "1+3")])
     with pytest.raises(ValueError, match=r"--split-by block: the images of place '1\+3' show ground of each other's"):
         plan_regions(source, [(300, 300), (300, 300)], parse_args(["dubai", "--split-by", "block"]))
 
@@ -120,7 +120,7 @@ def test_masks_that_are_not_sparse_are_not_split_by_polygon(tmp_path, monkeypatc
 
 def test_scenes_of_a_place_are_drawn_together():
     scenes = [datasets.Scene(f"s{number}", None, None, f"place{number // 2}") for number in range(20)]
-    source = datasets.Source("x", [], scenes)
+    source = datasets.RawDataset("x", [], scenes)
     for seed in range(5):
         drawn = splits.scene_splits(source, parse_args(["folder", "--seed", str(seed), "--split-by", "scene"]))
         assert drawn[::2] == drawn[1::2] and set(drawn) == {"train", "val", "test"}
