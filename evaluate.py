@@ -22,7 +22,7 @@ from data import TileDataset, normalise, prefetch
 from engine.checkpoint import load_checkpoint, load_model
 from engine.cli import HelpFormatter
 from engine.device import amp_dtype, out_of_memory, pick_device
-from engine.distributed import all_reduce, disable_tqdm, join, rank_and_size
+from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from geo.windows import average_symmetries
 from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map, plain, score_table
@@ -89,7 +89,7 @@ def main(args):
     """Score and write; returns the scores as written, with --compare a list of them."""
     if args.bs < 1:
         raise ValueError(f"--bs {args.bs}: give 1 tile or more at a time")
-    rank, _ = join(pick_device(args.device))
+    rank, _ = init_distributed(pick_device(args.device))
     if not args.compare:
         scored = score(args.checkpoint, args)
         return None if rank else report(scored, args)

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 import train
 from engine.cli import HelpFormatter
-from engine.runs import data_fingerprint, locked
+from data import data_fingerprint
+from engine.lock import locked
 from engine.search import draw, halve, rung_sizes
 from prepare_data import make_demo
 from report.sweep_tables import read_table, report, row_of, write_table

@@ -41,7 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from engine.device import keep_freed_memory
-from engine.runs import peak_memory_mb
+from engine.device import peak_memory_mb
 from losses import build_loss
 from networks import build_model, fold_batch_norm, freeze_encoder
 from train import build_optimizer

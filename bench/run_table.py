@@ -95,9 +95,7 @@ def data_of(flags):
 def scored_on(folder):
     """A short digest of a prepared set's test split: one prepared otherwise, under the same path, has another."""
     sys.path.insert(0, str(ROOT))  # before this folder, whose scenes.py is another
-    from engine.runs import (
-        data_fingerprint,  # takes seconds, for torch: not at every start
-    )
+    from data import data_fingerprint  # here, because importing torch takes seconds
     counts = data_fingerprint(ROOT / folder)
     return hashlib.sha256(json.dumps([counts["pixels of test"], counts["look of test"]]).encode()).hexdigest()[:8]
 

@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 import torch
 
-TRAIN = "train.py --points 20 --bs 8 --limit-batches 2 --epochs 2 --out runs/"
+TRAIN = "train.py --points 20 --bs 96 --epochs 2 --stem 2 --width 8 --out runs/"
 COMMANDS = [
     "prepare_data.py demo --out data/demo",
     TRAIN + "points",

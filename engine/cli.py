@@ -1,11 +1,89 @@
-"""What the command lines share."""
+"""What the command lines share: flags with limits, help with defaults, errors in one line."""
 
 import argparse
+import contextlib
+import difflib
+import signal
+import sys
+
+from engine.device import out_of_memory
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows a flag's default where it is a value: not for switches, nor where the text says what happens without."""
+    """Append the default to the help, except for switches and flags whose default is None."""
+
+    def __init__(self, prog):
+        super().__init__(prog, max_help_position=28, width=100)
 
     def _get_help_string(self, action):
-        said = action.default is None or action.default == [] or isinstance(action.default, bool)
-        return action.help if said else super()._get_help_string(action)
+        if action.default is None or action.default == [] or isinstance(action.default, bool):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest flag for a mistyped one."""
+
+    def __init__(self, **settings):
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+
+    def error(self, message):
+        """Print the line and exit with code 2."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0].split("=")[0]
+            near = difflib.get_close_matches(flag, self._option_string_actions, 1)
+            meant = f"did you mean {near[0]}?" if near else "see --help"
+            message = f"unknown argument {flag}: {meant}"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(kind, low, high=None):
+    """The `type` of a flag that takes a number within limits.
+
+    Args:
+        kind: int or float.
+        low, high: limits, both allowed; high None is no limit.
+    Returns:
+        a function from the typed word to the number.
+    """
+    most = sys.float_info.max if high is None else high
+    allowed = f"of {low} or more" if high is None else f"from {low} to {high}"
+
+    def parse(word):
+        try:
+            value = kind(word)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= most:
+            whole = "whole " if kind is int else ""
+            raise argparse.ArgumentTypeError(f"'{word}': give a {whole}number {allowed}")
+        return value
+
+    return parse
+
+
+@contextlib.contextmanager
+def one_line_errors(command, interrupted, out_of_memory_advice):
+    """Within it, an error that a user can cause ends the process with one line and exit code 2.
+
+    Args:
+        command: name of the script.
+        interrupted: what to print after Ctrl-C, with exit code 130; SIGTERM ends it likewise.
+        out_of_memory_advice: what to do where memory ran out.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{command}: interrupted; {interrupted}", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        print(f"{command}: out of memory: {out_of_memory_advice} ({str(error)[:100]!r})",
+              file=sys.stderr)
+        sys.exit(2)

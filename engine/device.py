@@ -1,6 +1,7 @@
 """Where a network computes: the device, the precision there, compiling, memory, and what is said when it runs out."""
 
 import ctypes
+import pathlib
 import sys
 
 import torch
@@ -67,3 +68,19 @@ def compile_network(model, device):
 def out_of_memory(error):
     """Whether an exception says that memory ran out: numpy's, torch's on the CPU or on a card."""
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
+
+
+def peak_memory_mb(device):
+    """The most memory ever held, MB: torch's count on a GPU, else this process's resident memory.
+
+    NaN where the system does not tell, as on Windows.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # Linux
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e6  # KiB
+    if sys.platform == "darwin":
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return float("nan")

@@ -1,9 +1,10 @@
-"""Several processes that train or score together, started by torchrun; one process alone is the same path.
+"""Several processes that train or score together, started by torchrun; one process works alike.
 
     torchrun --nproc-per-node 2 train.py --lr 1e-3 --bs 16
 
-torchrun tells each process its rank and how many there are by the environment. Each takes its share of every batch; what is
-summed here makes the sums those of the whole batch. Only rank 0 writes and prints.
+torchrun sets each process's rank and their number in the environment. Each process takes its share
+of every batch, and sums over all processes are those of the whole batch. Only rank 0 writes and
+prints.
 """
 
 import atexit
@@ -14,16 +15,15 @@ import torch
 import torch.distributed
 
 
-def join(device):
-    """Meet the other processes, if torchrun started any; ranks above 0 print nothing from here on.
+def init_distributed(device):
+    """Join the other processes, if torchrun started any; ranks above 0 then print nothing.
 
     Args:
-        device: torch.device; on CUDA each process of a machine takes the card of its local rank.
+        device: torch.device; on CUDA each process of a machine takes the GPU of its local rank.
     Returns:
-        (rank, size): 0 <= rank < size; (0, 1) for a process on its own.
+        (rank, world_size): 0 <= rank < world_size; (0, 1) for a process on its own.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -31,33 +31,36 @@ def join(device):
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         if device.type != "cuda":  # gloo's threads may outlive the interpreter, which then aborts
             atexit.register(torch.distributed.destroy_process_group)
-    rank = torch.distributed.get_rank()
+    rank, world_size = rank_and_size()
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
-    return rank, size
+    return rank, world_size
 
 
 def rank_and_size():
-    """This process's rank and how many there are; (0, 1) before or without `join`."""
+    """This process's rank and the number of processes; (0, 1) without `init_distributed`."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def disable_tqdm():
-    """tqdm's `disable`: rank 0 shows progress where someone looks on, all others never do."""
+    """tqdm's `disable`: rank 0 shows progress on a terminal, all other ranks never do."""
     return True if rank_and_size()[0] else None
 
 
 def all_reduce(tensor):
-    """Replace a tensor by its sum over all processes, in place; returns it. Every process must call it, in the same order."""
+    """Replace a tensor by its sum over all processes, in place, and return it.
+
+    Every process must call it, in the same order.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
 def broadcast(value):
-    """Rank 0's value (of a plain type) on every process; the others wait for it."""
+    """Return rank 0's value, of a plain type, on every process; the others wait for it."""
     if not torch.distributed.is_initialized():
         return value
     holder = [value]
@@ -65,22 +68,26 @@ def broadcast(value):
     return holder[0]
 
 
-def sum_gradients(model, size):
-    """Add up the gradients of all processes, and average their batch-norm statistics, in one exchange.
+def data_parallel(model, device):
+    """Wrap a model so that backward() averages its gradients over all processes.
 
-    The loss of each process is its part of the whole batch's, so the sum is the whole batch's gradient.
-
-    Args:
-        model: after backward(), with a gradient or None the same parameters on every process.
-        size: number of processes; 1 changes nothing.
+    Returns:
+        the model itself for a process on its own.
     """
-    if size == 1:
+    if not torch.distributed.is_initialized():
+        return model
+    device_ids = [device] if device.type == "cuda" else None
+    # Batch-norm statistics are averaged instead, see `average_buffers`.
+    return torch.nn.parallel.DistributedDataParallel(model, device_ids, broadcast_buffers=False)
+
+
+def average_buffers(model):
+    """Average the batch-norm statistics of all processes, in place."""
+    _, world_size = rank_and_size()
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if world_size == 1 or not buffers:
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    exchanged = gradients + statistics
-    flat = all_reduce(torch.cat([tensor.reshape(-1) for tensor in exchanged]))
-    for tensor, total in zip(exchanged, flat.split([tensor.numel() for tensor in exchanged])):
-        tensor.copy_(total.view_as(tensor))
-    for buffer in statistics:
-        buffer.div_(size)
+    flat = all_reduce(torch.cat([buffer.reshape(-1) for buffer in buffers])) / world_size
+    sizes = [buffer.numel() for buffer in buffers]
+    for buffer, mean in zip(buffers, flat.split(sizes)):
+        buffer.copy_(mean.view_as(buffer))

@@ -45,7 +45,7 @@ def preview(model, tiles, pointed, meta, device, rows=5):
     for (rgb, truth, prediction), given in zip(look_at(model, tiles, shown, meta, device), points):
         panels.append([rgb, draw_points(rgb, given, meta["colours"]), colour_map(prediction, meta["colours"]),
                        colour_map(truth, meta["colours"])])
-    given = "points" if pointed.positions is not None else "labels"
+    given = "points" if pointed.points is not None else "labels"
     return panel_grid(panels, ["image", given, "prediction", "truth"], list(zip(meta["classes"], meta["colours"])))
 
 

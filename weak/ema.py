@@ -4,16 +4,18 @@ import torch
 
 
 @torch.no_grad()
-def update_ema(average, model, decay, updates):
-    """Move an exponential moving average of the weights one step on; early on it is the plain mean, which forgets the start.
+def update_ema(ema_model, model, decay, updates):
+    """Update the average by one step; early on it is the plain mean, which forgets the start.
 
     Args:
-        average, model: of one kind; batch-norm statistics and counters are copied.
+        ema_model, model: of one kind; batch-norm statistics and counters are copied.
         decay: share of the average that is kept, 0..1, at most 1 - 1 / (updates + 1).
         updates: steps the model has made, 1 or more.
-    Source: Tarvainen and Valpola 2017, "Mean teachers", section 2; differs from the paper in copying batch-norm statistics.
+    Source: Tarvainen and Valpola 2017, "Mean teachers", section 2; differs from the paper in
+        copying batch-norm statistics.
     """
     keep = min(decay, 1 - 1 / (updates + 1))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - keep)
-    for mine, theirs in zip(average.buffers(), model.buffers()):
-        mine.copy_(theirs)
+    averaged = list(ema_model.parameters())
+    torch._foreach_lerp_(averaged, list(model.parameters()), 1 - keep)
+    for ours, theirs in zip(ema_model.buffers(), model.buffers()):
+        ours.copy_(theirs)

@@ -7,56 +7,83 @@ from tqdm import tqdm
 from data import normalise
 from engine.distributed import disable_tqdm
 
+OFFSETS = [(row, col) for row in (0, 1, 2) for col in (0, 1, 2)]  # the 3 x 3 cells around a cell
+
 
 def superpixels(image, size, compactness=0.5, rounds=5):
-    """Cut an image into patches of like colour, without any label: k-means on bands and position, seeded on a grid.
+    """Cut an image into patches of similar colour: k-means on bands and position, on a grid.
 
-    A pixel may join the patch seeded in its own grid cell or in one of the eight around it, so that a patch never reaches
-    further than two cells; pieces that are cut off from their patch stay with it.
+    A pixel may join the patch that started in its own grid cell or in one of the eight around it,
+    so a patch never reaches further than two cells. Cut-off pieces stay with their patch.
 
     Args:
         image: (H, W, C) float, bands of about zero mean and unit deviation.
         size: side of the grid's cells, px, 2 or more; patches hold about size^2 pixels.
-        compactness: what being one cell away weighs against one deviation in every band; small patches follow colour
-            more, large ones are rounder.
+        compactness: weight of one cell's distance against one deviation in every band; small
+            values follow colour more, large ones make rounder patches.
         rounds: of k-means.
     Returns:
         (H, W) int64 patch numbers, not all of which need occur.
     Raises:
         ValueError: `size` below 2.
-    Source:
-        Achanta et al. 2012, "SLIC Superpixels", algorithm 1; differs from the paper in the window, which follows the grid
-        and not the moving centre, in seeds that are cell means, and in leaving cut-off pieces.
+    Source: Achanta et al. 2012, "SLIC Superpixels", algorithm 1; differs from the paper in the
+        search window, which follows the grid and not the moving centre, in starting from cell
+        means, and in leaving cut-off pieces.
     """
     if size < 2:
         raise ValueError(f"superpixels of {size} px: give a side of 2 px or more")
-    height, width, bands = image.shape
-    rows, cols = -(-height // size), -(-width // size)
-    image = np.pad(image, ((0, rows * size - height), (0, cols * size - width), (0, 0)), mode="edge")
-    position = np.stack(np.indices(image.shape[:2]), -1) * (compactness / size)  # (H', W', 2)
-    pixels = np.concatenate([image * bands ** -0.5, position], -1, dtype=np.float32)  # (H', W', F)
-    pixels = pixels.reshape(rows, size, cols, size, -1).swapaxes(1, 2).reshape(rows, cols, size * size, -1)  # (R, Q, P, F)
-    centres = pixels.mean(2)  # (R, Q, F)
-    offsets = [(down, across) for down in (0, 1, 2) for across in (0, 1, 2)]
-    steps = np.array([(down - 1) * cols + across - 1 for down, across in offsets])
+    height, width, _ = image.shape
+    pixels = _cell_features(image, size, compactness)  # (rows, cols, pixels of a cell, features)
+    rows, cols = pixels.shape[:2]
+    centres = pixels.mean(2)  # (rows, cols, features)
     for _ in range(rounds):
-        padded = np.pad(centres, ((1, 1), (1, 1), (0, 0)))
-        lengths = np.pad((centres ** 2).sum(-1), 1, constant_values=np.inf)  # beyond the grid there is nothing to join
-        around = np.stack([padded[down:down + rows, across:across + cols] for down, across in offsets], -1)  # (R, Q, F, 9)
-        around_lengths = np.stack([lengths[down:down + rows, across:across + cols] for down, across in offsets], -1)
-        nearest = (around_lengths[:, :, None] - 2 * pixels @ around).argmin(-1)  # (R, Q, P): |c|^2 - 2 x.c orders as |x - c|^2
-        segments = np.arange(rows * cols).reshape(rows, cols, 1) + steps[nearest]  # (R, Q, P)
-        flat = segments.reshape(-1)
-        sums = np.stack([np.bincount(flat, pixels[..., f].reshape(-1), rows * cols) for f in range(pixels.shape[-1])], -1)
-        counts = np.bincount(flat, minlength=rows * cols)[:, None]
-        centres = np.where(counts > 0, sums / np.maximum(counts, 1), centres.reshape(rows * cols, -1))
-        centres = centres.reshape(rows, cols, -1).astype(np.float32)
-    segments = segments.reshape(rows, cols, size, size).swapaxes(1, 2).reshape(rows * size, cols * size)
-    return segments[:height, :width]
+        segments = _nearest_centres(pixels, centres)  # (rows, cols, pixels of a cell)
+        centres = _mean_features(pixels, segments, centres)
+    segments = segments.reshape(rows, cols, size, size).swapaxes(1, 2)
+    return segments.reshape(rows * size, cols * size)[:height, :width]
+
+
+def _cell_features(image, size, compactness):
+    """Bands and scaled position of every pixel, grouped by grid cells; the edge is repeated."""
+    height, width, bands = image.shape
+    rows = -(-height // size)  # rounded up
+    cols = -(-width // size)
+    margins = ((0, rows * size - height), (0, cols * size - width), (0, 0))
+    image = np.pad(image, margins, mode="edge")
+    position = np.stack(np.indices(image.shape[:2]), -1) * (compactness / size)  # (H', W', 2)
+    pixels = np.concatenate([image * bands ** -0.5, position], -1, dtype=np.float32)
+    pixels = pixels.reshape(rows, size, cols, size, -1).swapaxes(1, 2)
+    return pixels.reshape(rows, cols, size * size, -1)
+
+
+def _nearest_centres(pixels, centres):
+    """The patch whose centre is nearest to each pixel, among the nine cells around its own."""
+    rows, cols = centres.shape[:2]
+    padded = np.pad(centres, ((1, 1), (1, 1), (0, 0)))
+    lengths = np.pad((centres ** 2).sum(-1), 1, constant_values=np.inf)  # nothing beyond the grid
+    around = [padded[row:row + rows, col:col + cols] for row, col in OFFSETS]
+    around_lengths = [lengths[row:row + rows, col:col + cols] for row, col in OFFSETS]
+    products = pixels @ np.stack(around, -1)  # (rows, cols, pixels of a cell, 9)
+    distances = np.stack(around_lengths, -1)[:, :, None] - 2 * products  # |c|^2 - 2 x.c
+    steps = np.array([(row - 1) * cols + col - 1 for row, col in OFFSETS])
+    own = np.arange(rows * cols).reshape(rows, cols, 1)
+    return own + steps[distances.argmin(-1)]
+
+
+def _mean_features(pixels, segments, centres):
+    """Centres moved to the mean of their patches; the centre of an empty patch stays."""
+    rows, cols, features = centres.shape
+    flat = segments.reshape(-1)
+    counts = np.bincount(flat, minlength=rows * cols)[:, None]
+    sums = np.stack([np.bincount(flat, pixels[..., feature].reshape(-1), rows * cols)
+                     for feature in range(features)], -1)
+    means = sums / np.maximum(counts, 1)
+    means = np.where(counts > 0, means, centres.reshape(rows * cols, features))
+    return means.reshape(rows, cols, features).astype(np.float32)
 
 
 def propagate_to_superpixels(labels, segments, ignore=255):
-    """Give every superpixel the class of its points; where they disagree, and where there are none, nothing is said.
+    """Give every superpixel the class of its points, or `ignore` if they disagree or are none.
 
     Args:
         labels: (H, W) uint8, `ignore` where nothing is known.
@@ -64,20 +91,32 @@ def propagate_to_superpixels(labels, segments, ignore=255):
     Returns:
         (H, W) uint8.
     """
-    labels, segments = np.asarray(labels), np.asarray(segments)
+    labels = np.asarray(labels)
+    segments = np.asarray(segments)
     known = labels != ignore
     lowest = np.full(segments.max() + 1, 255)
     highest = np.full(segments.max() + 1, -1)
     np.minimum.at(lowest, segments[known], labels[known])
     np.maximum.at(highest, segments[known], labels[known])
-    return np.where(lowest == highest, lowest, ignore).astype(np.uint8)[segments]
+    classes = np.where(lowest == highest, lowest, ignore).astype(np.uint8)
+    return classes[segments]
 
 
-def add_superpixel_labels(tiles, size):
-    """Cut each tile into superpixels of about `size` px, and keep, a byte a pixel, what they say by their points."""
-    tiles.patches = torch.empty_like(tiles.labels)
-    for index in tqdm(range(len(tiles)), "superpixels", unit="tile", disable=disable_tqdm(), leave=False):
+def superpixel_labels(tiles, size):
+    """Propagate the points of each tile to its superpixels.
+
+    Args:
+        tiles: TileDataset; size: side of the superpixels, px.
+    Returns:
+        (N, H, W) uint8 tensor.
+    """
+    label_maps = torch.empty_like(tiles.labels)
+    mean, std, nodata = (tiles.meta.get(key) for key in ("mean", "std", "nodata"))
+    for index in tqdm(range(len(tiles)), "superpixels", unit="tile", disable=disable_tqdm(),
+                      leave=False):
         images, labels = tiles.get_batch([index])
-        values = normalise(images, tiles.meta["mean"], tiles.meta["std"], tiles.meta.get("nodata"))[0]  # (C, H, W)
-        segments = superpixels(values.permute(1, 2, 0).numpy(), size)
-        tiles.patches[index] = torch.from_numpy(propagate_to_superpixels(labels[0], segments, tiles.ignore))
+        image = normalise(images, mean, std, nodata)[0].permute(1, 2, 0)  # (H, W, C)
+        segments = superpixels(image.numpy(), size)
+        propagated = propagate_to_superpixels(labels[0], segments, tiles.ignore)
+        label_maps[index] = torch.from_numpy(propagated)
+    return label_maps
