@@ -40,9 +40,9 @@ from geo.maps import NO_DATA, RowBlock, overview_stride, write_maps
 from geo.windows import (
     WINDOW,
     axis_windows,
-    kept,
+    discarded_margin,
     predict_window,
-    unwanted_margin,
+    valid_slices,
     window_and_margin,
 )
 from networks import fold_batch_norm
@@ -208,10 +208,10 @@ def predicted_strips(model, raster, meta, device, args):
         inputs = normalise(torch.from_numpy(image)[None].to(device), meta["mean"], meta["std"], raster.nodata)
         if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
             inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
-        margin = unwanted_margin(row, col, args.margin)
+        margin = discarded_margin(row, col, args.margin)
         margin = max(margin - SQUARE // 2, 0) if args.suggest else margin  # doubt is averaged over a square
         classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
-        window, within = kept(row, col), kept(row, col, margin)
+        window, within = valid_slices(row, col), valid_slices(row, col, margin)
         missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]
         layers[across][:, :, 0] = np.where(missing, NO_DATA, classes[within])
         if args.probabilities:

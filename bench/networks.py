@@ -15,7 +15,6 @@ them. What a step costs is not the same, and shown. No network starts from publi
 import argparse
 import concurrent.futures
 import csv
-import inspect
 import multiprocessing
 import os
 import pathlib
@@ -43,7 +42,7 @@ from tqdm import tqdm
 from engine.device import keep_freed_memory
 from engine.device import peak_memory_mb
 from losses import build_loss
-from networks import build_model, fold_batch_norm, freeze_encoder
+from networks import OPTIONS, build_model, fold_batch_norm, freeze_encoder
 from train import build_optimizer
 from train import parse_args as train_args
 
@@ -85,7 +84,7 @@ def build(flags):
         (model, optimiser), the model channels-last and in training mode.
     """
     args = train_args(flags.split())
-    takes = inspect.signature(build_model).parameters
+    takes = {"encoder", "weights", *OPTIONS}
     model = build_model(args.model, BANDS, CLASSES, **{key: value for key, value in vars(args).items() if key in takes})
     if args.freeze_encoder:
         freeze_encoder(model)

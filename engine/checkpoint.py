@@ -14,6 +14,9 @@ from engine.device import out_of_memory
 from engine.meta import check_checkpoint_meta
 from networks import build_model
 
+# Options of networks in earlier versions, at the only value that a network of today can stand for.
+REMOVED_OPTIONS = {"fusion_at": "bottleneck", "skips": True, "output_stride": 16}
+
 
 def save_checkpoint(path, model, data, train, args):
     """Write a checkpoint under a temporary name, flush it to the disk, rename it: the old file lives until then.
@@ -75,10 +78,15 @@ def load_model(path, device="cpu"):
     """
     content = load_checkpoint(path, device)
     try:
-        if "weights" in content["model"]["kwargs"]:
+        kwargs = dict(content["model"]["kwargs"])
+        if "weights" in kwargs:
             raise ValueError("it asks for another file")
+        kwargs.pop("dropout", None)  # of earlier versions, without effect in eval mode
+        for option, value in REMOVED_OPTIONS.items():
+            if kwargs.get(option) == value:
+                del kwargs[option]
         with torch.device("meta"):  # takes no memory: a file must not ask for more than it holds
-            model = build_model(content["model"]["name"], **content["model"]["kwargs"])
+            model = build_model(content["model"]["name"], **kwargs)
         model.load_state_dict(content["train"].get("ema") or content["model"]["state"], assign=True)
         check_checkpoint_meta(**content["data"])
         if not all(value.isfinite().all() for value in model.state_dict().values()):

@@ -1,25 +1,34 @@
-"""A scene seen through windows: where they lie, what is kept of each, and what the network makes of one."""
+"""Windows over a scene: where they lie, which part of each is valid, and its prediction.
+
+Neighbouring windows overlap. The margin is the width of the border, px, that is discarded on each
+side of a window that has a neighbour. With a margin of at least the network's radius the logits are
+exactly those of the whole scene.
+"""
 
 import collections
 
 import torch
+import torch.nn.functional as F
 
 from metrics import class_map
-from unet import ResUNet, UNet, inside, pad_to_stride
+from unet import ResUNet, UNet, pad_to_stride, upsample
 
 WINDOW = 1024  # px
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
 
+# A window along one axis: first pixel, size, and the pixels [keep_from, keep_to) that are valid.
+# All are px of the scene.
 Window = collections.namedtuple("Window", "origin size keep_from keep_to")
 
 
 def window_and_margin(window, margin, model):
-    """The sizes asked for, brought to multiples of the network's stride.
+    """Round the sizes asked for to multiples of the network's stride; fill in what is None.
 
     Args:
-        window: side with both margins, px; rounded up. None is WINDOW, or four margins where that is more.
-        margin: px, rounded up; None is the network's radius.
-        model: with .stride and .radius, px.
+        window: side including both margins, px, rounded up. None is WINDOW, or four margins where
+            that is more.
+        margin: px, rounded up. None is the network's radius.
+        model: with stride and radius, px.
     Returns:
         (window, margin), px.
     Raises:
@@ -30,116 +39,232 @@ def window_and_margin(window, margin, model):
     if window is None:
         window = max(WINDOW, 4 * margin)
     if margin < 0 or window < 1:
-        raise ValueError(f"--window {window} --margin {margin}: give a window of 1 px or more, a margin of 0 or more")
-    window, margin = (-(-side // model.stride) * model.stride for side in (window, margin))
+        raise ValueError(f"--window {window} --margin {margin}: give a window of 1 px or more, a "
+                         "margin of 0 or more")
+    window = round_up(window, model.stride)
+    margin = round_up(margin, model.stride)
     if window <= 2 * margin:
-        raise ValueError(f"--window {window} leaves nothing between two margins of {margin} px: give --window "
-                         f"{4 * margin} or more, or a smaller --margin")
+        raise ValueError(f"--window {window} leaves nothing between two margins of {margin} px: "
+                         f"give --window {4 * margin} or more, or a smaller --margin")
     return max(window, 2 * model.stride), margin
 
 
-def window_origins(length, window, margin, stride):
-    """Where along one axis to place windows so that their centres tile it.
+def round_up(length, stride):
+    """Round a length up to a multiple of the stride, px."""
+    return -(-length // stride) * stride
 
-    The last window is moved inward, never shrunk, so that every window has one shape.
+
+def window_origins(length, window, margin, stride):
+    """Place windows along one axis so that their valid parts cover it.
+
+    The last window is moved inward, never shrunk, so that all windows have the same shape.
 
     Args:
-        length: padded axis length, px; a multiple of stride.
-        window: window side including both margins, px; a multiple of stride.
-        margin: px thrown away on each inner side, a multiple of stride; 0 <= 2*margin < window.
-        stride: the network's total stride, px.
+        length: padded axis length, px, a multiple of the stride.
+        window: window side including both margins, px, a multiple of the stride.
+        margin: px discarded on each inner side, a multiple of the stride, 0 <= 2 * margin < window.
+        stride: the network's stride, px.
     Returns:
-        (N,) list of origins, px, ascending.
+        list of origins, px, ascending.
     """
     if length <= window:
         return [0]
-    return [*range(0, length - window, window - 2 * margin), length - window]
+    last = length - window
+    return [*range(0, last, window - 2 * margin), last]
 
 
 def even_window(length, window, margin, stride):
-    """The smallest window of which no more are needed along an axis than of the one given.
+    """The smallest window that needs no more windows along an axis than the one given.
 
     Args:
         length, window, margin, stride: as in `window_origins`.
     Returns:
-        side including both margins, px; at most `window`, a multiple of stride.
+        side including both margins, px, at most `window`, a multiple of the stride.
     """
-    inner = length - 2 * margin
-    count = max(-(-inner // (window - 2 * margin)), 1)  # -(-a // b) is a / b rounded up
-    return -(-inner // count // stride) * stride + 2 * margin
+    valid = window - 2 * margin  # px per window
+    inner = length - 2 * margin  # px to be covered
+    count = max(-(-inner // valid), 1)  # -(-a // b) is a / b rounded up
+    return round_up(-(-inner // count), stride) + 2 * margin
 
 
 def axis_windows(length, window, margin, stride):
-    """The windows along one axis of a scene, with what is kept of each: of one size, as small as their number allows.
+    """Lay windows along one axis of a scene, all of one size, as small as their number allows.
 
-    A window reaches over the scene's end only where the network's own padding does, by less than a stride; the network
-    then pads it exactly as it would pad the whole scene.
+    The last window may end beyond the scene, by less than a stride. It is then cut at the scene's
+    end, and the network pads it exactly as it would pad the whole scene.
 
     Args:
         length: axis length of the scene, px.
         window, margin, stride: as in `window_origins`.
     Returns:
-        list of Window(origin, size, keep_from, keep_to), px of the scene; the parts kept lie end to end.
+        list of Window, px. The valid parts lie end to end and cover the axis.
     """
-    padded = max(-(-length // stride) * stride, 2 * stride)
+    padded = max(round_up(length, stride), 2 * stride)
     window = even_window(padded, window, margin, stride)
     origins = window_origins(padded, window, margin, stride)
-    cuts = [0] + [origin + margin for origin in origins[1:]] + [length]
-    return [Window(origin, min(window, length - origin), keep_from, min(keep_to, length))
-            for origin, keep_from, keep_to in zip(origins, cuts, cuts[1:])]
+    bounds = [0] + [origin + margin for origin in origins[1:]] + [length]
+    windows = []
+    for index, origin in enumerate(origins):
+        size = min(window, length - origin)
+        keep_to = min(bounds[index + 1], length)
+        windows.append(Window(origin, size, bounds[index], keep_to))
+    return windows
 
 
-def unwanted_margin(row, col, margin):
-    """`margin` where so much is thrown away of all four sides of the window at (row, col), else 0; px."""
-    sides = [side for axis in (row, col)
-             for side in (axis.keep_from - axis.origin, axis.origin + axis.size - axis.keep_to)]
+def discarded_margin(row, col, margin):
+    """`margin` if all four sides of the window at (row, col) discard as much, else 0; px."""
+    sides = []
+    for axis in (row, col):
+        sides.append(axis.keep_from - axis.origin)
+        sides.append(axis.origin + axis.size - axis.keep_to)
     return margin if min(sides) >= margin else 0
 
 
-def kept(row, col, margin=0):
-    """Slices that pick what is kept of the window at (row, col) from an array of it without a margin, px."""
-    return tuple(slice(axis.keep_from - axis.origin - margin, axis.keep_to - axis.origin - margin) for axis in (row, col))
+def valid_slices(row, col, margin=0):
+    """Slices of the valid part in an array of the window at (row, col) without its margin, px."""
+    slices = []
+    for axis in (row, col):
+        first = axis.origin + margin
+        slices.append(slice(axis.keep_from - first, axis.keep_to - first))
+    return tuple(slices)
 
 
 @torch.inference_mode()
-def predict_window(model, inputs, margin, tta, wanted):
-    """The classes of one window, and the probabilities behind them where they are wanted.
+def predict_window(model, inputs, margin, tta, with_probabilities):
+    """Predict the classes of one window.
 
     Args:
         model: in eval mode.
         inputs: (1, C, H, W) normalised.
-        margin: px left out on all four sides: h, w = H - 2 * margin, W - 2 * margin.
+        margin: px left out on all four sides, h = H - 2 * margin, w = W - 2 * margin.
         tta: whether to average over the eight symmetries.
-        wanted: whether probabilities are.
+        with_probabilities: whether to return probabilities too.
     Returns:
-        (h, w) uint8 array; (1, K, h, w) float32 tensor, or None.
+        ((h, w) uint8 array of classes, (1, K, h, w) float32 tensor of probabilities or None).
     """
-    scores = (average_symmetries if tta else logits_inside)(model, inputs, margin)  # (1, K, h, w)
-    probabilities = scores if tta else scores.softmax(1) if wanted else None
-    return class_map(scores)[0].cpu().numpy(), probabilities
-
-
-def logits_inside(model, inputs, margin):
-    """Logits (B, K, h, w) inside a margin, px; the networks that can do not compute the rest."""
-    return model(inputs, margin) if isinstance(model, (UNet, ResUNet)) else inside(model(inputs), margin)
+    if tta:
+        scores = average_symmetries(model, inputs, margin)  # (1, K, h, w) probabilities
+    else:
+        scores = logits_inside(model, inputs, margin)  # (1, K, h, w)
+    classes = class_map(scores)[0].cpu().numpy()
+    if not with_probabilities:
+        return classes, None
+    return classes, scores if tta else scores.softmax(1)
 
 
 def average_symmetries(model, inputs, margin=0):
-    """Probabilities averaged over the eight symmetries of the square: four quarter turns, each as it is and mirrored.
+    """Average the probabilities of the eight symmetries: four quarter turns, plain and mirrored.
 
-    The window is padded first as the network would pad it, so that turned and mirrored it lies on the same grid of
-    strides; windows then add up to the whole scene as they do without.
+    The window is first padded as the network would pad it, so that all eight lie on the same grid
+    of strides. Windows then add up to the whole scene as they do without symmetries.
 
     Args:
-        model: in eval mode; inputs: (B, C, H, W) normalised; margin: px left out on all four sides.
+        model: in eval mode.
+        inputs: (B, C, H, W) normalised.
+        margin: px left out on all four sides.
     Returns:
         (B, K, H - 2 * margin, W - 2 * margin) float32.
     """
+    height, width = inputs.shape[2:]
     padded = pad_to_stride(inputs, model.stride)
     total = 0
     for turns in range(4):
-        for mirrored in ([], [3]):
-            turned = padded.rot90(turns, (2, 3)).flip(mirrored).contiguous(memory_format=torch.channels_last)
-            total = total + logits_inside(model, turned, margin).softmax(1).flip(mirrored).rot90(-turns, (2, 3))
-    height, width = inputs.shape[2:]
+        for mirrored in ([], [3]):  # axes
+            view = padded.rot90(turns, (2, 3)).flip(mirrored)
+            view = view.contiguous(memory_format=torch.channels_last)
+            probabilities = logits_inside(model, view, margin).softmax(1)
+            total = total + probabilities.flip(mirrored).rot90(-turns, (2, 3))
     return total[..., :height - 2 * margin, :width - 2 * margin] / 8
+
+
+def logits_inside(model, inputs, margin):
+    """Logits inside a margin, px: (B, C, H, W) -> (B, K, H - 2 * margin, W - 2 * margin)."""
+    if margin > 0 and type(model) in (UNet, ResUNet):
+        return decode_inside(model, inputs, margin)
+    return center_crop(model(inputs), margin)
+
+
+def decode_inside(model, x, margin):
+    """Logits of a U-Net inside a margin, without decoding the margin itself.
+
+    Equal to `center_crop(model(x), margin)`. The steps are those of the model's forward method, so
+    a change there belongs here too.
+
+    Args:
+        model: a `unet.UNet` or `unet.ResUNet`.
+        x: (B, C, H, W).
+        margin: px, 0 <= 2 * margin < H, W.
+    Returns:
+        (B, K, H - 2 * margin, W - 2 * margin).
+    """
+    height, width = x.shape[2:]
+    x = pad_to_stride(x, model.stride)
+    if isinstance(model, UNet):
+        logits, cropped = decode_unet(model, x, margin)
+    else:
+        logits, cropped = decode_resunet(model, x, margin)
+    first = margin - cropped
+    rows = slice(first, first + height - 2 * margin)
+    cols = slice(first, first + width - 2 * margin)
+    return logits[..., rows, cols]
+
+
+def decode_unet(model, x, margin):
+    """Forward pass of a `UNet` on a padded x; returns (cropped logits, px cropped per side)."""
+    if model.stem > 1:
+        x = F.pixel_unshuffle(x, model.stem)
+    skips = []
+    for down in model.down:
+        x = down(x)
+        skips.append(x)
+        x = F.max_pool2d(x, 2)
+    x = model.bottleneck(x)
+    crop = 0
+    crops = decoder_crops(margin, [model.stem] + [2] * (len(skips) - 1))
+    for up, merge, next_crop in zip(model.up, model.merge, crops):
+        x = center_crop(up(x), next_crop - 2 * crop)
+        crop = next_crop
+        x = merge(torch.cat([center_crop(skips.pop(), crop), x], 1))
+    logits = model.classifier(x)
+    if model.stem > 1:
+        logits = upsample(logits, model.stem)
+    return logits, model.stem * crop
+
+
+def decode_resunet(model, x, margin):
+    """Forward pass of a `ResUNet` on a padded x; returns (cropped logits, px cropped per side)."""
+    *skips, x = model.encoder(x)
+    crop = 0
+    crops = decoder_crops(margin, [1, 2, 2, 2, 2])
+    for up, merge, next_crop in zip(model.up, model.merge, crops):
+        x = center_crop(up(x), next_crop - 2 * crop)
+        crop = next_crop
+        if skips:  # none at stride 1
+            x = torch.cat([x, center_crop(skips.pop(), crop)], 1)
+        x = merge(x)
+    return model.classifier(x), crop
+
+
+def decoder_crops(margin, factors):
+    """How much can be cropped from the maps of a decoder if logits in a margin are not needed.
+
+    At a cut the two 3x3 convolutions of a map change two px of it, and its upsampling one more.
+
+    Args:
+        margin: of the logits, px.
+        factors: upsampling after each map, the last map's first.
+    Returns:
+        list of px cropped from all four sides of each map, the deepest map's first.
+    """
+    crops = []
+    for factor in factors:
+        margin = max(margin // factor - 3, 0)
+        crops.insert(0, margin)
+    return crops
+
+
+def center_crop(x, margin):
+    """Crop a margin, px: (B, C, H, W) -> (B, C, H - 2 * margin, W - 2 * margin)."""
+    if margin == 0:
+        return x
+    return x[:, :, margin:-margin, margin:-margin]

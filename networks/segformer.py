@@ -1,4 +1,4 @@
-"""SegFormer: the mix transformer encoder with its authors' parameter names, and the all-MLP head."""
+"""SegFormer: the mix transformer encoder, with its authors' parameter names, and the head."""
 
 from collections import OrderedDict
 
@@ -8,38 +8,50 @@ import torch.nn.functional as F
 
 from unet import conv_norm_relu, initialise, pad_to_stride, upsample
 
-# channels and blocks of the four stages; channels of the head above them
-TRANSFORMERS = {"mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
-                "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2), 256),
-                "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768)}
+# name: channels of the four stages, blocks of the four stages, channels of the head above them
+TRANSFORMERS = {
+    "mit_b0": ((32, 64, 160, 256), (2, 2, 2, 2), 256),
+    "mit_b1": ((64, 128, 320, 512), (2, 2, 2, 2), 256),
+    "mit_b2": ((64, 128, 320, 512), (3, 4, 6, 3), 768),
+}
 
 
 def to_tokens(x):
-    """A feature map as a sequence: (B, C, H, W) -> (B, H*W, C); no copy where the map is channels-last."""
+    """View a feature map as a sequence, (B, C, H, W) -> (B, H * W, C).
+
+    A map with channels last in memory is not copied.
+    """
     return x.flatten(2).transpose(1, 2)
 
 
 def to_map(tokens, height, width):
-    """A sequence as a feature map: (B, H*W, C) -> (B, C, H, W), channels-last in memory; no copy."""
+    """View a sequence as a feature map, (B, H * W, C) -> (B, C, H, W), channels last in memory."""
     return tokens.transpose(1, 2).unflatten(2, (height, width))
 
 
 class PatchEmbedding(nn.Module):
-    """Overlapping patches become tokens: a strided convolution wider than its stride, then layer norm."""
+    """Overlapping patches as tokens: a convolution wider than its stride, then layer norm."""
 
-    def __init__(self, inputs, outputs, kernel, stride):
+    def __init__(self, in_channels, out_channels, kernel, stride):
         super().__init__()
-        self.proj = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
-        self.norm = nn.LayerNorm(outputs)
+        self.proj = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2)
+        self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x):
-        """(B, inputs, H, W) -> (B, N, outputs) with N = H/stride * W/stride, and the two sides of N."""
+        """Embed a map.
+
+        Args:
+            x: (B, in_channels, H, W).
+        Returns:
+            (tokens (B, h * w, out_channels), h, w) with h = H / stride and w = W / stride.
+        """
         x = self.proj(x)
-        return self.norm(to_tokens(x)), *x.shape[-2:]
+        height, width = x.shape[-2:]
+        return self.norm(to_tokens(x)), height, width
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a map made smaller by `reduction`, so that its cost stays low.
+    """Self-attention with fewer keys and values: their map is first reduced by `reduction`.
 
     Source: Xie 2021, section 3.1, "Efficient self-attention", equation 2.
     """
@@ -59,9 +71,12 @@ class Attention(nn.Module):
         """(B, N, C) -> (B, N, C), N = height * width, both multiples of the reduction."""
         q = self.split(self.q(x))  # (B, heads, N, C / heads)
         if self.reduction > 1:
-            x = self.norm(to_tokens(self.sr(to_map(x, height, width))))  # (B, M, C), M = N / reduction**2
-        k, v = map(self.split, self.kv(x).chunk(2, dim=-1))  # (B, heads, M, C / heads)
-        y = F.scaled_dot_product_attention(q, k, v)
+            reduced = self.sr(to_map(x, height, width))
+            x = self.norm(to_tokens(reduced))  # (B, M, C), M = N / reduction**2
+        k, v = self.kv(x).chunk(2, dim=-1)
+        k = self.split(k)  # (B, heads, M, C / heads)
+        v = self.split(v)
+        y = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, C / heads)
         return self.proj(y.transpose(1, 2).flatten(2))
 
     def split(self, x):
@@ -70,7 +85,9 @@ class Attention(nn.Module):
 
 
 class MixFFN(nn.Module):
-    """Two linear layers with a 3x3 per channel between them, whose zero padding tells tokens where they are.
+    """Two linear layers with a 3x3 convolution per channel between them.
+
+    The zero padding of the convolution takes the place of a positional encoding.
 
     Source: Xie 2021, equation 3.
     """
@@ -89,7 +106,7 @@ class MixFFN(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then mix-FFN, each added to what came in. Source: Xie 2021, figure 2."""
+    """Attention, then mix-FFN, each added to its input. Source: Xie 2021, figure 2."""
 
     def __init__(self, width, heads, reduction):
         super().__init__()
@@ -107,35 +124,48 @@ class Block(nn.Module):
 class MixTransformer(nn.Module):
     """MiT-B0, -B1, -B2: features at strides 4, 8, 16, 32.
 
+    Args:
+        name: a key of TRANSFORMERS.
+        in_channels: number of bands, C.
     Attributes:
-        widths: channels of the four features; head_width: of the head that the paper puts above them.
-        frozen: see `models.freeze_encoder`; nothing here behaves differently in training.
-    Source: Xie 2021, "SegFormer", table 6 (appendix). 3,319,392 parameters (B0), 13,151,424 (B1), 24,196,288 (B2) with
-        3 bands: the authors' without `head`. Differs from the paper in having no stochastic depth.
+        widths: channels of the four features.
+        head_width: channels of the head that the paper puts above them.
+    Source: Xie 2021, "SegFormer", table 6 (appendix). With 3 bands 3,319,392 parameters (B0),
+        13,151,424 (B1), 24,196,288 (B2), the authors' without `head`. Differs from the paper in
+        having no stochastic depth.
     """
 
-    def __init__(self, name, bands):
+    def __init__(self, name, in_channels):
         super().__init__()
         self.widths, counts, self.head_width = TRANSFORMERS[name]
-        self.frozen = False
-        inputs = (bands,) + self.widths[:-1]
-        for stage, (heads, reduction) in enumerate(zip((1, 2, 5, 8), (8, 4, 2, 1))):
+        all_heads = (1, 2, 5, 8)
+        reductions = (8, 4, 2, 1)
+        for stage in range(4):
             width = self.widths[stage]
-            kernel, stride = (7, 4) if stage == 0 else (3, 2)
-            blocks = [Block(width, heads, reduction) for _ in range(counts[stage])]
-            # Attributes rather than one list, for the authors' names count stages from 1: patch_embed1, block1, norm1.
-            self.add_module(f"patch_embed{stage + 1}", PatchEmbedding(inputs[stage], width, kernel, stride))
-            self.add_module(f"block{stage + 1}", nn.ModuleList(blocks))
+            blocks = nn.ModuleList()
+            for _ in range(counts[stage]):
+                blocks.append(Block(width, all_heads[stage], reductions[stage]))
+            if stage == 0:
+                embedding = PatchEmbedding(in_channels, width, kernel=7, stride=4)
+            else:
+                embedding = PatchEmbedding(self.widths[stage - 1], width, kernel=3, stride=2)
+            # Attributes rather than a list, because the authors' names count stages from 1.
+            self.add_module(f"patch_embed{stage + 1}", embedding)
+            self.add_module(f"block{stage + 1}", blocks)
             self.add_module(f"norm{stage + 1}", nn.LayerNorm(width, eps=1e-6))
         for layer in self.modules():
-            if isinstance(layer, nn.Linear) and not layer.weight.is_meta:  # there is nothing to draw, see resnet.initialise
+            if isinstance(layer, nn.Linear) and not layer.weight.is_meta:  # see unet.initialise
                 nn.init.trunc_normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, x):
         """(B, C, H, W), sides multiples of 32 -> list of four features, at strides 4, 8, 16, 32."""
-        stages = ((self.patch_embed1, self.block1, self.norm1), (self.patch_embed2, self.block2, self.norm2),
-                  (self.patch_embed3, self.block3, self.norm3), (self.patch_embed4, self.block4, self.norm4))
+        stages = (
+            (self.patch_embed1, self.block1, self.norm1),
+            (self.patch_embed2, self.block2, self.norm2),
+            (self.patch_embed3, self.block3, self.norm3),
+            (self.patch_embed4, self.block4, self.norm4),
+        )
         features = []
         for embed, blocks, norm in stages:
             tokens, height, width = embed(x)
@@ -147,35 +177,37 @@ class MixTransformer(nn.Module):
 
 
 class SegFormer(nn.Module):
-    """The mix transformer under a head that only mixes channels: attention has already looked everywhere.
+    """SegFormer: the mix transformer under a head that only mixes channels.
+
+    The head needs no surroundings because attention has already seen the whole image.
 
     Args:
         encoder: a `MixTransformer`.
-        classes: K.
-        dropout: share of channels dropped before the classifier, 0 <= dropout < 1.
-    Attributes:
-        encoder; stride, radius: see `models.build_model`; the radius is None, for attention sees the whole input.
-    Source: Xie 2021, "SegFormer", equation 4. With 3 bands and 150 classes 3,752,694 (B0), 13,715,798 (B1) and
-        27,461,974 (B2) parameters: the paper's 3.8, 13.7 and 27.5 million.
+        num_classes: number of classes, K.
+    Source: Xie 2021, equation 4. With 3 bands and 150 classes 3,752,694 (B0), 13,715,798 (B1) and
+        27,461,974 (B2) parameters, the paper's 3.8, 13.7 and 27.5 million. Differs from the paper
+        in having no dropout.
     """
 
-    def __init__(self, encoder, classes, dropout=0.0):
+    def __init__(self, encoder, num_classes):
         super().__init__()
         width = encoder.head_width
         self.encoder = encoder
-        self.linear = nn.ModuleList(nn.Conv2d(inputs, width, 1) for inputs in encoder.widths)
+        self.linear = nn.ModuleList()
+        for channels in encoder.widths:
+            self.linear.append(nn.Conv2d(channels, width, 1))
         self.fuse = conv_norm_relu(4 * width, width, 1)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(width, classes, 1)
-        initialise(self)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        initialise(self, self.classifier)
         self.stride = 32
-        self.radius = None
+        self.radius = None  # attention depends on the whole image
 
     def forward(self, x):
         """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
         height, width = x.shape[-2:]
         features = self.encoder(pad_to_stride(x, self.stride))
-        maps = [linear(feature) for linear, feature in zip(self.linear, features)]
-        maps = [upsample(x, 2**level) for level, x in enumerate(maps)]  # all (B, width, H/4, W/4)
-        x = self.dropout(self.fuse(torch.cat(maps[::-1], 1)))
+        maps = []
+        for level, (linear, feature) in enumerate(zip(self.linear, features)):
+            maps.append(upsample(linear(feature), 2**level))  # (B, width, H' / 4, W' / 4)
+        x = self.fuse(torch.cat(maps[::-1], 1))  # the deepest first, as in the authors' code
         return upsample(self.classifier(x), 4)[..., :height, :width]
