@@ -142,7 +142,10 @@ class UNet(nn.Module):
             self.radius = unet_radius(depth, stem, upsampling)
 
     def forward(self, x):
-        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
+        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1.
+
+        `geo.windows.decode_inside` repeats these steps inside a margin: change both.
+        """
         height, width = x.shape[-2:]
         x = pad_to_stride(x, self.stride)
         if self.stem > 1:
@@ -375,7 +378,10 @@ class ResUNet(nn.Module):
         self.radius = encoder.radius + steps * (16 + 8 + 4 + 2 + 1) + self.stride - 1
 
     def forward(self, x):
-        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
+        """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1.
+
+        `geo.windows.decode_inside` repeats these steps inside a margin: change both.
+        """
         height, width = x.shape[-2:]
         *skips, x = self.encoder(pad_to_stride(x, self.stride))
         for up, merge in zip(self.up, self.merge):

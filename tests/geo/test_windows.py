@@ -1,22 +1,28 @@
-"""Windows tile a scene and, whatever the network, add up to the scene predicted whole, turned and mirrored too."""
+"""geo/windows.py: windows cover a scene, and together they give the logits of the whole scene."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import randomise
+from torch.utils.flop_counter import FlopCounterMode
 
 from geo.windows import (
     average_symmetries,
     axis_windows,
+    center_crop,
+    decode_inside,
+    decoder_crops,
+    discarded_margin,
     even_window,
-    kept,
+    logits_inside,
     predict_window,
-    unwanted_margin,
+    valid_slices,
     window_and_margin,
     window_origins,
 )
 from networks import build_model, fold_batch_norm
+from unet import UNet
 
 
 @pytest.mark.parametrize("length, window, margin, stride, origins", [
@@ -26,33 +32,40 @@ from networks import build_model, fold_batch_norm
     (100, 64, 16, 4, [0, 32, 36]),
     (128, 32, 0, 32, [0, 32, 64, 96]),
 ])
-def test_window_origins_by_hand(length, window, margin, stride, origins):
+def test_window_origins__by_hand(length, window, margin, stride, origins):
     assert window_origins(length, window, margin, stride) == origins
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 31, 63, 64, 65, 100, 257, 1000])
-@pytest.mark.parametrize("window, margin, stride", [(64, 16, 8), (64, 0, 8), (16, 4, 4), (32, 8, 8)])
-def test_centres_tile_the_axis(length, window, margin, stride):
+@pytest.mark.parametrize("window, margin, stride", [
+    (64, 16, 8),
+    (64, 0, 8),
+    (16, 4, 4),
+    (32, 8, 8),
+])
+def test_axis_windows__valid_parts_cover_the_axis(length, window, margin, stride):
     windows = axis_windows(length, window, margin, stride)
-    padded = max(-(-length // stride) * stride, 2 * stride)
-    assert windows[0].keep_from == 0 and windows[-1].keep_to == length
-    assert all(a.keep_to == b.keep_from for a, b in zip(windows, windows[1:]))
+    assert windows[0].keep_from == 0
+    assert windows[-1].keep_to == length
+    for before, after in zip(windows, windows[1:]):
+        assert before.keep_to == after.keep_from
     for w in windows:
-        assert w.origin % stride == 0 and w.origin + w.size <= length and w.size <= window
+        end = w.origin + w.size
+        assert w.origin % stride == 0
+        assert w.size <= window
+        assert end <= length
         assert w.keep_from == 0 or w.keep_from - w.origin >= margin
-        assert w.keep_to == length or w.origin + w.size - w.keep_to >= margin
-    sizes = {min(even_window(padded, window, margin, stride), length - w.origin) for w in windows}
-    assert {w.size for w in windows} == sizes and len(windows) == len(window_origins(padded, window, margin, stride))
+        assert w.keep_to == length or end - w.keep_to >= margin
 
 
 @pytest.mark.parametrize("length, window, margin, stride, even", [
-    (104, 64, 8, 8, 64),  # 8 + 48 + 8, then 8 + 40: two windows of 64 px it stays
+    (104, 64, 8, 8, 64),  # 8 + 48 + 8, then 8 + 40: two windows need 64 px
     (88, 64, 8, 8, 56),  # two of 64 would overlap by 40 px, two of 56 by 24
     (5000, 512, 32, 8, 480),
     (48, 64, 8, 8, 48),
     (16, 64, 24, 8, 16),  # less than two margins
 ])
-def test_a_window_is_no_larger_than_their_number_asks_for(length, window, margin, stride, even):
+def test_even_window__is_the_smallest_for_its_number(length, window, margin, stride, even):
     assert even_window(length, window, margin, stride) == even
     count = len(window_origins(length, window, margin, stride))
     assert len(window_origins(length, even, margin, stride)) == count
@@ -60,7 +73,38 @@ def test_a_window_is_no_larger_than_their_number_asks_for(length, window, margin
         assert len(window_origins(length, even - stride, margin, stride)) > count
 
 
+def test_window_and_margin__defaults_hold_the_margins():
+    small = SimpleNamespace(stride=16, radius=107)
+    large = SimpleNamespace(stride=32, radius=573)
+    assert window_and_margin(None, None, small) == (1024, 112)
+    assert window_and_margin(None, None, large) == (2304, 576)  # 4 * 573, up to the stride
+    with pytest.raises(ValueError, match="--window 1024"):
+        window_and_margin(1024, None, large)
+
+
+def test_axis_windows__by_hand():
+    first, middle, last = axis_windows(176, 80, 16, 16)
+    assert first == (0, 80, 0, 64)
+    assert middle == (48, 80, 64, 112)
+    assert last == (96, 80, 112, 176)
+
+
+def test_discarded_margin__needs_all_four_sides():
+    first, middle, last = axis_windows(176, 80, 16, 16)
+    assert discarded_margin(middle, middle, 16) == 16
+    assert discarded_margin(first, middle, 16) == 0
+    assert discarded_margin(middle, last, 16) == 0
+    assert discarded_margin(first, first, 16) == 0
+
+
+def test_valid_slices__by_hand():
+    first, middle, _ = axis_windows(176, 80, 16, 16)
+    assert valid_slices(first, middle) == (slice(0, 64), slice(16, 64))
+    assert valid_slices(middle, middle, 16) == (slice(0, 48), slice(0, 48))
+
+
 def network(name, **options):
+    """A network of 2 bands and 3 classes with random norms, as predict.py prepares it."""
     torch.manual_seed(0)
     model = randomise(build_model(name, 2, 3, **options)).float()
     torch.nn.init.normal_(model.classifier.weight)
@@ -68,39 +112,38 @@ def network(name, **options):
 
 
 def in_windows(model, image, window, margin, function):
-    """What function gives for (1, C, H, W), window by window: (1, K, H, W)."""
-    rows, cols = (axis_windows(length, window, margin, model.stride) for length in image.shape[2:])
-    out = []
+    """Apply a function (1, C, h, w) -> (1, K, h, w) window by window and join the valid parts."""
+    rows = axis_windows(image.shape[2], window, margin, model.stride)
+    cols = axis_windows(image.shape[3], window, margin, model.stride)
+    bands = []
     for row in rows:
-        out.append([])
+        parts = []
         for col in cols:
-            part = function(image[:, :, row.origin:row.origin + row.size, col.origin:col.origin + col.size])
-            out[-1].append(part[:, :, row.keep_from - row.origin:row.keep_to - row.origin,
-                                col.keep_from - col.origin:col.keep_to - col.origin])
-    return torch.cat([torch.cat(parts, 3) for parts in out], 2)
+            inputs = image[:, :, row.origin:, col.origin:][:, :, :row.size, :col.size]
+            valid = valid_slices(row, col)
+            parts.append(function(inputs)[:, :, valid[0], valid[1]])
+        bands.append(torch.cat(parts, 3))
+    return torch.cat(bands, 2)
 
 
-def test_a_window_that_is_not_asked_for_holds_its_margins():
-    small, large = SimpleNamespace(stride=16, radius=107), SimpleNamespace(stride=32, radius=573)
-    assert window_and_margin(None, None, small) == (1024, 112)
-    assert window_and_margin(None, None, large) == (2304, 576)  # 4 * 573, up to the stride
-    with pytest.raises(ValueError, match="leaves nothing"):
-        window_and_margin(1024, None, large)
-
-
-EXACT = [("unet", {"depth": 3, "width": 4}), ("unet", {"depth": 3, "width": 4, "upsampling": "bilinear"}),
-         ("unet", {"depth": 2, "width": 4, "stem": 2}), ("resunet", {}), ("linknet", {})]
-SLOWLY = [pytest.param(name, options, marks=pytest.mark.slow) for name, options in [
-    ("resunet", {"upsampling": "transposed"}), ("fpn", {}), ("unetpp", {}), ("resunet", {"encoder": "resnet50"})]]
-
-
-@pytest.mark.parametrize("name, options", EXACT + SLOWLY)
-def test_windows_with_the_default_margin_give_the_whole_scenes_logits(name, options):
+@pytest.mark.parametrize("name, options", [
+    ("unet", {"depth": 3, "width": 4}),
+    ("unet", {"depth": 2, "width": 4, "upsampling": "bilinear"}),
+    ("unet", {"depth": 2, "width": 4, "stem": 2}),
+    ("linknet", {}),
+    pytest.param("resunet", {}, marks=pytest.mark.slow),
+    pytest.param("resunet", {"upsampling": "transposed"}, marks=pytest.mark.slow),
+    pytest.param("resunet", {"encoder": "resnet50"}, marks=pytest.mark.slow),
+    pytest.param("fpn", {}, marks=pytest.mark.slow),
+    pytest.param("unetpp", {}, marks=pytest.mark.slow),
+])
+def test_windows__with_the_default_margin_give_the_whole_scenes_logits(name, options):
     model = network(name, **options)
     _, margin = window_and_margin(2**20, None, model)
     window = 2 * margin + 2 * model.stride
-    image = torch.randn(1, 2, 45, window + 3 * model.stride + 5)  # three windows side by side
-    for scene in (image, image.transpose(2, 3)) if name == "unet" else (image,):
+    length = window + 3 * model.stride + 5  # three windows side by side
+    for size in [(45, length), (length, 45)]:
+        scene = torch.randn(1, 2, *size)
         with torch.inference_mode():
             whole = model(scene)
             parts = in_windows(model, scene, window, margin, model)
@@ -108,66 +151,129 @@ def test_windows_with_the_default_margin_give_the_whole_scenes_logits(name, opti
         assert (parts - whole).abs().max() < 1e-4 * whole.std(dim=(2, 3)).min()
 
 
-def test_a_margin_of_half_the_radius_would_be_seen():
+def test_windows__half_the_radius_would_be_seen():
     model = network("unet", depth=3, width=4)
-    image = torch.randn(1, 2, 45, 203)
+    scene = torch.randn(1, 2, 45, 203)
     with torch.inference_mode():
-        assert (in_windows(model, image, 64, 24, model) - model(image)).abs().max() > 1e-3
+        parts = in_windows(model, scene, 64, 24, model)
+        assert (parts - model(scene)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("height, width", [(45, 203), (5, 9), (64, 96)])
-@pytest.mark.parametrize("options", [{"depth": 2}, {"depth": 1, "stem": 2, "upsampling": "bilinear"}])
-def test_averaged_symmetries_of_windows_are_those_of_the_whole_scene(height, width, options):
+@pytest.mark.parametrize("size", [(45, 203), (5, 9), (64, 96)])
+@pytest.mark.parametrize("options", [
+    {"depth": 2},
+    {"depth": 1, "stem": 2, "upsampling": "bilinear"},
+])
+def test_average_symmetries__of_windows_equals_that_of_the_scene(size, options):
     model = network("unet", width=4, **options)
     _, margin = window_and_margin(2**20, None, model)
-    image = torch.randn(1, 2, height, width)
+    window = 2 * margin + 16
+    scene = torch.randn(1, 2, *size)
     with torch.inference_mode():
-        whole = average_symmetries(model, image)
-        parts = in_windows(model, image, 2 * margin + 16, margin, lambda part: average_symmetries(model, part))
-    assert whole.shape == (1, 3, height, width) and (parts - whole).abs().max() < 1e-5
+        whole = average_symmetries(model, scene)
+        parts = in_windows(model, scene, window, margin, lambda x: average_symmetries(model, x))
+    assert whole.shape == (1, 3, *size)
+    assert (parts - whole).abs().max() < 1e-5
     assert torch.allclose(whole.sum(1), torch.ones(1))
 
 
-def test_averaged_symmetries_are_eight_and_turn_with_the_image():
+@pytest.mark.parametrize("turn, back", [
+    (lambda x: x.flip(3), lambda p: p.flip(3)),
+    (lambda x: x.transpose(2, 3), lambda p: p.transpose(2, 3)),
+    (lambda x: x.rot90(1, (2, 3)), lambda p: p.rot90(-1, (2, 3))),
+])
+def test_average_symmetries__turns_with_the_image(turn, back):
     model = network("unet", width=4, depth=2)
     image = torch.randn(1, 2, 24, 40)
     with torch.inference_mode():
         once = average_symmetries(model, image)
-        for turned, back in [(image.flip(3), lambda p: p.flip(3)), (image.transpose(2, 3), lambda p: p.transpose(2, 3)),
-                             (image.rot90(1, (2, 3)), lambda p: p.rot90(-1, (2, 3)))]:
-            assert torch.allclose(back(average_symmetries(model, turned)), once, atol=1e-5)
-            assert not torch.allclose(back(model(turned).softmax(1)), model(image).softmax(1), atol=1e-2)
-
-        def blind(x):  # all symmetries of a network that tells left from right: half see it on one side
-            return torch.stack([torch.arange(x.shape[3]).expand(x.shape[2], -1), torch.zeros(x.shape[2:])]).float()[None]
-        blind.stride = 4
-        p = average_symmetries(blind, torch.zeros(1, 2, 8, 12))[0, 0]
-    assert torch.allclose(p, p.flip(0)) and torch.allclose(p, p.flip(1)) and 0.5 < p[0, 0] < p[4, 6]
+        assert torch.allclose(back(average_symmetries(model, turn(image))), once, atol=1e-5)
+        plain = model(image).softmax(1)
+        assert not torch.allclose(back(model(turn(image)).softmax(1)), plain, atol=1e-2)
 
 
-@pytest.mark.parametrize("name, tta", [("unet", False), ("unet", True), ("linknet", False)])
-def test_a_window_without_its_margin_is_the_inside_of_the_whole(name, tta):
-    model = network(name, **({"width": 4, "depth": 2} if name == "unet" else {}))
+def test_average_symmetries__are_all_eight():
+    """Average a network whose logits are the column's number, not the image: the sides agree."""
+    def column_number(x):
+        columns = torch.arange(x.shape[3]).expand(x.shape[2:])
+        return torch.stack([columns, torch.zeros(x.shape[2:])]).float()[None]
+
+    column_number.stride = 4
+    p = average_symmetries(column_number, torch.zeros(1, 2, 8, 12))[0, 0]
+    assert torch.allclose(p, p.flip(0))
+    assert torch.allclose(p, p.flip(1))
+    assert 0.5 < p[0, 0] < p[4, 6]
+
+
+@pytest.mark.parametrize("name, options, tta", [
+    ("unet", {"width": 4, "depth": 2}, False),
+    ("unet", {"width": 4, "depth": 2}, True),
+    ("linknet", {}, False),
+])
+def test_predict_window__inside_a_margin_equals_the_whole(name, options, tta):
+    model = network(name, **options)
     image = torch.randn(1, 2, 64, 96)
     classes, probabilities = predict_window(model, image, 0, tta, True)
-    inner, within = predict_window(model, image, 16, tta, True)
-    assert torch.allclose(within, probabilities[..., 16:-16, 16:-16], atol=1e-6)
-    assert inner.shape == (32, 64) and (inner == classes[16:-16, 16:-16]).mean() > 0.999
+    inner_classes, inner = predict_window(model, image, 16, tta, True)
+    assert torch.allclose(inner, probabilities[..., 16:-16, 16:-16], atol=1e-6)
+    assert inner_classes.shape == (32, 64)
+    assert (inner_classes == classes[16:-16, 16:-16]).mean() > 0.999
 
 
-def test_what_is_kept_of_a_window():
-    first, middle, last = axis_windows(176, 80, 16, 16)
-    assert [(w.origin, w.keep_from, w.keep_to) for w in (first, middle, last)] == [(0, 0, 64), (48, 64, 112), (96, 112, 176)]
-    assert unwanted_margin(middle, middle, 16) == 16
-    assert unwanted_margin(first, middle, 16) == unwanted_margin(middle, last, 16) == unwanted_margin(first, first, 16) == 0
-    assert kept(first, middle) == (slice(0, 64), slice(16, 64)) and kept(middle, middle, 16) == (slice(0, 48), slice(0, 48))
-
-
-def test_a_windows_classes_are_its_likeliest():
+@pytest.mark.parametrize("tta", [False, True])
+def test_predict_window__classes_are_the_likeliest(tta):
     model = network("unet", width=4, depth=1)
     image = torch.randn(1, 2, 16, 16)
-    classes, nothing = predict_window(model, image, 0, tta=False, wanted=False)
-    again, probabilities = predict_window(model, image, 0, tta=False, wanted=True)
-    assert nothing is None and (classes == again).all() and (probabilities[0].argmax(0).numpy() == classes).all()
-    averaged, probabilities = predict_window(model, image, 0, tta=True, wanted=False)
-    assert (probabilities[0].argmax(0).numpy() == averaged).all() and (averaged != classes).any()
+    classes, nothing = predict_window(model, image, 0, tta, False)
+    again, probabilities = predict_window(model, image, 0, tta, True)
+    assert nothing is None
+    assert (classes == again).all()
+    assert (probabilities[0].argmax(0).numpy() == classes).all()
+
+
+def test_decoder_crops__by_hand():
+    assert decoder_crops(32, [1, 2, 2]) == [2, 11, 29]  # 32 - 3, 29 // 2 - 3, 11 // 2 - 3
+    assert decoder_crops(112, [2, 2, 2]) == [8, 23, 53]
+    assert decoder_crops(5, [1, 2]) == [0, 2]
+    assert decoder_crops(0, [1, 2]) == [0, 0]
+
+
+@pytest.mark.parametrize("name, options, margins", [
+    ("unet", {"width": 2, "depth": 1}, (0, 1, 30)),
+    ("unet", {"width": 2, "depth": 4}, (3, 16, 30)),
+    ("unet", {"width": 2, "depth": 2, "fusion": "sum"}, (9,)),
+    ("unet", {"width": 2, "depth": 3, "stem": 2, "upsampling": "bilinear"}, (1, 4, 9, 30)),
+    ("resunet", {}, (29,)),
+    pytest.param("resunet", {"upsampling": "transposed"}, (5, 29), marks=pytest.mark.slow),
+])
+def test_decode_inside__equals_the_inside_of_the_whole(name, options, margins):
+    model = network(name, **options).double()
+    image = torch.randn(1, 2, 67, 90, dtype=torch.float64)
+    with torch.inference_mode():
+        whole = model(image)
+        for margin in margins:
+            inside = decode_inside(model, image, margin)
+            assert torch.allclose(inside, center_crop(whole, margin), rtol=0, atol=1e-9)
+
+
+def test_decode_inside__does_not_compute_the_margin():
+    model = UNet(3, 7, width=8, depth=2).to("meta")
+    image = torch.empty(1, 3, 128, 128, device="meta")
+    flops = []
+    for margin in (0, 32):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            decode_inside(model, image, margin)
+        flops.append(counter.get_total_flops())
+    assert flops[1] < 0.75 * flops[0]
+
+
+def test_logits_inside__uses_the_forward_of_a_subclass():
+    class Doubled(UNet):
+        """A network of a fork that changes the U-Net's forward."""
+
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = Doubled(2, 3, width=2, depth=1).eval()
+    image = torch.randn(1, 2, 32, 32)
+    assert torch.equal(logits_inside(model, image, 8), model(image)[..., 8:-8, 8:-8])
