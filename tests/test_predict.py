@@ -209,7 +209,7 @@ def test_pixels_of_another_size_than_the_network_learned_are_warned_of(capsys):
     assert capsys.readouterr().err == ""
     raster.georeference = place
     predict.warn_of_scale(raster, 1.0, 2.0)  # of a file of 1 m a pixel, at twice its size
-    assert "a.tif is predicted at 0.5 m a pixel, the network learned at 1 m: --scale 1 would" in capsys.readouterr().err
+    assert "a.tif is predicted at 0.5 m per pixel, the network was trained at 1 m: --scale 1 would" in capsys.readouterr().err
 
 
 def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
@@ -221,8 +221,8 @@ def test_a_strip_holds_one_window_s_pixels_at_a_time(tmp_path, monkeypatch):
     with open_raster(tmp_path / "scene.tif") as raster:
         raster.read(0, 0, 1, 1)
         tracemalloc.start()
-        for strip in predict.predicted_strips(model, raster, meta, torch.device("cpu"), args):
-            assert strip.layers.shape == (64, 16384, 1)
+        for strip in predict.WindowPredictor(model, raster, meta, torch.device("cpu"), args).row_blocks():
+            assert strip.bands.shape == (64, 16384, 1)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 20e6
@@ -236,8 +236,8 @@ def test_doubt_knows_no_windows(tmp_path):
     for window in (512, 64):
         args.window, args.margin = window_and_margin(window, None, model)
         with open_raster(tmp_path / "scene.png") as raster:
-            strips = predict.predicted_strips(model, raster, FACTS, torch.device("cpu"), args)
-            doubts.append(np.concatenate([strip.doubt for strip in strips]))
+            strips = predict.WindowPredictor(model, raster, FACTS, torch.device("cpu"), args).row_blocks()
+            doubts.append(np.concatenate([strip.uncertainty for strip in strips]))
     assert doubts[0].std() > 0.05 and np.abs(doubts[0] - doubts[1]).max() < 1e-5
 
 

@@ -81,8 +81,8 @@ def test_all_files_of_a_scene(tmp_path, scene):
         "scene_areas.csv", "scene_classes.qml", "scene_classes.tif", "scene_classes.tif.aux.xml", "scene_confidence.tif",
         "scene_overlay.png", "scene_points.csv", "scene_points.png", "scene_probabilities.tif",
         "scene_probabilities.tif.aux.xml"]
-    for name, wanted, nodata in [("classes", whole.layers[..., :1], 255), ("confidence", whole.layers[..., 1:2], 0),
-                                 ("probabilities", whole.layers[..., 2:], None)]:
+    for name, wanted, nodata in [("classes", whole.bands[..., :1], 255), ("confidence", whole.bands[..., 1:2], 0),
+                                 ("probabilities", whole.bands[..., 2:], None)]:
         with open_raster(out / f"scene_{name}.tif") as raster:
             assert np.array_equal(raster.read(0, 0, 30, 40), wanted) and raster.nodata == nodata
             assert raster.georeference.to_map(0, 0) == (500000, 4600000) 
@@ -114,7 +114,7 @@ def test_points_to_label_are_read_by_prepare_data_once_a_class_is_given(tmp_path
         first, second = csv.DictReader(file)
     assert (first["scene"], first["row"], first["col"], first["class"]) == ("scene", "10", "20", "")
     assert (float(first["x"]), float(first["y"])) == (500000 + 20.5 * 2, 4600000 - 10.5 * 2)
-    assert first["predicted"] == FACTS["classes"][whole.layers[10, 20, 0]]
+    assert first["predicted"] == FACTS["classes"][whole.bands[10, 20, 0]]
     (tmp_path / "clicked.csv").write_text("scene,row,col,x,y,predicted,class\n" + "".join(
         f"scene,{line['row']},{line['col']},{line['x']},{line['y']},{line['predicted'][:4]},sand\n" for line in (first, second)))
     points = read_points(tmp_path / "clicked.csv", land_classes([(10, "water", None), (30, "sand", None)]))
@@ -132,7 +132,7 @@ def test_no_more_than_some_strips_are_held(tmp_path):
         parts = (RowBlock(np.zeros((256, 8192, 1), np.uint8), np.zeros((256 // every, 8192 // every, 3), np.uint8), None)
                  for _ in range(16))  # 34 MB in all
         tracemalloc.start()
-        maps.write_rasters(tmp_path / "scene", parts, raster, FACTS, False, None)
+        maps.write_rasters(tmp_path / "scene", parts, raster, FACTS, False, maps.Summary(raster))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peak < 45e6
@@ -200,8 +200,10 @@ def test_overview_is_bounded_and_shows_the_pixels_it_stands_for(tmp_path, monkey
     assert [maps.overview_stride(*size) for size in [(1, 2000), (2001, 5), (30000, 10), (30000, 31000)]] == [1, 2, 15, 16]
     monkeypatch.setattr(maps, "OVERVIEW_SIDE", 14)  # each third of 30 x 40
     whole, _ = strips()
-    parts = [RowBlock(whole.layers[a:b], whole.rgb[-a % 3::3, ::3][:len(range(-a % 3, b - a, 3))], whole.doubt[a:b])
+    parts = [RowBlock(whole.bands[a:b], whole.rgb[-a % 3::3, ::3][:len(range(-a % 3, b - a, 3))], whole.uncertainty[a:b])
              for a, b in [(0, 13), (13, 14), (14, 30)]]
-    counts, rgb, classes = maps.write_rasters(tmp_path / "a", parts, scene, FACTS, False, None)
-    assert np.array_equal(classes, whole.layers[::3, ::3, 0]) and rgb.shape == (10, 14, 3)
+    summary = maps.Summary(scene)
+    maps.write_rasters(tmp_path / "a", parts, scene, FACTS, False, summary)
+    counts, rgb, classes = summary.counts, summary.rgb, summary.classes
+    assert np.array_equal(classes, whole.bands[::3, ::3, 0]) and rgb.shape == (10, 14, 3)
     assert counts.sum() == 1200 and counts[255] == 1
