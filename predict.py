@@ -116,10 +116,10 @@ def main(args):
 
 def torchrun_environment():
     """Rank, rank on this machine, and number of processes; 0, 0, 1 without torchrun."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
     if processes <= 1:
         return 0, 0, 1
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("LOCAL_RANK", 0)), processes
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), processes
 
 
 def map_scene(path, model, meta, device, args):

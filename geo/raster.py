@@ -525,7 +525,7 @@ def majority_vote(piece, down, across, weights, classes, default):
     best = scores.max(axis=0)  # (h, w)
     leads = scores == best  # (K, h, w)
     winners = values[leads.argmax(axis=0)]
-    tied = (leads.sum(axis=0) > 1) & (best > 0)
+    tied = (leads.sum(axis=0) > 1) & (best > 0)  # where all are 0, the default is set below
     blocks = piece.reshape(len(winners), down, -1, across).swapaxes(1, 2)  # (h, w, down, across)
     blocks = blocks[tied].reshape(-1, down * across)
     winners[tied] = _first_complete(blocks, leads[:, tied], values)
