@@ -320,6 +320,20 @@ def test_row_blocks__uncertainty_does_not_depend_on_the_windows(tmp_path):
     assert np.abs(found[0] - found[1]).max() < 1e-5
 
 
+def test_row_blocks__network_without_stride_and_radius(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)).eval()  # exact with any margin
+    image = random_scene(50, 70)
+    write_png(tmp_path / "scene.png", image)
+    args = predict.parse_args(
+        ["--checkpoint", "best.pt", "--window", "21", "--margin", "3", "scene.png"])
+    with open_raster(tmp_path / "scene.png") as raster:
+        blocks = list(predict.WindowPredictor(model, raster, META, CPU, args).row_blocks())
+    found = np.concatenate([block.bands for block in blocks])[..., 0]
+    assert np.array_equal(found, whole_logits(model, image).argmax(0).numpy())
+    assert len(np.unique(found)) > 1
+
+
 def test_row_blocks__memory_holds_one_window_of_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
