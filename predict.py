@@ -1,25 +1,28 @@
-"""Class maps of whole scenes: any number of files, of any size, with the network of a checkpoint.
+"""Predict class maps of whole scenes, of any number and size, with the network of a checkpoint.
 
-    python predict.py --checkpoint runs/demo-unet-1/best.pt scene.tif other.jpg --out maps
-    torchrun --nproc-per-node 2 predict.py --checkpoint best.pt scenes/*.tif --out maps     shares the scenes out
+    python predict.py --checkpoint runs/demo-unet-1 scene.tif other.jpg --out maps
+    torchrun --nproc-per-node 2 predict.py --checkpoint runs/demo-unet-1 scenes/*.tif --out maps
 
 writes for each scene, named after it:
-    <scene>_classes.tif   the class of every pixel as a palette GeoTIFF, 255 where the scene has no data; its legend for
-                          GDAL and QGIS in <scene>_classes.tif.aux.xml and <scene>_classes.qml
-    <scene>_overlay.png   the scene under its classes, at most 2,000 px, with a legend of the classes found
-    <scene>_areas.csv     pixels and share of each class, and its area where the size of a pixel is known
-With --probabilities also <scene>_probabilities.tif, a band a class, 255 being certainty and all bands 0 where there is
-no data, and <scene>_confidence.tif, that of the class on the map; with --suggest <scene>_points.csv and
-<scene>_points.png, the pixels to label next. Files take their names when all of a scene's are whole.
+    <scene>_classes.tif   the class of every pixel as a palette GeoTIFF, 255 where the scene has no
+                          data; its legend for GDAL and QGIS in <scene>_classes.tif.aux.xml and
+                          <scene>_classes.qml
+    <scene>_overlay.png   the scene under its classes, at most 2,000 px, with a legend
+    <scene>_areas.csv     pixels and share of each class, and its area if the pixel size is known
+    --probabilities       also <scene>_probabilities.tif, one band per class, 0 to 255, and
+                          <scene>_confidence.tif, that of the class on the map; 0 is no data
+    --suggest N           also <scene>_points.csv and <scene>_points.png, the pixels to label next
+A scene's files take their names when all of them are complete. torchrun shares the scenes out.
 
-The scene is read in windows that overlap by a margin, and of each window only the centre is kept. With the default
-margin, the radius of the network's receptive field, the result is that of the whole scene at once, in the memory of a
-window and of the maps under a row of them. A network that looks at the whole image has no radius: its margin is 64 px,
-and the result differs a little.
+The scene is read in windows that overlap by a margin, and only the centre of each window is kept.
+With the default margin, the radius of the network's receptive field, the result is that of the
+whole scene at once. Memory holds one window, and the maps of one row of windows. A network that
+looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
 """
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -32,7 +35,7 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.checkpoint import load_model
+from engine.checkpoint import find_checkpoint, load_model
 from engine.cli import HelpFormatter
 from engine.device import out_of_memory, pick_device
 from engine.meta import display_limits
@@ -48,137 +51,185 @@ from geo.windows import (
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.scenes import open_scene, resize, scaled, warn_of_unread
-from weak.suggest import SQUARE, uncertainty
+from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
 
 
 def parse_args(argv=None):
     """The command line; `python predict.py --help` shows it."""
-    parser = argparse.ArgumentParser(description="Class maps of whole scenes with the network of a checkpoint.",
-                                     epilog="example: python predict.py --checkpoint runs/demo/best.pt scene.tif",
-                                     formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(
+        description="Class maps of whole scenes with the network of a checkpoint.",
+        epilog="example: python predict.py --checkpoint runs/demo scene.tif",
+        formatter_class=HelpFormatter)
     flag = parser.add_argument_group("what to map").add_argument
-    flag("scenes", nargs="+", metavar="SCENE", help="GeoTIFF, TIFF, PNG or JPEG with the bands trained on, or a list "
-         "of a scene's files, NAME.txt")
-    flag("--checkpoint", required=True, help="best.pt or last.pt of a run")
-    flag("--scale", type=float, help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
-         "what the training scenes were resized by")
+    flag("scenes", nargs="+", metavar="SCENE",
+         help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes, or a text file "
+              "NAME.txt that lists the files of one scene")
+    flag("--checkpoint", required=True,
+         help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
+    flag("--scale", type=float,
+         help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
+              "the factor of the training scenes")
     flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("what to write").add_argument
     flag("--out", default=".", help="folder for the maps")
-    flag("--probabilities", action="store_true", help="also write those of every class, and the map's confidence")
-    flag("--suggest", type=int, default=0, metavar="N", help="also name the N pixels of each scene to label next; "
-         "0 is none")
+    flag("--probabilities", action="store_true",
+         help="also write the probability of every class, and the confidence of the map")
+    flag("--suggest", type=int, default=0, metavar="N",
+         help="also write the N pixels of each scene to label next; 0 is none")
     flag = parser.add_argument_group("how").add_argument
-    flag("--window", type=int, help="largest side of what is read at a time, margins included, px; not given: 1024, or "
-         "four margins where that is more")
-    flag("--margin", type=int, help="px of a window's border that are thrown away; not given: the network's radius, "
-         "which makes the result exact, or 64 where it has none; smaller is faster")
-    flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square: better "
-         "maps in eight times the time")
-    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
+    flag("--window", type=int,
+         help="largest side of a window, margins included, px; not given: 1024, or four margins "
+              "if that is more")
+    flag("--margin", type=int,
+         help="border of a window that is discarded, px; smaller is faster; not given: the "
+              "network's radius, which makes the result exact, or 64 if it has none")
+    flag("--tta", action="store_true",
+         help="average the probabilities over the eight symmetries of the square: better maps in "
+              "eight times the time")
+    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
+         help="where to compute; mps is not tested")
     return parser.parse_args(argv)
 
 
 def main(args):
-    """Predict every scene, or under torchrun this process's share of them; returns the paths of the class maps."""
-    processes = max(1, int(os.environ.get("WORLD_SIZE", 1)))
-    rank, local = (int(os.environ.get(name, 0)) if processes > 1 else 0 for name in ("RANK", "LOCAL_RANK"))
+    """Predict every scene, or this process's share of them; returns the paths of the class maps."""
+    rank, local_rank, processes = torchrun_environment()
     device = pick_device(args.device)
     if device.type == "cuda":
-        torch.cuda.set_device(local % torch.cuda.device_count())
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+    args.checkpoint = find_checkpoint(args.checkpoint)
     model, meta = load_model(args.checkpoint, device)
     model = fold_batch_norm(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
-    scale = args.scale if args.scale is not None else meta.get("scale") or 1.0
-    if not 0 < scale <= 16 or args.suggest < 0:
-        raise ValueError(f"--scale {scale} --suggest {args.suggest}: give a scale above 0, at most 16, and 0 or more "
-                         "points")
-    stems = [pathlib.Path(scene).stem for scene in args.scenes]
-    twice = [stem for stem in stems if stems.count(stem) > 1]
-    if twice:
-        raise ValueError(f"two scenes are called {twice[0]}, and one map would overwrite the other: give them in two "
-                         "calls with different --out")
-    for scene, stem in zip(args.scenes, stems):
+    if args.scale is None:
+        args.scale = meta.get("scale") or 1.0
+    if not 0 < args.scale <= 16 or args.suggest < 0:
+        raise ValueError(f"--scale {args.scale} --suggest {args.suggest}: give a scale above 0, at "
+                         "most 16, and 0 or more points")
+    check_names(args.scenes)
+    scenes = args.scenes[rank::processes]
+    for scene in scenes:
+        check_free(pathlib.Path(args.out), pathlib.Path(scene).stem, args.suggest)
+    pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    return [map_scene(scene, model, meta, device, args) for scene in scenes]
+
+
+def torchrun_environment():
+    """Rank, rank on this machine, and number of processes; 0, 0, 1 without torchrun."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes <= 1:
+        return 0, 0, 1
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), processes
+
+
+def map_scene(path, model, meta, device, args):
+    """Predict one scene and write its files; returns the path of the class map."""
+    with open_scene(path, args.max_pixels) as raster:
+        if raster.nodata is None:
+            raster.nodata = meta.get("nodata")
+        check_scene(raster, meta, args.checkpoint)
+        file_size = raster.height, raster.width
+        raster = at_scale(raster, args.scale)
+        warn_of_scale(raster, meta["gsd_m"], args.scale)
+        row_blocks = WindowPredictor(model, raster, meta, device, args).row_blocks()
+        return write_maps(row_blocks, raster, meta, args.out, args.probabilities, args.suggest,
+                          file_size)
+
+
+def check_names(scenes):
+    """Refuse scenes whose maps would have the same name, or none: ValueError."""
+    stems = [pathlib.Path(scene).stem for scene in scenes]
+    for scene, stem in zip(scenes, stems):
+        if stems.count(stem) > 1:
+            raise ValueError(f"two scenes are called {stem}, and one map would overwrite the "
+                             "other: give them in two calls with different --out")
         if not stem.strip("."):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
-    for stem in stems[rank::processes]:
-        check_free(pathlib.Path(args.out), stem, args.suggest)
-    pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
-    paths = []
-    for scene in args.scenes[rank::processes]:
-        with open_scene(scene, args.max_pixels) as raster:
-            raster.nodata = meta.get("nodata") if raster.nodata is None else raster.nodata
-            check_scene(raster, meta, args.checkpoint)
-            file_size, raster = (raster.height, raster.width), at_scale(raster, scale)
-            warn_of_scale(raster, meta["gsd_m"], scale)
-            strips = predicted_strips(model, raster, meta, device, args)
-            paths.append(write_maps(strips, raster, meta, args.out, args.probabilities, args.suggest, file_size))
-    return paths
 
 
 def check_free(out, stem, suggest):
-    """Refuse to write over what is not of this program, or holds somebody's work: ValueError.
+    """Refuse to overwrite files that this program did not write, or that were filled in since.
 
     Args:
-        out: folder of the maps; stem: the scene's name.
-        suggest: whether pixels to label are named, in a file that people then fill in.
+        out: folder of the maps.
+        stem: the scene's name.
+        suggest: whether pixels to label are written, to a file that people then fill in.
+    Raises:
+        ValueError: there is such a file.
     """
-    classes, points = out / f"{stem}_classes.tif", out / f"{stem}_points.csv"
-    if classes.exists() and not pathlib.Path(f"{classes}.aux.xml").exists():  # the legend that each of our maps has
-        raise ValueError(f"{classes} is there already and is no map of this program: give another --out")
+    classes = out / f"{stem}_classes.tif"
+    legend = out / f"{stem}_classes.tif.aux.xml"  # which every map of ours has
+    points = out / f"{stem}_points.csv"
+    if classes.exists() and not legend.exists():
+        raise ValueError(f"{classes} is there already and is no map of this program: give another "
+                         "--out")
     if suggest and points.exists():
-        raise ValueError(f"{points} is there already, and may hold classes that were filled in: move it, or give another --out")
+        raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
+                         "move it, or give another --out")
 
 
 def warn_of_scale(raster, gsd, scale):
-    """Say so where a pixel, as it is predicted, is not of the size that the network was trained on (m, or None: unknown)."""
-    here = raster.georeference and raster.georeference.gsd_m
-    if here and gsd and not 0.95 < here / gsd < 1.05:
-        print(f"warning: {raster.path} is predicted at {here:.3g} m a pixel, the network learned at {gsd:.3g} m: --scale "
-              f"{scale * here / gsd:.4g} would bring them together", file=sys.stderr)
+    """Warn if the pixels of a scene have another size than those the network was trained on.
+
+    Args:
+        raster: the scene as it is predicted, after scaling by `scale`.
+        gsd: size of the training pixels, m; None: unknown.
+    """
+    scene_gsd = raster.georeference and raster.georeference.gsd_m
+    if scene_gsd and gsd and not 0.95 < scene_gsd / gsd < 1.05:
+        print(f"warning: {raster.path} is predicted at {scene_gsd:.3g} m per pixel, the network "
+              f"was trained at {gsd:.3g} m: --scale {scale * scene_gsd / gsd:.4g} would match them",
+              file=sys.stderr)
 
 
 def check_scene(raster, meta, checkpoint):
-    """See that a scene is what the network was trained on.
+    """Compare a scene with what the network was trained on.
 
     Raises:
         ValueError: another number of bands, another dtype, or a palette.
     """
     warn_of_unread(raster)
     if raster.palette is not None:
-        raise ValueError(f"{raster.path} has a palette, so its values are no intensities: convert it to RGB")
+        raise ValueError(f"{raster.path} has a palette, so its values are no intensities: "
+                         "convert it to RGB")
     if raster.bands != meta["bands"]:
-        raise ValueError(f"{raster.path} has {raster.bands} bands, but {checkpoint} was trained on {meta['bands']}: "
-                         "give scenes with the same bands in the same order")
+        raise ValueError(f"{raster.path} has {raster.bands} bands, but {checkpoint} was trained on "
+                         f"{meta['bands']}: give scenes with the same bands in the same order")
     if str(raster.dtype) != meta["dtype"]:
-        raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on {meta['dtype']}: its "
-                         "values would mean something else; convert the scene as the training scenes were")
+        raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on "
+                         f"{meta['dtype']}: its values would mean something else; convert the "
+                         "scene as the training scenes were")
 
 
 class Resized:
-    """A raster at another size, in the place of a Raster's file."""
+    """The source of a Raster that is another raster at another size."""
 
     def __init__(self, raster, height, width):
-        self.raster, self.size = raster, (height, width)
+        self.raster = raster
+        self.height = height
+        self.width = width
 
     def copy(self, row, col, window):
-        """Copy what lies at row, col into window (h, w, C)."""
-        window[:] = resize(self.raster, *self.size, smooth=True, window=(row, col, *window.shape[:2]))
+        """Copy the pixels at row, col into window (h, w, C)."""
+        place = (row, col, *window.shape[:2])
+        window[:] = resize(self.raster, self.height, self.width, smooth=True, window=place)
 
 
 def at_scale(raster, scale):
-    """A raster resized as prepare_data.py resizes scenes, its georeference too; itself at scale 1."""
+    """A raster resized as prepare_data.py resizes scenes, its georeference too."""
     if scale == 1:
         return raster
-    height, width = scaled(raster.height, scale), scaled(raster.width, scale)
-    factors = raster.height / height, raster.width / width  # not 1 / scale: sides are whole px, and the map ends where it did
+    height = scaled(raster.height, scale)
+    width = scaled(raster.width, scale)
+    # Not 1 / scale, because sides are whole px, and the map must end where the scene ends.
+    factors = raster.height / height, raster.width / width
     georeference = raster.georeference and raster.georeference.window(0, 0, factors)
-    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height, width=width,
-                               georeference=georeference)
+    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height,
+                               width=width, georeference=georeference)
 
 
-def predicted_strips(model, raster, meta, device, args):
-    """Predict a scene, one row of windows after the other.
+class WindowPredictor:
+    """Predict a scene in overlapping windows, one row of windows after the other.
 
     Args:
         model: in eval mode, on `device`.
@@ -186,59 +237,124 @@ def predicted_strips(model, raster, meta, device, args):
         meta: data meta of the checkpoint.
         device: torch.device.
         args: the command's; window and margin are multiples of the network's stride, px.
-    Yields:
-        maps.RowBlock, top to bottom.
     """
-    rows = axis_windows(raster.height, args.window, args.margin, model.stride)
-    cols = axis_windows(raster.width, args.window, args.margin, model.stride)
-    every, limits = overview_stride(raster.height, raster.width), display_limits(meta)
-    count = 2 + len(meta["classes"]) if args.probabilities else 1
-    # On the CPU two small windows are computed at a time, each by half of the threads, which then wait less for one another.
-    small = 2 * rows[0].size * cols[0].size <= WINDOW**2  # together no more memory than one window of the default size
-    workers = 2 if device.type == "cpu" and small and min(torch.get_num_threads(), len(cols)) > 1 else 1
-    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[torch.get_num_threads() // workers])
-    reading = threading.Lock()
-    progress = tqdm(total=len(rows) * len(cols), desc=raster.path.name, disable=None, unit="window")
 
-    def fill(row, col, layers, doubt):
-        """Predict one window into its place in the strip; returns its pixels for the overview."""
-        with reading:
-            image = raster.read(row.origin, col.origin, row.size, col.size)  # (h, w, C)
-        missing = raster.no_data(image)
-        inputs = normalise(torch.from_numpy(image)[None].to(device), meta["mean"], meta["std"], raster.nodata)
-        if raster.alpha is not None:  # transparent pixels are of the bands' mean, as in training
-            inputs.masked_fill_(torch.from_numpy(missing).to(device), 0)
-        margin = discarded_margin(row, col, args.margin)
-        margin = max(margin - SQUARE // 2, 0) if args.suggest else margin  # doubt is averaged over a square
-        classes, probabilities = predict_window(model, inputs, margin, args.tta, args.probabilities or args.suggest)
-        window, within = valid_slices(row, col), valid_slices(row, col, margin)
-        missing, across = missing[window], np.s_[:, col.keep_from:col.keep_to]
-        layers[across][:, :, 0] = np.where(missing, NO_DATA, classes[within])
-        if args.probabilities:
-            levels = (255 * probabilities[0]).round().byte().cpu().numpy()[(..., *within)] * ~missing  # (K, h, w)
-            layers[across][:, :, 1] = levels.max(axis=0)
-            layers[across][:, :, 2:] = np.moveaxis(levels, 0, 2)
-        if args.suggest:
-            doubt[across] = np.where(missing, -np.inf, uncertainty(probabilities)[0].cpu().numpy()[within])
-        shown = image[window][-row.keep_from % every::every, -col.keep_from % every::every]
-        progress.update()
-        return shown.copy()  # a view would keep the whole window in memory until the strip's end
+    def __init__(self, model, raster, meta, device, args):
+        self.model = model
+        self.raster = raster
+        self.meta = meta
+        self.device = device
+        self.args = args
+        stride = getattr(model, "stride", 1)
+        self.rows = axis_windows(raster.height, args.window, args.margin, stride)
+        self.cols = axis_windows(raster.width, args.window, args.margin, stride)
+        self.overview_stride = overview_stride(raster.height, raster.width)
+        self.limits = display_limits(meta)
+        self.reading = threading.Lock()
 
-    try:
-        for number, row in enumerate(rows):
-            turn = slice(None, None, -1 if number % 2 else 1)  # there and back: what was decoded last is read again first
-            height = row.keep_to - row.keep_from
-            layers = np.empty((height, raster.width, count), dtype=np.uint8)
-            doubt = np.empty((height, raster.width), dtype=np.float32) if args.suggest else None
-            overview = list((pool.map if workers > 1 else map)(lambda col: fill(row, col, layers, doubt), cols[turn]))
-            yield RowBlock(layers, to_rgb(np.concatenate(overview[turn], axis=1), meta["rgb"], limits), doubt)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        progress.close()
+    def row_blocks(self):
+        """Yield a maps.RowBlock per row of windows, top to bottom."""
+        workers = self.count_workers()
+        threads = torch.get_num_threads() // workers
+        pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[threads])
+        run = pool.map if workers > 1 else map
+        progress = tqdm(total=len(self.rows) * len(self.cols), desc=self.raster.path.name,
+                        disable=None, unit="window")
+        try:
+            for number, row in enumerate(self.rows):
+                block = self.empty_block(row)
+                # There and back: the parts of the file that were decoded last are read first.
+                cols = self.cols[::-1] if number % 2 else self.cols
+                for _ in run(functools.partial(self.process, block, row), cols):
+                    progress.update()
+                yield block
+        finally:
+            pool.shutdown(cancel_futures=True)
+            progress.close()
+
+    def count_workers(self):
+        """Number of windows to compute at a time: 2 if they are small and on the CPU, else 1.
+
+        Half of the threads work on each of the two, and wait less for one another.
+        """
+        pixels = 2 * self.rows[0].size * self.cols[0].size
+        is_small = pixels <= WINDOW**2  # no more memory than for one window of the default size
+        has_threads = self.device.type == "cpu" and torch.get_num_threads() > 1
+        return 2 if is_small and has_threads and len(self.cols) > 1 else 1
+
+    def empty_block(self, row):
+        """A RowBlock for a row of windows, to be filled in."""
+        height = row.keep_to - row.keep_from
+        width = self.raster.width
+        num_bands = 2 + len(self.meta["classes"]) if self.args.probabilities else 1
+        bands = np.empty((height, width, num_bands), dtype=np.uint8)
+        stride = self.overview_stride
+        shown_rows = range(-row.keep_from % stride, height, stride)
+        shown_cols = range(0, width, stride)
+        rgb = np.empty((len(shown_rows), len(shown_cols), 3), dtype=np.uint8)
+        uncertainty = np.empty((height, width), dtype=np.float32) if self.args.suggest else None
+        return RowBlock(bands, rgb, uncertainty)
+
+    def process(self, block, row, col):
+        """Predict the window at (row, col) and write what is kept of it into a RowBlock."""
+        image, missing = self.read(row, col)
+        margin = discarded_margin(row, col, self.args.margin)
+        if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
+            margin = max(margin - UNCERTAINTY_WINDOW // 2, 0)
+        classes, probabilities = self.predict(image, missing, margin)
+        in_window = valid_slices(row, col)
+        in_prediction = valid_slices(row, col, margin)
+        self.keep_image(block, row, col, image[in_window])
+        self.keep(block, col, missing[in_window], in_prediction, classes, probabilities)
+
+    def read(self, row, col):
+        """The (h, w, C) pixels of a window, and (h, w) bool where they are no data."""
+        with self.reading:  # a raster serves one thread at a time
+            image = self.raster.read(row.origin, col.origin, row.size, col.size)
+        return image, self.raster.no_data(image)
+
+    def predict(self, image, missing, margin):
+        """Classes and probabilities of a window without its margin, as `predict_window`."""
+        inputs = torch.from_numpy(image)[None].to(self.device)  # (1, h, w, C)
+        inputs = normalise(inputs, self.meta["mean"], self.meta["std"], self.raster.nodata)
+        if self.raster.alpha is not None:  # transparent pixels have the mean, as in training
+            inputs.masked_fill_(torch.from_numpy(missing).to(self.device), 0)
+        wanted = self.args.probabilities or self.args.suggest
+        return predict_window(self.model, inputs, margin, self.args.tta, wanted)
+
+    def keep(self, block, col, missing, inside, classes, probabilities):
+        """Write what is kept of a predicted window into its columns of a RowBlock.
+
+        Args:
+            block: RowBlock of the row of windows.
+            col: the window along the columns.
+            missing: (h, w) bool, where the part kept is no data.
+            inside: slices of the part kept of what was predicted.
+            classes, probabilities: as from `predict`.
+        """
+        cols = slice(col.keep_from, col.keep_to)
+        block.bands[:, cols, 0] = np.where(missing, NO_DATA, classes[inside])
+        if self.args.probabilities:
+            levels = (255 * probabilities[0]).round().byte().cpu().numpy()
+            levels = levels[(..., *inside)] * ~missing  # (K, h, w)
+            block.bands[:, cols, 1] = levels.max(axis=0)
+            block.bands[:, cols, 2:] = np.moveaxis(levels, 0, 2)
+        if self.args.suggest:
+            uncertainty = margin_uncertainty(probabilities)[0].cpu().numpy()[inside]
+            block.uncertainty[:, cols] = np.where(missing, -np.inf, uncertainty)
+
+    def keep_image(self, block, row, col, image):
+        """Write the pixels that the overview shows of the part kept (h, w, C) of a window."""
+        stride = self.overview_stride
+        shown = image[-row.keep_from % stride::stride, -col.keep_from % stride::stride]
+        start = -(-col.keep_from // stride)  # px of the overview
+        rgb = to_rgb(shown, self.meta["rgb"], self.limits)
+        block.rgb[:, start:start + rgb.shape[1]] = rgb
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end it as Ctrl-C does: what is half-written is removed
+    # A process that is ended removes half-written files, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main(parse_args())
     except (ValueError, OSError) as error:

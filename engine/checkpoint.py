@@ -118,3 +118,22 @@ def _digest(content):
 
     walk(content, "")
     return digest.hexdigest()
+
+
+def find_checkpoint(path):
+    """The checkpoint at a path: the file itself, or of a run folder its best.pt, else its last.pt.
+
+    Args:
+        path: a checkpoint or a run folder.
+    Returns:
+        pathlib.Path; a file that is missing is reported when it is loaded.
+    Raises:
+        FileNotFoundError: the folder holds neither.
+    """
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        return path
+    for name in ("best.pt", "last.pt"):
+        if (path / name).is_file():
+            return path / name
+    raise FileNotFoundError(f"{path} holds no best.pt or last.pt: give the folder of a run")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weak.suggest import Candidates, ranking, suggest_points, uncertainty
+from weak.suggest import Candidates, gumbel_scores, suggest_points, margin_uncertainty
 
 
 def two_classes(sure):
@@ -15,27 +15,27 @@ def two_classes(sure):
 
 def test_uncertainty_by_hand():
     flat = torch.tensor([0.5, 0.3, 0.2])[None, :, None, None].expand(1, 3, 4, 4)
-    assert torch.allclose(uncertainty(flat), torch.tensor(0.8))  # 1 - (0.5 - 0.3), also at the corners
-    assert torch.allclose(uncertainty(flat.flip(1)), torch.tensor(0.8))
-    assert torch.allclose(uncertainty(torch.full((1, 4, 3, 3), 0.25)), torch.tensor(1.0))
+    assert torch.allclose(margin_uncertainty(flat), torch.tensor(0.8))  # 1 - (0.5 - 0.3), also at the corners
+    assert torch.allclose(margin_uncertainty(flat.flip(1)), torch.tensor(0.8))
+    assert torch.allclose(margin_uncertainty(torch.full((1, 4, 3, 3), 0.25)), torch.tensor(1.0))
     line = torch.ones(1, 9)
     line[0, 4] = 0.5
-    doubt = uncertainty(two_classes(line)[None])[0, 0].tolist()
+    doubt = margin_uncertainty(two_classes(line)[None])[0, 0].tolist()
     assert doubt[4] == pytest.approx(1 / 5) and doubt[2] == pytest.approx(1 / 5) and doubt[1] == 0  # over five px
-    assert uncertainty(torch.ones(1, 1, 5, 5)).tolist() == torch.zeros(1, 5, 5).tolist()  # one class only
+    assert margin_uncertainty(torch.ones(1, 1, 5, 5)).tolist() == torch.zeros(1, 5, 5).tolist()  # one class only
 
 
 def test_pixels_are_drawn_in_proportion_to_their_doubt():
     doubt = np.array([[0.1, 0.2, 0.7, -np.inf]])
-    first = [int(ranking(doubt, seed).argmax()) for seed in range(2000)]
+    first = [int(gumbel_scores(doubt, seed).argmax()) for seed in range(2000)]
     assert np.bincount(first) / 2000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)  # three deviations of a share
-    assert ranking(doubt).tolist() == ranking(doubt).tolist() != ranking(doubt, seed=1).tolist()
-    rest = [int(ranking(doubt, seed)[0, :2].argmax()) for seed in range(2000) if first[seed] == 2]
+    assert gumbel_scores(doubt).tolist() == gumbel_scores(doubt).tolist() != gumbel_scores(doubt, seed=1).tolist()
+    rest = [int(gumbel_scores(doubt, seed)[0, :2].argmax()) for seed in range(2000) if first[seed] == 2]
     assert np.mean(rest) == pytest.approx(2 / 3, abs=0.04)  # and what is drawn next, among those that are left
 
 
 def test_a_network_that_is_sure_of_everything_has_its_pixels_drawn_alike():
-    first = [int(ranking(np.zeros((2, 2)), seed).argmax()) for seed in range(1000)]
+    first = [int(gumbel_scores(np.zeros((2, 2)), seed).argmax()) for seed in range(1000)]
     assert np.bincount(first) / 1000 == pytest.approx([0.25] * 4, abs=0.05)
 
 
@@ -76,7 +76,7 @@ def test_a_scene_in_strips_yields_the_same_points(cuts):
     for top, end in zip([0, *cuts], [*cuts, 100]):
         candidates.add(top, doubt[top:end], classes[top:end])
     rows, cols, found = candidates.choose(4)
-    highest = np.unravel_index(ranking(doubt).argmax(), doubt.shape)
+    highest = np.unravel_index(gumbel_scores(doubt).argmax(), doubt.shape)
     assert (rows[0], cols[0]) == highest and found.tolist() == classes[rows, cols].tolist()
     whole = Candidates(100, 130, distance=16)
     whole.add(0, doubt, classes)
