@@ -1,7 +1,6 @@
 """Prepared sets are checked, points stay frozen, normalisation and augmentation do what they say and no more."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -12,14 +11,16 @@ from data import (
     Augmentation,
     TileDataset,
     augment,
+    crop_labels,
+    draw_views,
     epoch_order,
+    missing_pixels,
     normalise,
     prefetch,
-    sampling_weights,
-    thin_labels,
+    training_batches,
 )
 from engine.meta import load_meta
-from weak.superpixels import add_superpixel_labels
+from weak.superpixels import superpixel_labels
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
 
@@ -59,7 +60,7 @@ def test_labelled_pixels_is_the_sum_of_min_k_labelled(tmp_path):
     np.save(tmp_path / "train_labels.npy", labels)
     tiles = TileDataset(tmp_path, "train", points=7)
     assert tiles.labelled_pixels == 2 + 0 + 4 * 7
-    assert tiles.tile_counts.sum(1).tolist() == [2, 0, 7, 7, 7, 7]
+    assert [len(chosen) for chosen in tiles.points] == [2, 0, 7, 7, 7, 7]
     assert (tiles.get_batch([1])[1] == 255).all()
 
 
@@ -80,26 +81,22 @@ def test_a_label_that_is_no_class(tmp_path):
     labels = np.load(tmp_path / "train_labels.npy")
     labels[3] = 9
     np.save(tmp_path / "train_labels.npy", labels)
-    refused = "made: tile 3 holds a label that is none of its 3 classes: prepare the data set again"
-    with pytest.raises(ValueError, match=refused):
+    with pytest.raises(ValueError, match="tile 3 .*3 classes"):
         TileDataset(tmp_path, "train", points=5)
     tiles = TileDataset(tmp_path, "train")
-    assert torch.equal(tiles.get_batch([4, 2])[1], torch.from_numpy(labels[[4, 2]]))  # what is not taken does no harm
-    for take in (tiles.get_batch, tiles.take_layers):
-        with pytest.raises(ValueError, match=refused):
-            take([4, 3, 2])
-    with pytest.raises(ValueError, match=refused):
-        tiles.to(torch.device("cpu"))
+    assert torch.equal(tiles.get_batch([4, 2])[1], torch.from_numpy(labels[[4, 2]]))
+    with pytest.raises(ValueError, match="tile 3 .*3 classes"):
+        tiles.get_batch([4, 3, 2])
 
 
 @pytest.mark.parametrize("stranger", [3, 254])
 def test_every_label_beyond_the_classes_is_refused_but_255(tmp_path, stranger):
     write_set(tmp_path, ignore_share=0.5)
-    TileDataset(tmp_path, "train").to(torch.device("cpu")).get_batch(range(6))
+    TileDataset(tmp_path, "train").get_batch(range(6))
     labels = np.load(tmp_path / "train_labels.npy")
     labels[5, 7, 7] = stranger
     np.save(tmp_path / "train_labels.npy", labels)
-    with pytest.raises(ValueError, match="tile 5 holds a label"):
+    with pytest.raises(ValueError, match="tile 5"):
         TileDataset(tmp_path, "train").get_batch([0, 5])
 
 
@@ -122,6 +119,12 @@ def test_missing_values_take_the_bands_mean():
     assert values[0, :, 0].tolist() == [[0.0, 0.0, 0.0, -10004.0], [1.0, 2.0, 0.0, -1.0]]
 
 
+def seen(images, labels, how, seed, epoch, places):
+    """Draw views and cut them out, as a training step does."""
+    views = draw_views(labels, images.shape[1], how, seed, epoch, places)
+    return augment(images, labels, views)
+
+
 def batch(count=8, side=12, bands=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, bands, side, side, generator=generator)
@@ -130,30 +133,30 @@ def batch(count=8, side=12, bands=3, seed=0):
 
 def test_no_augmentation_changes_nothing():
     images, labels = batch()
-    moved, moved_labels = augment(images, labels, STILL, 0, 0, range(8))
+    moved, moved_labels = seen(images, labels, STILL, 0, 0, range(8))
     assert torch.allclose(moved, images, atol=1e-5) and torch.equal(moved_labels, labels)
 
 
 def test_augmentation_depends_on_seed_epoch_and_place_alone():
     images, labels = batch()
     how = Augmentation(rotate=20, zoom=1.5)
-    whole, whole_labels = augment(images, labels, how, 3, 2, range(8))
-    part, part_labels = augment(images[4:6], labels[4:6], how, 3, 2, range(4, 6))
+    whole, whole_labels = seen(images, labels, how, 3, 2, range(8))
+    part, part_labels = seen(images[4:6], labels[4:6], how, 3, 2, range(4, 6))
     assert torch.equal(whole[4:6], part) and torch.equal(whole_labels[4:6], part_labels)
     for other in ((4, 2), (3, 3)):
-        assert not torch.equal(augment(images, labels, how, *other, range(8))[0], whole)
+        assert not torch.equal(seen(images, labels, how, *other, range(8))[0], whole)
 
 
 def test_flips_give_all_eight_symmetries_and_move_labels_with_the_image():
     tile = torch.arange(9.0).reshape(1, 1, 3, 3)
     images, labels = tile.repeat(200, 1, 1, 1), tile[:, 0].to(torch.uint8).repeat(200, 1, 1)
     how = Augmentation(flips=True, shift=0, jitter=0)
-    moved, moved_labels = augment(images, labels, how, 0, 0, range(200))
+    moved, moved_labels = seen(images, labels, how, 0, 0, range(200))
     assert torch.allclose(moved[:, 0], moved_labels.float(), atol=1e-5)
-    seen = {tuple(label.reshape(-1).tolist()) for label in moved_labels}
+    found = {tuple(label.reshape(-1).tolist()) for label in moved_labels}
     expected = {tuple(np.rot90(side, turns).reshape(-1).tolist())
                 for side in (tile[0, 0].numpy(), tile[0, 0].numpy().T) for turns in range(4)}
-    assert seen == expected
+    assert found == expected
 
 
 def test_a_shift_reflects_the_image_and_knows_nothing_of_what_it_uncovers():
@@ -162,7 +165,7 @@ def test_a_shift_reflects_the_image_and_knows_nothing_of_what_it_uncovers():
     labels = torch.zeros(1, side, side, dtype=torch.uint8)
     for place in range(20):
         how = Augmentation(flips=False, shift=0.5, jitter=0)
-        moved, moved_labels = augment(images, labels, how, 0, 0, [place])
+        moved, moved_labels = seen(images, labels, how, 0, 0, [place])
         assert 0 <= moved.min() and moved.max() <= side - 1  # reflected: no value that was not there
         unknown = (moved_labels == 255)[0]
         rows, cols = unknown.all(1).sum(), unknown.all(0).sum()
@@ -175,13 +178,13 @@ def test_a_shift_reflects_the_image_and_knows_nothing_of_what_it_uncovers():
 def test_labels_are_moved_by_nearest_pixel():
     images, labels = batch()
     labels[labels == 3] = 0  # a class number that only interpolation could make
-    _, moved = augment(images, labels, Augmentation(rotate=45, zoom=2, shift=0.3), 0, 0, range(8))
+    _, moved = seen(images, labels, Augmentation(rotate=45, zoom=2, shift=0.3), 0, 0, range(8))
     assert set(moved.unique().tolist()) <= {0, 1, 2, 4, 255}
 
 
 def test_crops_are_cut_out_of_the_tile():
     images, labels = batch(count=50)
-    moved, moved_labels = augment(images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50))
+    moved, moved_labels = seen(images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50))
     assert moved.shape == (50, 3, 5, 5) and moved_labels.shape == (50, 5, 5)
     assert (moved_labels != 255).all()  # without a shift a crop stays inside
 
@@ -200,7 +203,7 @@ def test_a_crop_holds_the_only_label_of_its_tile(how, pixel):
     images = torch.rand(400, 1, 16, 16)
     images[:, 0, pixel[0], pixel[1]] = 9
     still = dataclasses.replace(how, jitter=0)
-    moved, labels = augment(images, lonely_labels(pixel), still, 0, 0, range(400))
+    moved, labels = seen(images, lonely_labels(pixel), still, 0, 0, range(400))
     assert ((labels == 1).flatten(1).sum(1) == 1).all() and (labels[labels != 255] == 1).all()
     assert (moved[:, 0][labels == 1] - 9).abs().max() < 1e-3  # the image moved with it
 
@@ -210,30 +213,30 @@ def test_the_label_does_not_fall_into_a_corner_that_a_free_rotation_cuts_off(cor
     """Three by three pixels, for nearest sampling may miss a single one; the frame's edge may still cut through them."""
     labels = torch.full((1000, 48, 48), 255, dtype=torch.uint8)
     labels[:, corner[0]:corner[0] + 3, corner[1]:corner[1] + 3] = 1
-    _, moved = augment(torch.zeros(1000, 1, 48, 48), labels, Augmentation(crop=20, rotate=45), 0, 0, range(1000))
+    _, moved = seen(torch.zeros(1000, 1, 48, 48), labels, Augmentation(crop=20, rotate=45), 0, 0, range(1000))
     assert (moved == 1).flatten(1).any(1).float().mean() > 0.99  # without looking for corners: 0.89 to 0.95
 
 
 def test_the_label_lies_anywhere_in_the_crop_alike():
-    labels = augment(torch.rand(3000, 1, 16, 16), lonely_labels((7, 8), count=3000), Augmentation(crop=4, shift=0), 0, 0, range(3000))[1]
+    labels = seen(torch.rand(3000, 1, 16, 16), lonely_labels((7, 8), count=3000), Augmentation(crop=4, shift=0), 0, 0, range(3000))[1]
     where = (labels == 1).float().mean(0) * 16
     assert where.min() > 0.7 and where.max() < 1.3
 
 
 def test_of_several_labels_each_draws_crops_alike():
     labels = lonely_labels((0, 0), (15, 15), (15, 14), count=3000)
-    moved = augment(torch.rand(3000, 1, 16, 16), labels, Augmentation(crop=1, shift=0), 0, 0, range(3000))[1].flatten()
+    moved = seen(torch.rand(3000, 1, 16, 16), labels, Augmentation(crop=1, shift=0), 0, 0, range(3000))[1].flatten()
     assert all(abs(int((moved == label).sum()) - 1000) < 100 for label in (1, 2, 3))
 
 
 def test_a_crop_that_holds_a_label_and_a_tile_that_has_none_stay_as_they_were_drawn():
     images, how = torch.rand(200, 1, 16, 16), Augmentation(crop=6, shift=0.2)
-    everywhere = augment(images, torch.zeros(200, 16, 16, dtype=torch.uint8), how, 0, 0, range(200))
-    nowhere = augment(images, lonely_labels(count=200), how, 0, 0, range(200))
+    everywhere = seen(images, torch.zeros(200, 16, 16, dtype=torch.uint8), how, 0, 0, range(200))
+    nowhere = seen(images, lonely_labels(count=200), how, 0, 0, range(200))
     assert torch.equal(everywhere[0], nowhere[0]) and (nowhere[1] == 255).all()
-    lonely = augment(images, lonely_labels((7, 7), (2, 13), count=200), how, 0, 0, range(200))
+    lonely = seen(images, lonely_labels((7, 7), (2, 13), count=200), how, 0, 0, range(200))
     there = torch.ones(200, 1, 16, 16).masked_fill(lonely_labels((7, 7), (2, 13), count=200)[:, None] != 255, 0)
-    held = augment(there, torch.zeros(200, 16, 16, dtype=torch.uint8), dataclasses.replace(how, jitter=0), 0, 0, range(200))
+    held = seen(there, torch.zeros(200, 16, 16, dtype=torch.uint8), dataclasses.replace(how, jitter=0), 0, 0, range(200))
     held = ((held[0][:, 0] < 0.5) & (held[1] != 255)).flatten(1).any(1)
     assert 20 < held.sum() < 180 and torch.equal(lonely[0][held], everywhere[0][held])
     assert (lonely[1] != 255).flatten(1).any(1).all()
@@ -243,64 +246,30 @@ def test_a_crop_that_holds_a_label_and_a_tile_that_has_none_stay_as_they_were_dr
 def test_without_free_rotation_and_zoom_pixels_are_copied_and_not_blurred(side, target):
     images = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side).repeat(6, 1, 1, 1)
     labels = torch.zeros(6, side, side, dtype=torch.uint8)
-    moved, _ = augment(images, labels, Augmentation(shift=0.2, crop=target, jitter=0), 0, 0, range(6))
+    moved, _ = seen(images, labels, Augmentation(shift=0.2, crop=target, jitter=0), 0, 0, range(6))
     assert (moved - moved.round()).abs().max() < 1e-3
 
 
 def test_zoom_sees_less_or_more_ground():
     images = torch.arange(32.0).expand(40, 1, 32, 32).contiguous()
     labels = torch.zeros(40, 32, 32, dtype=torch.uint8)
-    moved, _ = augment(images, labels, Augmentation(flips=False, shift=0, jitter=0, zoom=2), 0, 0, range(40))
+    moved, _ = seen(images, labels, Augmentation(flips=False, shift=0, jitter=0, zoom=2), 0, 0, range(40))
     slope = (moved[:, 0, 16, 17] - moved[:, 0, 16, 16]).abs()
     assert slope.min() < 0.7 and slope.max() > 1.4 and (slope < 2.01).all() and (slope > 0.49).all()
 
 
 def test_jitter_scales_and_shifts_bands():
     images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
-    moved, _ = augment(images, torch.zeros(2, 4, 4, dtype=torch.uint8), Augmentation(False, shift=0, jitter=0.2), 0, 0, [5, 5])
+    moved, _ = seen(images, torch.zeros(2, 4, 4, dtype=torch.uint8), Augmentation(False, shift=0, jitter=0.2), 0, 0, [5, 5])
     offset, gain = moved[0], moved[1] - moved[0]
     assert (offset.std((1, 2)) < 1e-5).all() and len(offset[:, 0, 0].unique()) == 3  # one offset a band
     assert offset.abs().max() <= 0.3 and (gain.log().abs() <= 0.3 + 1e-5).all() and (gain != 1).any()
-
-
-def test_thinned_labels_are_a_share_of_them_and_others_at_each_visit():
-    labels = torch.ones(3, 64, 64, dtype=torch.uint8)
-    labels[:, :8] = 255
-    thin = thin_labels(labels, 0.25, 0, 1, [5, 6, 7])
-    assert thin.dtype == torch.uint8 and (thin[:, :8] == 255).all() and set(thin.unique().tolist()) == {1, 255}
-    assert 0.22 < (thin[:, 8:] == 1).float().mean() < 0.28
-    assert torch.equal(thin[1], thin_labels(labels[:1], 0.25, 0, 1, [6])[0])
-    assert not torch.equal(thin, thin_labels(labels, 0.25, 0, 2, [5, 6, 7]))
 
 
 def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
     orders = [epoch_order(20, 0, epoch).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(20)) for order in orders)
     assert orders[0] != orders[1] != orders[2] and orders[1] == epoch_order(20, 0, 1).tolist()
-
-
-def test_rare_classes_are_visited_more_often(tmp_path):
-    write_set(tmp_path, count=4)
-    tiles = TileDataset(tmp_path, "train", points=20)
-    tiles.tile_counts = np.array([[98, 2, 0], [90, 10, 0], [100, 0, 0], [0, 0, 0]])
-    weights = sampling_weights(tiles, ["c1"], threshold=0.05, factor=4)
-    assert weights.tolist() == [1, 4, 1, 1] and sampling_weights(tiles, [], 0.05, 4) is None
-    visits = np.bincount(np.concatenate([epoch_order(4, 0, epoch, weights) for epoch in range(1000)]), minlength=4) / 4000
-    assert visits[1] == pytest.approx(4 / 7, abs=0.03)
-    with pytest.raises(ValueError, match="--oversample moss: made has the classes c0, c1, c2"):
-        sampling_weights(tiles, ["moss"], 0.05, 4)
-
-
-def test_rare_classes_are_counted_over_every_label_where_there_are_no_points(tmp_path):
-    write_set(tmp_path, count=4)
-    labels = np.full((4, 8, 8), 0, np.uint8)
-    labels[1, 0, :4] = 1  # 4 of 64 px, more than 5 %
-    labels[2, 0, :3] = 1  # 3 of 64 px
-    labels[3], labels[3, 0, 0] = 255, 1  # the only label of its tile
-    np.save(tmp_path / "train_labels.npy", labels)
-    tiles = TileDataset(tmp_path, "train")
-    assert sampling_weights(tiles, ["c1"], 0.05, 4).tolist() == [1, 4, 1, 4]
-    assert sampling_weights(tiles, ["c2"], 0, 4).tolist() == [1, 1, 1, 1] and sampling_weights(tiles, [], 0, 4) is None
 
 
 def test_prefetch_keeps_order_and_hands_on_errors():
@@ -318,51 +287,45 @@ def test_prefetch_keeps_order_and_hands_on_errors():
         next(made)
 
 
-def test_layers_are_points_what_superpixels_lend_and_what_is_ground(tmp_path):
-    meta = write_set(tmp_path)
-    images = np.load(tmp_path / "train_images.npy")
-    images[:, :, :4], images[:, :, 4:] = 20, 180  # two fields, so that the superpixels are known
-    images[2, :2] = 0
-    np.save(tmp_path / "train_images.npy", images)
-    (tmp_path / "dataset.json").write_text(json.dumps(meta | {"nodata": 0}))
-    tiles = TileDataset(tmp_path, "train", points=1)
-    add_superpixel_labels(tiles, 4)
-    stored, layers = tiles.take_layers([2, 0])
-    points, patches, ground = layers.unbind(1)
-    assert np.array_equal(stored, images[[2, 0]]) and torch.equal(points, tiles.get_batch([2, 0])[1])
-    for tile in range(2):
-        known = points[tile] != 255
-        assert (patches[tile] == points[tile][known]).sum() == (patches[tile] != 255).sum() >= 8
-        assert torch.equal(patches[tile][known], points[tile][known])
-    assert (ground[0, :2] == 255).all() and (ground[0, 2:] == 0).all() and (ground[1] == 0).all()
-    tiles.patches[:] = 1
-    assert torch.equal(tiles.take_layers([2, 0])[1][:, 1] == 255, ground == 255)  # none is lent to what was not seen
-
-
 def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
     write_set(tmp_path, count=3)
     bars = []
     monkeypatch.setattr("weak.superpixels.tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
-    add_superpixel_labels(TileDataset(tmp_path, "train", points=1), 4)
+    superpixel_labels(TileDataset(tmp_path, "train", points=1), 4)
     assert bars == [(3, None)]
 
 
-def test_layers_move_together():
-    images, labels = torch.rand(8, 2, 16, 16), torch.randint(0, 200, (8, 16, 16), dtype=torch.uint8)
-    how = Augmentation(rotate=30, zoom=1.5, shift=0.2, crop=12)
-    layers = augment(images, torch.stack([labels, labels // 2, 0 * labels], 1), how, 1, 0, range(8))[1]
-    moved = augment(images, labels, how, 1, 0, range(8))[1]
-    assert layers.shape == (8, 3, 12, 12) and torch.equal(layers[:, 0], moved)
-    assert torch.equal(layers[:, 1][moved != 255], moved[moved != 255] // 2)
-    assert torch.equal(layers[:, 2] == 255, moved == 255) and (moved == 255).any()
 
 
-def test_jittered_points_keep_their_labels_and_are_lost_on_each_other(tmp_path):
-    write_set(tmp_path, side=16)
-    true, moved = (TileDataset(tmp_path, "train", points=30, jitter=jitter) for jitter in (0.0, 2.0))
-    maps = moved.get_batch(range(6))[1]
-    assert (maps != 255).sum() == moved.labelled_pixels < true.labelled_pixels == 180
-    assert (maps != true.get_batch(range(6))[1]).any()
-    assert np.array_equal(np.bincount(maps[maps != 255], minlength=3), moved.class_counts)
-    first, true_first = ((tiles.classes[:, 0], tiles.positions[:, 0]) for tiles in (moved, true))
-    assert torch.equal(first[0], true_first[0]) and not torch.equal(first[1], true_first[1])
+def test_missing_pixels__all_bands_nodata_or_not_finite():
+    nan = float("nan")
+    images = torch.tensor([[[[nan, nan], [nan, 1.0], [-9.0, -9.0], [-9.0, nan], [-9.0, 2.0]]]])
+    assert missing_pixels(images, -9.0).tolist() == [[[True, False, True, True, False]]]
+    assert missing_pixels(images).tolist() == [[[True, False, False, False, False]]]
+
+
+def test_crop_labels__a_second_label_map_moves_with_the_first():
+    images, labels = batch()
+    how = Augmentation(rotate=30, zoom=1.5, shift=0.2, crop=9)
+    views = draw_views(labels, 3, how, 1, 0, range(8))
+    _, moved = augment(images, labels, views)
+    other = crop_labels(labels + 100, views)
+    assert (moved == 255).any() and torch.equal(other == 255, moved == 255)
+    assert torch.equal(other[moved != 255], moved[moved != 255] + 100)
+
+
+def test_training_batches__every_tile_once_and_shared_among_processes(tmp_path):
+    write_set(tmp_path, count=6)
+    tiles = TileDataset(tmp_path, "train")
+    whole = list(training_batches(tiles, STILL, 0, 3, 2, range(3)))
+    assert [batch.step for batch in whole] == [0, 1, 2]
+    assert sorted(np.concatenate([batch.indices for batch in whole])) == list(range(6))
+    assert np.array_equal(np.concatenate([batch.indices for batch in whole]), epoch_order(6, 0, 3))
+    for rank in range(2):
+        for batch, one in zip(whole, training_batches(tiles, STILL, 0, 3, 2, range(3), rank, 2)):
+            assert one.places.tolist() == [2 * batch.step + rank]
+            assert torch.equal(one.images[0], batch.images[rank])
+    later = list(training_batches(tiles, STILL, 0, 3, 2, range(2, 3)))
+    assert [batch.step for batch in later] == [2] and torch.equal(later[0].images, whole[2].images)
+    large = list(training_batches(tiles, STILL, 0, 3, 50, range(1)))
+    assert len(large[0].images) == 6

@@ -79,21 +79,6 @@ def test_a_class_that_is_not_labelled_is_left_out_of_dice_and_jaccard():
     assert float(jaccard_loss(logits, labels)) == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("hardest, kept", [(1 / 3, [math.log(4)]), (2 / 3, [math.log(4), math.log(4 / 3)])])
-def test_hardest_keeps_the_worst_labelled_pixels(hardest, kept):
-    loss = partial_cross_entropy(logits_3x3(), LABELS, hardest=hardest)
-    assert float(loss) == pytest.approx(sum(kept) / len(kept), abs=1e-12)
-
-
-def test_hardest_of_one_labelled_pixel_is_that_pixel_also_with_a_total():
-    labels = torch.full((1, 3, 3), 255, dtype=torch.uint8)
-    labels[0, 1, 1] = 0
-    plain = partial_cross_entropy(logits_3x3(), labels)
-    for weight in (None, torch.tensor([2.0, 1.0]).double()):
-        total = count_labelled(labels, weight)
-        assert torch.allclose(partial_cross_entropy(logits_3x3(), labels, weight=weight, hardest=0.1, total=total), plain)
-
-
 @pytest.mark.parametrize("ignore", [-100, -1, 200])
 def test_any_value_may_be_the_ignored_one(ignore):
     labels = LABELS.long()
@@ -101,9 +86,8 @@ def test_any_value_may_be_the_ignored_one(ignore):
     weight = torch.tensor([2.0, 1.0]).double()
     for loss_function in (dice_loss, jaccard_loss, focal_loss, partial_cross_entropy):
         assert torch.equal(loss_function(logits_3x3(), other, ignore=ignore), loss_function(logits_3x3(), labels))
-    for options in ({"weight": weight}, {"weight": weight, "hardest": 0.5}):
-        assert torch.equal(partial_cross_entropy(logits_3x3(), other, ignore=ignore, **options),
-                           partial_cross_entropy(logits_3x3(), labels, **options))
+    assert torch.equal(partial_cross_entropy(logits_3x3(), other, ignore=ignore, weight=weight),
+                       partial_cross_entropy(logits_3x3(), labels, weight=weight))
     assert torch.equal(focal_loss(logits_3x3(), other, ignore=ignore, weight=weight), focal_loss(logits_3x3(), labels, weight=weight))
 
 
@@ -117,13 +101,6 @@ def test_nothing_labelled_costs_nothing_and_pulls_nowhere(loss_function, weight)
     assert float(loss.detach()) == 0.0
     loss.backward()  # still connected to the graph
     assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-
-def test_nothing_labelled_with_hardest():
-    logits = logits_3x3().requires_grad_()
-    loss = partial_cross_entropy(logits, torch.full((1, 3, 3), 255, dtype=torch.uint8), hardest=0.5)
-    loss.backward()
-    assert float(loss.detach()) == 0.0 and torch.equal(logits.grad, torch.zeros_like(logits))
 
 
 @pytest.mark.parametrize("share", [SPARSE_BELOW / 5, 0.6, 1.0])
@@ -190,7 +167,7 @@ def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, weight):
         assert (gradients(parts) - whole).abs().max() < 1e-12
 
 
-def test_labelled_weight():
+def test_count_labelled__number_or_sum_of_weights():
     assert float(count_labelled(LABELS)) == 3
     assert float(count_labelled(LABELS, torch.tensor([0.5, 4.0]))) == 0.5 * 2 + 4.0
 
@@ -211,21 +188,13 @@ def test_build_loss_adds_up():
     expected = focal_loss(logits, labels) + jaccard_loss(logits, labels)
     assert float(build_loss("focal+jaccard")(logits, labels)) == pytest.approx(float(expected))
     for name in ("ce+iou", "ce+jaccard+ce", ""):
-        with pytest.raises(ValueError, match=rf"unknown loss '{re.escape(name)}': choose from ce, focal, dice, jaccard, each once"):
+        with pytest.raises(ValueError, match=rf"--loss {re.escape(name)}"):
             build_loss(name)
-    with pytest.raises(ValueError, match="hardest"):
-        build_loss("dice", hardest=0.5)
-    for hardest in (0.0, 1.5):
-        with pytest.raises(ValueError, match="hardest"):
-            build_loss("ce", hardest=hardest)
 
 
 def test_what_does_not_fit_is_refused():
     logits = torch.zeros(1, 2, 3, 3)
-    with pytest.raises(ValueError, match="not of the same pixels"):
+    with pytest.raises(ValueError, match=r"\(1, 3, 4\)"):
         partial_cross_entropy(logits, torch.zeros(1, 3, 4, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="labels hold 2: give classes 0 to 1"):
+    with pytest.raises(ValueError, match="contain 2.* 0 to 1"):
         partial_cross_entropy(logits, torch.tensor([[[0, 2, 255]] * 3], dtype=torch.uint8))
-    for hardest in (0.0, 1.5, -1.0):
-        with pytest.raises(ValueError, match="hardest"):
-            partial_cross_entropy(logits, torch.zeros(1, 3, 3, dtype=torch.uint8), hardest=hardest)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data import choose_points, move_points, point_labels
+from data import choose_points, point_labels
 from weak.superpixels import propagate_to_superpixels, superpixels
 
 
@@ -68,25 +68,6 @@ def test_what_makes_no_sense_is_refused():
         choose_points(dense(), -1, 0, 0)
     with pytest.raises(ValueError, match="choose image or class"):
         choose_points(dense(), 1, 0, 0, "tile")
-
-
-def test_unmoved_points_stay_and_moved_ones_are_off_by_the_jitter():
-    positions = choose_points(np.zeros((200, 200), np.uint8), 400, 0, 0)
-    kept, moved = move_points(positions, (200, 200), 0.0, 0, 0)
-    assert np.array_equal(kept, np.arange(400)) and np.array_equal(moved, positions)
-    inside = 200 * 100 + 100 + np.zeros(2000, np.int64)  # all at the centre: there are no edges to stop them
-    errors = np.concatenate([np.stack(np.unravel_index(move_points(inside[:1], (200, 200), 4.0, 0, index)[1], (200, 200)))
-                             for index in range(500)], 1) - 100
-    assert abs(errors.mean()) < 0.5 and 3.7 < errors.std() < 4.3
-
-
-def test_moved_points_are_frozen_nested_and_inside_and_never_share_a_pixel():
-    few, many = (choose_points(dense(), k, 1, 0) for k in (5, 60))
-    kept_few, moved_few = move_points(few, (16, 16), 3.0, 1, 0)
-    kept, moved = move_points(many, (16, 16), 3.0, 1, 0)
-    assert np.array_equal(moved[:len(moved_few)], moved_few) and np.array_equal(kept[:len(kept_few)], kept_few)
-    assert len(np.unique(moved)) == len(moved) < 60 and moved.min() >= 0 and moved.max() < 256
-    assert np.array_equal(moved, move_points(many, (16, 16), 3.0, 1, 0)[1])
 
 
 def two_fields(side=40, border=18):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weak.suggest import Candidates, gumbel_scores, suggest_points, margin_uncertainty
+from weak.suggest import Candidates, gumbel_scores, margin_uncertainty, suggest_points
 
 
 def two_classes(sure):

@@ -2,23 +2,12 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from helpers import random_images
 
 from weak.ema import update_ema
-from weak.teacher import (
-    cutmix,
-    cutmix_masks,
-    divisors,
-    learn_beyond,
-    pseudo_labels,
-    strong_augment,
-    term_weights,
-)
-
-OFF = {"superpixels": 0.0, "teacher": 0.0, "crf": 0.0}
+from weak.teacher import cutmix, cutmix_masks, pseudo_labels, strong_augment
 
 
 def test_teacher_is_believed_where_it_is_sure_and_labels_come_first():
@@ -75,63 +64,3 @@ def test_cut_mix_pastes_the_next_image_of_the_batch():
     assert cutmix(values, boxes)[:, :, 0].tolist() == [[1, 0], [2, 1], [0, 2]]
     images = values[:, None].expand(3, 5, 2, 2).float()
     assert torch.equal(cutmix(images, boxes)[:, 3].to(torch.uint8), cutmix(values, boxes))
-
-
-def test_weights_fade_out_and_come_in_late():
-    start, middle, end = (term_weights(progress, 12, 0.9, 0.02) for progress in (0.0, 0.5, 1.0))
-    assert start["superpixels"] > middle["superpixels"] > end["superpixels"] == 0
-    assert start["teacher"] == start["crf"] == 0 and end["teacher"] == 1 and end["crf"] == 0.02
-    assert 0 < middle["crf"] < 0.02
-    assert set(term_weights(0.5, 0, 0.0, 0.0).values()) == {0.0}
-
-
-def batch():
-    images = random_images(4, 3, 16).float()
-    layers = torch.full((4, 3, 16, 16), 255, dtype=torch.uint8)
-    layers[:, 0, 5, 5], layers[:, 1, 3:8, 3:8], layers[:, 2] = 1, 1, 0
-    return images, layers, range(4)
-
-
-def test_without_any_term_the_model_runs_as_it_would_alone():
-    model = torch.nn.Conv2d(3, 2, 3, padding=1)
-    images, layers, places = batch()
-    logits, loss = learn_beyond(model, None, images, layers, places, OFF, divisors(layers), 0.9, (0, 0))
-    assert loss == 0 and torch.allclose(logits, model(images), atol=1e-6)
-
-
-@pytest.mark.parametrize("term", OFF)
-def test_each_term_pulls_on_the_weights_and_says_nothing_of_what_was_not_seen(term):
-    model = torch.nn.Conv2d(3, 2, 3, padding=1)
-    images, layers, places = batch()
-    for seen in (True, False):
-        model.zero_grad()
-        logits, loss = learn_beyond(model, copy.deepcopy(model), images, layers, places, OFF | {term: 1.0}, divisors(layers), 0.5,
-                                    (0, 0))
-        assert logits.shape == (4, 2, 16, 16)
-        loss.backward()
-        assert loss.isfinite() and (float(model.weight.grad.abs().max()) > 0) == seen
-        layers[:] = 255
-
-
-def test_the_teacher_pays_for_all_that_was_seen():
-    # A student equal to a teacher that is sure of every second pixel: half of the mean cross-entropy over all pixels.
-    images, layers = torch.zeros(1, 1, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
-    layers[:, :2] = 255
-    sure = torch.tensor([0.0, 4.0]).repeat(4).expand(1, 1, 8, 8)
-    sure = torch.cat([sure, 0 * sure], 1)
-    student = torch.zeros(1, 2, 8, 8)
-    both = lambda views: student.repeat(len(views), 1, 1, 1)
-    _, loss = learn_beyond(both, lambda views: sure, images, layers, [0], OFF | {"teacher": 1.0}, divisors(layers), 0.9, (0, 0))
-    assert float(loss) == pytest.approx(0.5 * np.log(2), abs=1e-6)
-
-
-@pytest.mark.parametrize("term", ["superpixels", "crf"])
-def test_the_parts_of_a_batch_cost_together_what_it_costs_at_once(term):
-    """As --accumulate and torchrun cut it; the second half has smaller superpixels, of another class, and little ground."""
-    model = torch.nn.Conv2d(3, 2, 3, padding=1)
-    images, layers, places = batch()
-    layers[2:, 1, 4:], layers[2:, 1, 3, 3:8], layers[2:, 2, 4:] = 255, 0, 255
-    parts = [slice(0, 4)], [slice(0, 2), slice(2, 4)]
-    once, cut = (float(sum(learn_beyond(model, None, images[part], layers[part], places[part], OFF | {term: 1.0}, divisors(layers),
-                                        0, (0, 0))[1].detach() for part in some)) for some in parts)
-    assert once > 0.01 and cut == pytest.approx(once, rel=1e-5)
