@@ -1,1 +1,1 @@
-"""What runs a command: the run folder, checkpoints, the device, several processes, the command line."""
+"""Running a command: folders, checkpoints, device, several processes, the command line."""

@@ -1,7 +1,11 @@
 """Checkpoints: one file of plain types from which a model is rebuilt without any flag.
 
-    {"format": 1, "model": {"name", "kwargs", "state"}, "data": {what prediction must know of the data set},
-     "train": {epoch, step, ..., optimiser and schedule}, "args": {the command's}, "sha256": of all that}
+    {"format": 1,
+     "model": {"name", "kwargs", "state"},
+     "data": what prediction must know of the data set, see meta.py,
+     "train": epoch, step, ..., optimiser and schedule,
+     "args": the command's flags,
+     "sha256": checksum of all that}
 """
 
 import hashlib
@@ -14,15 +18,15 @@ from engine.device import out_of_memory
 from engine.meta import check_checkpoint_meta
 from networks import build_model
 
-# Options of networks in earlier versions, at the only value that a network of today can stand for.
+# Options of earlier versions, with the defaults under which their networks are today's.
 REMOVED_OPTIONS = {"fusion_at": "bottleneck", "skips": True, "output_stride": 16}
 
 
 def save_checkpoint(path, model, data, train, args):
-    """Write a checkpoint under a temporary name, flush it to the disk, rename it: the old file lives until then.
+    """Write a checkpoint under a temporary name, flush it to the disk, rename it.
 
     Args:
-        path: where to; the folder exists.
+        path: where to; the folder exists. A file there lives until the new one is whole.
         model: {"name", "kwargs", "state"}; data: see `checkpoint_meta`.
         train: progress, optimiser, schedule; args: the command's; dicts of plain types and tensors.
     Raises:
@@ -39,7 +43,8 @@ def save_checkpoint(path, model, data, train, args):
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         pathlib.Path(temporary).unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({error!r:.80}): free some space; the file before it is kept") from None
+        raise OSError(f"{path} could not be written ({error!r:.80}): free some space; the file "
+                      "before it is kept") from None
 
 
 def load_checkpoint(path, device="cpu"):
@@ -47,66 +52,83 @@ def load_checkpoint(path, device="cpu"):
 
     Returns: the dict described at the top of this file, its tensors on `device`.
     Raises:
-        ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code; one line.
+        ValueError, OSError: missing, not a checkpoint, of another format, damaged, or holding code;
+            one line.
     """
+    advice = "give the best.pt or last.pt of a run"
     if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}: give the best.pt or last.pt of a run")
+        raise FileNotFoundError(f"there is no checkpoint {path}: {advice}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        digest = _digest({part: value for part, value in content.items() if part != "sha256"})
-    except Exception as error:  # of a dozen kinds, by where in the archive or the pickle the damage is
+        expected = content.pop("sha256", None)
+        digest = _digest(content)
+    except Exception as error:  # of a dozen kinds, depending on where the damage is
         if out_of_memory(error):
             raise
-        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged ({error!r:.80}): "
-                         "give the best.pt or last.pt of a run") from None
-    if content.get("format") != 1 or not all(
-            isinstance(content.get(part), dict) for part in ("model", "data", "train", "args")):
-        raise ValueError(f"{path} is not a checkpoint of format 1: give the best.pt or last.pt of a run")
-    if content.get("sha256") != digest:
-        raise ValueError(f"{path} is damaged: what it holds does not match its checksum; use another checkpoint of the run")
+        raise ValueError(f"{path} is not a checkpoint of this project, or is damaged "
+                         f"({error!r:.80}): {advice}") from None
+    parts = [content.get(part) for part in ("model", "data", "train", "args")]
+    if content.get("format") != 1 or not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{path} is not a checkpoint of format 1: {advice}")
+    if digest != expected:
+        raise ValueError(f"{path} is damaged: its content does not match its checksum; use another "
+                         "checkpoint of the run")
     return content
 
 
 def load_model(path, device="cpu"):
-    """Rebuild the model of a checkpoint, with the averaged weights where it has them; all that prediction needs.
+    """Rebuild the model of a checkpoint, with the averaged weights if it has them.
 
     Args:
         path: a checkpoint; device: where the model goes.
     Returns:
-        (model in eval mode, dict of data meta: classes, colours, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata).
+        (model in eval mode, metadata: see `checkpoint_meta`); all that prediction needs.
     Raises: ValueError, OSError as `load_checkpoint`.
     """
     content = load_checkpoint(path, device)
+    state = content["train"].get("ema") or content["model"].get("state")
     try:
-        kwargs = dict(content["model"]["kwargs"])
-        if "weights" in kwargs:
-            raise ValueError("it asks for another file")
-        kwargs.pop("dropout", None)  # of earlier versions, without effect in eval mode
-        for option, value in REMOVED_OPTIONS.items():
-            if kwargs.get(option) == value:
-                del kwargs[option]
-        with torch.device("meta"):  # takes no memory: a file must not ask for more than it holds
-            model = build_model(content["model"]["name"], **kwargs)
-        model.load_state_dict(content["train"].get("ema") or content["model"]["state"], assign=True)
+        # On "meta" a model takes no memory: a file must not ask for more than it holds.
+        with torch.device("meta"):
+            model = build_model(content["model"]["name"],
+                                **_current_options(content["model"]["kwargs"]))
+        model.load_state_dict(state, assign=True)
         check_checkpoint_meta(**content["data"])
-        if not all(value.isfinite().all() for value in model.state_dict().values()):
-            raise ValueError("its weights are not finite")
+        for name, value in model.state_dict().items():
+            if not value.isfinite().all():
+                raise ValueError(f"{name} is not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train again") from None
-    return model.to(device, torch.float32, memory_format=torch.channels_last).eval(), content["data"]
+        raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train "
+                         "again") from None
+    model = model.to(device, torch.float32, memory_format=torch.channels_last).eval()
+    return model, content["data"]
+
+
+def _current_options(kwargs):
+    """build_model's options of a checkpoint, without those of earlier versions."""
+    if "weights" in kwargs:
+        raise ValueError("it asks for another file")
+    options = {name: value for name, value in kwargs.items() if name != "dropout"}
+    for name, default in REMOVED_OPTIONS.items():
+        if options.pop(name, default) != default:
+            raise ValueError(f"--{name.replace('_', '-')} no longer exists")
+    return options
 
 
 def _digest(content):
-    """SHA-256 of every value in a checkpoint, with the path of keys that leads to it; ValueError for no plain tensor."""
+    """SHA-256 of every value in nested plain types, with the path of keys that leads to it.
+
+    Raises:
+        ValueError: a tensor that holds less than its shape claims.
+    """
     digest = hashlib.sha256()
 
     def walk(value, path):
         if isinstance(value, torch.Tensor):
-            held = value.untyped_storage().nbytes() if value.layout == torch.strided and not value.is_meta else -1
-            if value.numel() * value.element_size() > held:  # spread out, it would take memory that no file has paid for
-                raise ValueError("a tensor holds less than its shape says")
+            _check_storage(value)
             digest.update(f"{path} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            flat = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy())
         elif isinstance(value, dict):
             for key in value:
                 walk(value[key], f"{path}/{key}")
@@ -118,6 +140,14 @@ def _digest(content):
 
     walk(content, "")
     return digest.hexdigest()
+
+
+def _check_storage(tensor):
+    """Refuse a tensor that would take more memory than its file holds, such as an expanded one."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError("a tensor is not plain")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("a tensor holds less than its shape claims")
 
 
 def find_checkpoint(path):

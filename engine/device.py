@@ -1,4 +1,4 @@
-"""Where a network computes: the device, the precision there, compiling, memory, and what is said when it runs out."""
+"""Where a network computes: the device, its precision, compilation, memory."""
 
 import ctypes
 import pathlib
@@ -10,7 +10,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
 
 
 def pick_device(name="auto"):
-    """The device a command's --device names; on the CPU, `keep_freed_memory` too.
+    """The device that --device names; on the CPU, freed memory is kept from then on.
 
     Args:
         name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
@@ -21,35 +21,42 @@ def pick_device(name="auto"):
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available() or name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu or auto")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(),
+                 "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        raise ValueError(f"--device {name}: this machine has none that torch can use; choose cpu "
+                         "or auto")
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)
 
 
 def keep_freed_memory():
-    """Have the C library keep the memory of freed tensors for the next ones, where it is glibc.
+    """Have glibc keep the memory of freed tensors for the next ones; elsewhere nothing changes.
 
-    By itself it gives large blocks back to the kernel, which clears every page of them again when the next layer asks for
-    as much: a tenth to a quarter of a training step on the CPU. Keeping them takes up to a tenth more memory in training, a fifth
-    in prediction (measured).
+    By itself it gives large blocks back to the kernel, which clears all their pages again when the
+    next layer asks for as much: a tenth to a quarter of a training step on the CPU. Keeping them
+    takes up to a tenth more memory in training, a fifth in prediction (measured).
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
         libc.mallopt(M_ARENA_MAX, 1)  # all threads share one heap,
         libc.mallopt(M_MMAP_MAX, 0)  # blocks of any size come from it,
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # and it never shrinks
 
 
 def amp_dtype(device, how="auto"):
-    """The type a network computes in under autocast: bfloat16 or float16 on CUDA; elsewhere or "off" None, which is float32."""
+    """The type of autocast: bfloat16 or float16 on CUDA; None, for float32, elsewhere or if "off"."""
     if device.type != "cuda" or how == "off":
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if bfloat16 else torch.float16
 
 
 def to_device(values, device):
-    """A tensor or array on the device; CUDA fetches it from pinned memory when it gets there, and nobody waits."""
+    """A tensor or array on the device; CUDA copies it from pinned memory while the host goes on."""
     values = torch.as_tensor(values)
     if device.type == "cuda" and not values.is_cuda:
         return values.pin_memory().to(device, non_blocking=True)
@@ -57,17 +64,25 @@ def to_device(values, device):
 
 
 def compile_network(model, device):
-    """Have torch compile a network in place, at its first call; ValueError where torch has no working compiler."""
+    """Have torch compile a network in place, at its first call.
+
+    Raises:
+        ValueError: torch has no working compiler here.
+    """
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:  # of a kind that changes from one version of torch to the next
-        raise ValueError(f"--compile: {str(error).strip().splitlines()[0]:.120}; install a C++ compiler or leave it out") from None
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--compile: {reason:.120}; install a C++ compiler or leave it out"
+                         ) from None
     model.compile()
 
 
 def out_of_memory(error):
-    """Whether an exception says that memory ran out: numpy's, torch's on the CPU or on a card."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
+    """Whether an exception means that memory ran out: numpy's, torch's on the CPU or on a GPU."""
+    text = str(error)
+    return (isinstance(error, MemoryError) or "out of memory" in text
+            or "allocate memory" in text)
 
 
 def peak_memory_mb(device):
