@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse, but report an unknown flag first: with it, a required flag may seem to be missing."""
+        """Parse, but report a mistyped flag before it makes a required one seem to be missing."""
         words = sys.argv[1:] if args is None else args
         flags = [word.split("=")[0] for word in words if re.match(r"--\w[\w-]*(=|$)", word)]
         unknown = [flag for flag in flags if flag not in self._option_string_actions]

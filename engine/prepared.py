@@ -1,4 +1,4 @@
-"""Writing a prepared data set: splits, band statistics, arrays of tiles, a folder that appears whole."""
+"""Writing a prepared data set: splits, statistics, arrays of tiles, a folder that appears whole."""
 
 import colorsys
 import contextlib
@@ -31,8 +31,8 @@ def draw_splits(count, fractions, seed):
     shares = np.diff(ends, prepend=0).astype(int)
     wanted = np.array(fractions) > 0
     if count < wanted.sum():
-        raise ValueError(f"{count} scenes or tiles do not fill {wanted.sum()} splits: name the splits, "
-                         "set one of the fractions to 0, or use --split-by block")
+        raise ValueError(f"{count} scenes or tiles do not fill {wanted.sum()} splits: name the "
+                         "splits, set one of the fractions to 0, or use --split-by block")
     for missing in np.flatnonzero(wanted & (shares == 0)):
         shares[shares.argmax()] -= 1
         shares[missing] += 1
@@ -41,7 +41,7 @@ def draw_splits(count, fractions, seed):
 
 @contextlib.contextmanager
 def new_folder(out):
-    """Yield a temporary folder that takes the name `out` when the block ends, and is removed if it fails.
+    """Yield a temporary folder that becomes `out` when the block ends, and is removed if it fails.
 
     Raises:
         ValueError: `out` exists and is not an empty folder.
@@ -86,7 +86,7 @@ class BandStatistics:
         self.squares += (pixels ** 2).sum(axis=0)
 
     def mean_and_std(self):
-        """Two lists of C numbers; the deviation of a constant band is 1, because images are divided by it.
+        """Two lists of C numbers; a constant band has deviation 1, as images are divided by it.
 
         Raises:
             ValueError: the values spread so far that some cannot be data.
@@ -136,7 +136,7 @@ class TileWriter:
         return file
 
     def write(self, split, image, labels, row):
-        """Append a tile: image (side, side, C), labels (side, side) uint8, row: values of `columns`."""
+        """Append a tile: image (S, S, C), labels (S, S) uint8, row: the values of `columns`."""
         self.images[split].write(image.tobytes())
         self.labels[split].write(labels.tobytes())
         self.rows.append((split, self.written[split], *row))

@@ -1,1 +1,1 @@
-"""Raw data to scenes with labels: folders, public sets, Sentinel-2, the demo, masks, points, splits."""
+"""Raw data to scenes with labels: files, public sets, Sentinel-2, demo, masks, points, splits."""

@@ -77,23 +77,34 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
     assert meta["mean"] == [5, 5] and meta["std"] == [1, 1] and meta["nodata"] == -9999
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"images": []}, "images"),
-    ({"images": np.zeros((4, 8, 9, 2), np.uint8)}, "images"),
-    ({"images": np.zeros((4, 8, 8), np.uint8)}, "images"),
-    ({"images": np.zeros((4, 8, 8, 2))}, "images: float64"),
-    ({"images": [np.zeros((side, side, 2), np.uint8) for side in (8, 8, 8, 9)]}, "images: number 3"),
-    ({"labels": np.zeros((3, 8, 8), int)}, "labels"),
-    ({"labels": np.zeros((4, 8, 9), int)}, "labels: number 0"),
-    ({"labels": np.zeros((4, 8, 8))}, "labels: number 0"),
-    ({"labels": np.full((4, 8, 8), 2)}, "labels: number 0 holds 2"),
-    ({"labels": np.full((4, 8, 8), -1)}, "labels: number 0 holds -1"),
-    ({"classes": []}, "classes"), ({"classes": ["a", "a"]}, "classes"),
-    ({"classes": [{"name": "a", "colour": [0, 0, 256]}, "b"]}, "classes"),
-    ({"classes": [{"name": "a", "colour": 3}, "b"]}, "classes"),
-    ({"classes": ["a", "new\nline"]}, "classes"), ({"classes": [1, 2]}, "classes"),
-    ({"splits": ["train"] * 3}, "splits"), ({"splits": ["train"] * 3 + ["Test"]}, "splits"),
-    ({"gsd_m": 0}, "gsd_m"), ({"nodata": 256}, "nodata"), ({"nodata": 0.5}, "nodata")])
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"images": []}, "images"),
+        ({"images": np.zeros((4, 8, 9, 2), np.uint8)}, "images"),
+        ({"images": np.zeros((4, 8, 8), np.uint8)}, "images"),
+        ({"images": np.zeros((4, 8, 8, 2))}, "images: float64"),
+        (
+            {"images": [np.zeros((side, side, 2), np.uint8) for side in (8, 8, 8, 9)]},
+            "images: number 3"),
+        ({"labels": np.zeros((3, 8, 8), int)}, "labels"),
+        ({"labels": np.zeros((4, 8, 9), int)}, "labels: number 0"),
+        ({"labels": np.zeros((4, 8, 8))}, "labels: number 0"),
+        ({"labels": np.full((4, 8, 8), 2)}, "labels: number 0 holds 2"),
+        ({"labels": np.full((4, 8, 8), -1)}, "labels: number 0 holds -1"),
+        ({"classes": []}, "classes"),
+        ({"classes": ["a", "a"]}, "classes"),
+        ({"classes": [{"name": "a", "colour": [0, 0, 256]}, "b"]}, "classes"),
+        ({"classes": [{"name": "a", "colour": 3}, "b"]}, "classes"),
+        ({"classes": ["a", "new\nline"]}, "classes"),
+        ({"classes": [1, 2]}, "classes"),
+        ({"splits": ["train"] * 3}, "splits"),
+        ({"splits": ["train"] * 3 + ["Test"]}, "splits"),
+        ({"gsd_m": 0}, "gsd_m"),
+        ({"nodata": 256}, "nodata"),
+        ({"nodata": 0.5}, "nodata"),
+    ],
+)
 def test_write_prepared__names_the_argument_that_does_not_fit(tmp_path, change, named):
     images, labels = tiles()
     given = {"images": images, "labels": labels, "classes": ["a", "b"], "splits": SPLITS}
@@ -121,15 +132,21 @@ def test_write_prepared__all_commands_accept_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images, labels = tiles(count=10, side=16)
     write_prepared("mine", images, labels, ["water", {"name": "wood", "colour": [0, 120, 0]}])
-    scores = train.main(train.parse_args(
-        ["--data", "mine", "--out", "run", "--epochs", "1", "--bs", "4", "--width", "4",
-         "--depth", "1", "--points", "0", "--device", "cpu"]))
-    assert scores["labelled_pixels"] == 7 * 16 ** 2
+    scores = train.main(
+        train.parse_args(
+            [
+                "--data", "mine", "--out", "run", "--epochs", "1", "--bs", "4", "--width", "4",
+                "--depth", "1", "--points", "0", "--device", "cpu"]
+        )
+    )
+    assert scores["labelled_pixels"] == 7 * 16**2
     again = evaluate.main(evaluate.parse_args(["--checkpoint", "run/best.pt", "--device", "cpu"]))
     assert again["confusion"] == scores["confusion"]
     write_geotiff("scene.tif", [images[0]], 16, 16, 2, np.uint8)
-    predict.main(predict.parse_args(["scene.tif", "--checkpoint", "run/best.pt", "--out", "maps",
-                                     "--device", "cpu"]))
+    predict.main(
+        predict.parse_args(
+            ["scene.tif", "--checkpoint", "run/best.pt", "--out", "maps", "--device", "cpu"])
+    )
     assert (tmp_path / "maps/scene_classes.tif").exists()
 
 
@@ -144,13 +161,13 @@ def test_draw_splits__gives_the_fractions_and_leaves_no_split_out():
     def counts(splits):
         return [splits.count(name) for name in ("train", "val", "test")]
 
-    assert counts(draw_splits(100, (.7, .2, .1), 0)) == [70, 20, 10]
-    assert counts(draw_splits(3, (.7, .2, .1), 0)) == [1, 1, 1]
+    assert counts(draw_splits(100, (0.7, 0.2, 0.1), 0)) == [70, 20, 10]
+    assert counts(draw_splits(3, (0.7, 0.2, 0.1), 0)) == [1, 1, 1]
     assert counts(draw_splits(5, (8, 0, 2), 0)) == [4, 0, 1]
-    assert draw_splits(50, (.7, .2, .1), 1) == draw_splits(50, (.7, .2, .1), 1)
-    assert draw_splits(50, (.7, .2, .1), 1) != draw_splits(50, (.7, .2, .1), 2)
+    assert draw_splits(50, (0.7, 0.2, 0.1), 1) == draw_splits(50, (0.7, 0.2, 0.1), 1)
+    assert draw_splits(50, (0.7, 0.2, 0.1), 1) != draw_splits(50, (0.7, 0.2, 0.1), 2)
     with pytest.raises(ValueError, match="2 scenes or tiles do not fill 3 splits"):
-        draw_splits(2, (.7, .2, .1), 0)
+        draw_splits(2, (0.7, 0.2, 0.1), 0)
 
 
 def test_band_statistics__parts_together_are_the_whole():
