@@ -191,8 +191,9 @@ def test_write_tiles__mean_and_std_are_those_of_the_training_pixels(tmp_path):
     meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
     scene = int(rows[[row["split"] for row in rows].index("train")]["scene"][1:])
     assert np.allclose(meta["mean"], [19.5, 24.5, scene])
+    # A constant band gets 1, never 0.
     assert np.allclose(
-        meta["std"], [np.arange(40).std(), np.arange(50).std(), 1])  # a constant band gets 1, never 0
+        meta["std"], [np.arange(40).std(), np.arange(50).std(), 1])
 
 
 def touching(rows, tile):
@@ -237,8 +238,9 @@ def test_main__splits_by_name_and_by_list(tmp_path):
 
 def test_main__official_tile_lists_count_the_cut_off_tiles_too(tmp_path):
     rows, cols = np.indices((600, 1100))
+    # 2 x 3 tiles of 512 px.
     save(
-        (rows // 512 * 3 + cols // 512).astype(np.uint8), tmp_path / "images/M-33_x.tif")  # 2 x 3 tiles of 512 px
+        (rows // 512 * 3 + cols // 512).astype(np.uint8), tmp_path / "images/M-33_x.tif")
     save(np.where(cols < 512, 10, 30), tmp_path / "masks/M-33_x.png")
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n30,wood\n")
     for split, lines in (
@@ -317,8 +319,8 @@ def test_write_tiles__missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_p
     meta, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
     assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[2, 3]]
     assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and meta["pixels"]["train"] == [63]
-    assert (
-        np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [1, 1] and meta["dtype"] == "float32")
+    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [1, 1]
+    assert meta["dtype"] == "float32"
     save(np.full((8, 8, 2), np.nan, np.float32), tmp_path / "images/a.tif")
     refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
 

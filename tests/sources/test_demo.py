@@ -40,8 +40,9 @@ def test_smooth_noise__is_as_smooth_as_asked():
         noise = smooth_noise(np.random.default_rng(0), scale)
         slope = np.diff(noise, axis=1).std()
         assert abs(noise.mean()) < 1e-9 and abs(noise.std() - 1) < 1e-9
+        # Of white noise through a Gaussian: deviation / (scale * sqrt 2).
         assert (
-            0.8 < slope * scale * 2**0.5 < 1.2)  # of white noise through a Gaussian: deviation / (scale * sqrt 2)
+            0.8 < slope * scale * 2**0.5 < 1.2)
 
 
 def test_demo__scenes_lie_on_the_map(tmp_path, monkeypatch):

@@ -50,8 +50,9 @@ def test_pair_scenes__by_name(tmp_path):
     assert pair_scenes(tmp_path / "i", tmp_path / "m") == [
         Scene(name, tmp_path / f"i/{name}.jpg", tmp_path / f"m/{name}.png", name) for name in "ab"]
     assert pair_scenes(tmp_path / "i", None)[1] == Scene("b", tmp_path / "i/b.jpg", None, "b")
+    # One of each.
     assert (
-        pair_scenes(tmp_path / "i/a.jpg", tmp_path / "m/b.png")[0].mask.name == "b.png")  # one of each
+        pair_scenes(tmp_path / "i/a.jpg", tmp_path / "m/b.png")[0].mask.name == "b.png")
     touch(tmp_path / "m/c.png")
     with pytest.raises(ValueError, match="c.png has no partner 'c' in .*i: "):
         pair_scenes(tmp_path / "i", tmp_path / "m")

@@ -53,9 +53,11 @@ def test_read_labels__ids_may_be_any_numbers(tmp_path):
     assert labels_of(tmp_path, np.array([[10, 30, 255, 10]], np.uint8), IDS) == [[0, 1, 255, 0]]
     assert labels_of(tmp_path, np.array([[10, 30, -1]], np.int16), IDS) == [[0, 1, 255]]
     assert labels_of(
-        tmp_path, np.array([[1000, 40]], np.uint16), [(40, "a", None), (1000, "b", None)]) == [[1, 0]]
+        tmp_path, np.array([[1000, 40]], np.uint16),
+        [(40, "a", None), (1000, "b", None)]) == [[1, 0]]
     assert labels_of(
-        tmp_path, np.array([[0.5, np.nan, 255]], np.float32), [(0.5, "half", None)]) == [[0, 255, 255]]
+        tmp_path, np.array([[0.5, np.nan, 255]], np.float32),
+        [(0.5, "half", None)]) == [[0, 255, 255]]
     assert labels_of(
         tmp_path, np.array([[255, 0]], np.uint8), [(0, "a", None), (255, "b", None)]) == [[1, 0]]
     mask = save(np.array([[10, 7]], np.uint8), tmp_path / "nodata.tif", nodata=7)
@@ -109,7 +111,8 @@ def test_mask_labels__refuses_colours_of_more_than_8_bits(tmp_path):
     path = save(np.full((4, 4, 3), (0, 256, 0), np.uint16), tmp_path / "mask.tif")
     with pytest.raises(ValueError, match="mask.tif is in colours of uint16"):
         MaskLabels(
-            ScaledRaster(path, RawDataset([], []), smooth=False), RawDataset(land_classes(rows), []))
+            ScaledRaster(path, RawDataset([], []), smooth=False),
+            RawDataset(land_classes(rows), []))
 
 
 def test_read_labels__a_threshold_makes_two_values(tmp_path):
@@ -209,8 +212,9 @@ def test_check_mask__both_on_the_map_must_lie_at_one_position(tmp_path):
             ValueError,
             match="mask.tif covers 3 x 4 px, x 1001.1 to 1009.1.*image.tif.*x 1000 to 1008"):
             labels_of(tmp_path, path, IDS, image)
+    # Nowhere on the map.
     assert (
-        labels_of(tmp_path, save(mask, tmp_path / "mask.tif"), IDS, image) == [[0] * 4] * 3)  # nowhere on the map
+        labels_of(tmp_path, save(mask, tmp_path / "mask.tif"), IDS, image) == [[0] * 4] * 3)
 
 
 def test_read_labels__pixels_without_data_have_no_label(tmp_path):
@@ -267,7 +271,8 @@ def test_resize__windows_are_those_of_the_whole(tmp_path, height, width, apart, 
 
 def test_resize__missing_pixels_do_not_spread(tmp_path):
     assert resized(
-        tmp_path, np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8), 1, 2, True, nodata=0) == [[0, 7]]
+        tmp_path, np.array([[7, 7, 0, 0], [7, 0, 0, 7]], np.uint8), 1, 2, True,
+        nodata=0) == [[0, 7]]
     pixels = np.array([[3, 5], [np.nan, 7]], np.float32)
     assert resized(tmp_path, pixels, 1, 1, smooth=True) == [
         [5]]  # the mean of the three that are known
@@ -319,7 +324,8 @@ def test_points_in_scene__rows_and_columns(tmp_path):
             labels = reader.read_labels(
                 Region("", 0, 0, 0, reader.image.height, reader.image.width))
         assert [
-            (row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()] == expected
+            (row, col, labels[row, col])
+            for row, col in np.argwhere(labels != 255).tolist()] == expected
 
 
 def test_points_in_scene__points_on_the_map_count_in_every_scene_they_lie_in(tmp_path):

@@ -158,8 +158,9 @@ def test_downsample_mask__no_label_has_no_vote(tmp_path):
     mask = save(np.array([[7, 0], [7, 7]], np.uint8), tmp_path / "mask.tif")
     rows = land_classes(
         [(None, "ignore", 0), (-1, "ignore", None), (0, "sea", None), (7, "wood", None)])
+    # No id, and one that no pixel has.
     coarse = downsample_mask(
-        mask, image, "mode", {}, rows, tmp_path / "coloured.tif")  # no id, and one that no pixel has
+        mask, image, "mode", {}, rows, tmp_path / "coloured.tif")
     assert open_raster(coarse).read(0, 0, 1, 1).item() == 7
     mask = save(
         np.array([[3, 4, 4, 9], [3, 3, 4, 9], [0, 0, 7, 0], [9, 9, 0, 0]], np.uint8),
@@ -268,7 +269,8 @@ def test_why_dropped__water_alone_and_no_data(tmp_path):
     assert "dropped 4 tiles: only water" in frequency_table(meta)
     with pytest.raises(ValueError, match="--drop-only sea: give one of wood, water, road"):
         prepare(
-            tmp_path, "--drop-only", "sea", "--split-by", "block", "--fractions", 1, 0, 0, out="sea")
+            tmp_path, "--drop-only", "sea", "--split-by", "block", "--fractions", 1, 0, 0,
+            out="sea")
 
 
 def test_cloud_test__by_hand():

@@ -30,7 +30,8 @@ def test_cut_blocks__two_seasons_of_a_site_are_cut_alike(tmp_path):
 
     args = parse_args(["demo", "--seed", "3"])
     assert cut_blocks(Region("", 0, 0, 0, 300, 200), Season, args) == [
-        block._replace(scene=0) for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
+        block._replace(scene=0)
+        for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
     with pytest.raises(ValueError, match="too small"):
         cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
 
