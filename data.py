@@ -29,6 +29,17 @@ import torch.nn.functional as F
 
 from engine.device import to_device
 from engine.meta import SPLITS, load_meta, open_array
+from engine.prepared import (
+    FRACTIONS,
+    BandStatistics,
+    TileWriter,
+    check_options,
+    check_tiles,
+    class_entries,
+    draw_splits,
+    new_folder,
+    write_meta,
+)
 
 
 def choose_points(labels, points, seed, index, per="image", ignore=255):
@@ -414,3 +425,71 @@ def data_fingerprint(folder):
         fingerprint[f"pixels of {split}"] = meta["pixels"][split]
         fingerprint[f"look of {split}"] = digest.hexdigest()
     return fingerprint
+
+
+# Writing: arrays become a prepared data set. prepare_data.py makes one from files of scenes.
+
+
+def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nodata=None):
+    """Write arrays as a prepared data set, which train.py and the other commands read.
+
+    A pixel without data (all bands are `nodata`, or one is not finite) gets no label.
+
+    Args:
+        folder: the folder to make; it may exist if it is empty.
+        images: (N, S, S, C) array, or list of N (S, S, C) arrays, of uint8, uint16, int16 or
+            float32.
+        labels: (N, S, S) integers: 0 to K - 1, or 255 where there is no label.
+        classes: K names, or K dicts {"name": text, "colour": [r, g, b]} with 0 to 255.
+        splits: N times "train", "val" or "test". None draws 70, 20 and 10 % of the tiles with a
+            fixed seed, which is too optimistic where tiles are neighbours: name the splits there.
+        gsd_m: ground sample distance (the side of a pixel), m, or None.
+        nodata: the value of missing pixels, or None.
+    Returns:
+        dict, the content of dataset.json.
+    Raises:
+        ValueError: an argument that does not fit. Nothing is written then.
+    """
+    images = [np.asarray(image) for image in images]
+    labels = [np.asarray(label) for label in labels]
+    classes = class_entries(classes)
+    check_tiles(images, labels, len(classes))
+    side, _, bands = images[0].shape
+    dtype = images[0].dtype.name
+    if splits is None:
+        splits = draw_splits(len(images), FRACTIONS, seed=0)
+    splits = [str(split) for split in splits]
+    gsd_m = None if gsd_m is None else float(gsd_m)
+    nodata = None if nodata is None else float(nodata)
+    check_options(splits, len(images), dtype, gsd_m, nodata)
+    meta = {
+        "format": 1, "name": pathlib.Path(folder).resolve().name, "classes": classes,
+        "ignore": 255, "tile": side, "rgb": [0, 1, 2] if bands >= 3 else [0], "bands": bands,
+        "dtype": dtype, "gsd_m": gsd_m, "nodata": nodata,
+        "tiles": {split: splits.count(split) for split in SPLITS},
+    }
+    with new_folder(folder) as work:
+        meta.update(_write_arrays(work, images, labels, splits, meta))
+        write_meta(work, meta)
+    return meta
+
+
+def _write_arrays(folder, images, labels, splits, meta):
+    """Write the arrays and tiles.csv; return what dataset.json holds of them: pixels, mean, std."""
+    num_classes = len(meta["classes"])
+    pixels = {split: np.zeros(num_classes, int) for split in SPLITS}
+    statistics = BandStatistics(meta["bands"])
+    with TileWriter(folder, meta["tiles"], meta["tile"], meta["bands"], meta["dtype"]) as writer:
+        for number, (image, label, split) in enumerate(zip(images, labels, splits)):
+            valid = np.isfinite(image).all(axis=2)
+            if meta["nodata"] is not None:
+                valid &= (image != meta["nodata"]).any(axis=2)
+            label = np.where(valid, label, 255).astype(np.uint8)
+            pixels[split] += np.bincount(label[label != 255], minlength=num_classes)
+            if split == "train":
+                statistics.add(image[valid])
+            source = (f"tile {number}", 0, 0)  # each tile is a scene of its own
+            writer.write(split, image.astype(meta["dtype"]), label, source)
+    mean, std = statistics.mean_and_std()
+    counts = {split: pixels[split].tolist() for split in SPLITS}
+    return {"pixels": counts, "mean": mean, "std": std}

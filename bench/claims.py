@@ -26,7 +26,7 @@ from metrics import ConfusionMatrix  # noqa: E402
 from sources import demo as datasets  # noqa: E402
 
 SEASONS, TEST = datasets.SEASONS, ("place_11", "place_12")
-NAMES = [name for _, name, _ in datasets.DEMO]
+NAMES = [row.name for row in datasets.DEMO]
 BANDS = ["--bands", "B04", "B03", "B02", "B08", "--reflectance", 600]  # so that its green crops are not taken for cloud
 # Each experiment: the images, the tile's side, and prepare_data.py's flags.
 BOTH, CLOUDY = [["x4", season] for season in SEASONS], [["x4_cloudy", season] for season in SEASONS]
@@ -98,7 +98,7 @@ def make_ground(ground, size):
                           georeference=georeference.window(0, 0, factor))
         scene.image.unlink()
         if scene.name.endswith(SEASONS[0]):
-            scene.mask.rename(work / "masks" / f"{scene.place}.tif")
+            scene.mask.rename(work / "masks" / f"{scene.site}.tif")
         else:
             scene.mask.unlink()
     (work / "images").rmdir()
@@ -111,8 +111,8 @@ def prepare_and_plan(ground, kind, steps, seed):
     data = ground / "sets" / kind
     if not data.exists():
         classes = ground / "classes.csv"
-        classes.write_text("id,name,r,g,b\n" + "".join(f"{value},{name},{colour >> 16},{colour >> 8 & 255},{colour & 255}\n"
-                                                     for value, name, colour in datasets.DEMO))
+        classes.write_text("id,name,r,g,b\n" + "".join(
+            f"{row.value},{row.name},{','.join(map(str, row.rgb))}\n" for row in datasets.DEMO))
         patterns = [ground / folder / f"*_{season}.tif" for folder, season in images]
         command = ["prepare_data.py", "sentinel2", "--images", *patterns, "--masks", ground / "masks" / "*.tif", "--classes",
                    classes, "--tile", side, "--val-places", "place_09", "place_10", "--test-places", *TEST, "--out", data, *words]

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import re
 import signal
 import sys
 
@@ -26,6 +27,15 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse, but report a mistyped flag before it makes a required one seem to be missing."""
+        words = sys.argv[1:] if args is None else args
+        flags = [word.split("=")[0] for word in words if re.match(r"--\w[\w-]*(=|$)", word)]
+        unknown = [flag for flag in flags if flag not in self._option_string_actions]
+        if unknown and self._subparsers is None:
+            self.error(f"unrecognized arguments: {unknown[0]}")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message):
         """Print the line and exit with code 2."""

@@ -1,4 +1,4 @@
-"""Which ground goes to which split: whole scenes, contiguous blocks, tiles, or polygons of a sparse mask."""
+"""Which part of which scene is in which split: scenes, blocks, tiles, or polygons of labels."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,17 +7,18 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.meta import SPLITS
-from sources import public
-from sources.labels import NO_LABEL, read_csv
-from sources.scenes import Region, SceneReader, scaled
+from engine.prepared import FRACTIONS, draw_splits
+from sources.labels import NO_LABEL, SparseLabels, read_csv
+from sources.raw import Region
+from sources.scenes import SceneReader, scaled
 
-FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless --fractions says otherwise
-BLOCK_GAP = 16  # px left out between the blocks of a scene, for what reaches across a cut: shadow, blur, compression
-MOST_LABELLED = 10**6  # px of a place that --split-by polygon takes
+BLOCK_GAP = 16  # px left out between blocks, because shadow, blur and compression cross a cut
+MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
+LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 
 
 def plan_regions(source, sizes, args):
-    """Which parts of which scenes belong to which split; tiles never reach out of their region.
+    """Plan which regions of which scenes belong to which split; tiles stay inside their region.
 
     Args:
         source: RawDataset.
@@ -26,120 +27,136 @@ def plan_regions(source, sizes, args):
     Returns:
         list of Region.
     Raises:
-        ValueError, OSError: there is too little to split, or a list that does not fit the scenes.
+        ValueError, OSError: there is too little to split, or a list does not fit the scenes.
     """
-    lists = args.split_list or ([] if args.split_by or args.test_places or args.val_places else source.tile_lists)
-    named = lists or args.test_places or args.val_places or not args.split_by and source.scenes[0].split
-    if named and tuple(args.fractions) != FRACTIONS:
-        raise ValueError("--fractions: the splits are named here, and none is drawn: leave it out, or give --split-by")
+    lists = args.split_list
+    named = args.test_places or args.val_places
+    if not (lists or named or args.split_by):
+        lists = source.tile_lists
+    has_own_split = not args.split_by and source.scenes[0].split
+    if (lists or named or has_own_split) and tuple(args.fractions) != FRACTIONS:
+        raise ValueError("--fractions: the splits are named here, and none is drawn: leave it "
+                         "out, or give --split-by")
     if lists and Path(lists[0]).suffix == ".txt":
-        return public.listed_tiles(source, sizes, lists)
-    whole = [Region("", number, 0, 0, scaled(height, args.scale), scaled(width, args.scale))
-             for number, (height, width) in enumerate(sizes)]
-    if args.split_by == "tile":
-        tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
-        grounds = [(site_of(source, tile), tile.row, tile.col) for tile in tiles]
-        drawn = dict.fromkeys(grounds)
-        drawn = dict(zip(drawn, draw(len(drawn), args.fractions, args.seed)))
-        return [tile._replace(split=drawn[ground]) for tile, ground in zip(tiles, grounds)]
-    if args.split_by == "polygon":
-        polygons = split_polygons(source, whole, args)
-        source.polygons = {source.scenes[region.scene].name: polygons[site_of(source, region)] for region in whole}
-        return [region._replace(split=split) for region in whole for split in polygons[site_of(source, region)]]
-    if args.split_by == "block":
-        shown = Counter(scene.place for scene in source.scenes)
-        if not source.aligned and max(shown.values()) > 1:
-            raise ValueError(f"--split-by block: the images of place '{max(shown, key=shown.get)}' show ground of each other's, "
-                             "and blocks of them would share it: split by scene")
-        return [block for region in whole for block in cut_blocks(region, source.scenes[region.scene], args)]
-    splits = scene_splits(source, args)
+        return listed_tiles(source, sizes, lists)
+    whole = []
+    for number, (height, width) in enumerate(sizes):
+        size = scaled(height, source.scale), scaled(width, source.scale)
+        whole.append(Region("", number, 0, 0, *size))
+    return SPLIT_BY[args.split_by or "scene"](source, whole, args)
+
+
+def split_by_scene(source, whole, args):
+    """Give whole scenes to the splits: as named, as the data set has it, or drawn site by site."""
+    if args.split_list:
+        splits = listed_splits(source, args.split_list)
+    elif args.test_places or args.val_places:
+        splits = named_splits(source, args.val_places, args.test_places)
+    elif args.split_by is None and source.scenes[0].split:
+        splits = [scene.split for scene in source.scenes]
+    else:
+        splits = drawn_splits(source, args.fractions, args.seed)
     return [region._replace(split=split) for region, split in zip(whole, splits) if split]
 
 
-def site_of(source, region):
-    """What scenes that show the same ground have in common: their place where they are its seasons, else the name."""
-    scene = source.scenes[region.scene]
-    return scene.place if source.aligned else scene.name
+def listed_splits(source, paths):
+    """The split of each scene by a CSV of scene,split; None for a scene that it leaves out."""
+    if len(paths) > 1:
+        raise ValueError(f"--split-list {' '.join(map(str, paths))}: give one CSV of scene,split")
+    path = paths[0]
+    names = {scene.name for scene in source.scenes}
+    listed = {}
+    for number, line in read_csv(path, ["scene", "split"]):
+        if line["split"] not in SPLITS or line["scene"] not in names:
+            raise ValueError(f"{path}, line {number}: give a scene's name, and train, val or test")
+        listed[line["scene"]] = line["split"]
+    splits_of = {}  # {grid: its splits}
+    for scene in source.scenes:
+        if scene.name in listed:
+            splits_of.setdefault(source.grid_of(scene), set()).add(listed[scene.name])
+    for grid, splits in splits_of.items():
+        if len(splits) > 1:
+            raise ValueError(f"{path}: seasons of '{grid}' are in several splits, but show the "
+                             "same ground: keep them together")
+    return [listed.get(scene.name) for scene in source.scenes]
 
 
-def draw(count, fractions, seed):
-    """Draw a split for each of `count` things, by fractions as near as whole numbers come.
-
-    Returns:
-        list of count split names, each at least once whose fraction is above 0.
-    Raises:
-        ValueError: there are fewer things than splits.
-    """
-    shares = np.diff(np.round(np.cumsum(fractions) / sum(fractions) * count), prepend=0).astype(int)
-    wanted = np.array(fractions) > 0
-    if count < wanted.sum():
-        raise ValueError(f"{count} scenes or tiles do not fill {wanted.sum()} splits: use --split-by block, or set "
-                         "one of the --fractions to 0")
-    for missing in np.flatnonzero(wanted & (shares == 0)):
-        shares[shares.argmax()] -= 1
-        shares[missing] += 1
-    return np.random.default_rng(seed).permutation(np.repeat(SPLITS, shares)).tolist()
+def named_splits(source, val_sites, test_sites):
+    """The split of each scene by its site's name; what is named for neither trains."""
+    sites = sorted({scene.site for scene in source.scenes})
+    for site in set(val_sites) & set(test_sites):
+        raise ValueError(f"place '{site}' is in both --val-places and --test-places: give it to "
+                         "one")
+    for site in {*val_sites, *test_sites} - set(sites):
+        raise ValueError(f"--val-places, --test-places: no place is called '{site}': choose from "
+                         f"{', '.join(sites[:30])}")
+    named = {**dict.fromkeys(val_sites, "val"), **dict.fromkeys(test_sites, "test")}
+    return [named.get(scene.site, "train") for scene in source.scenes]
 
 
-def scene_splits(source, args):
-    """The split of each scene: as a list or the flags name it, as the data set has it, or drawn, place by place.
+def drawn_splits(source, fractions, seed):
+    """A split for each scene, drawn site by site."""
+    sites = sorted({scene.site for scene in source.scenes})
+    drawn = dict(zip(sites, draw_splits(len(sites), fractions, seed)))
+    return [drawn[scene.site] for scene in source.scenes]
 
-    Returns:
-        a split name for each scene; None for one that a list leaves out.
-    Raises:
-        ValueError, OSError: a name that is no scene, place or split, or one given to two splits.
-    """
-    if args.split_list:
-        if len(args.split_list) > 1:
-            raise ValueError(f"--split-list {' '.join(map(str, args.split_list))}: give one CSV of scene,split")
-        listed = {}
-        for number, line in read_csv(args.split_list[0], ["scene", "split"]):
-            listed[line["scene"]] = line["split"]
-            if line["split"] not in SPLITS or line["scene"] not in [scene.name for scene in source.scenes]:
-                raise ValueError(f"{args.split_list[0]}, line {number}: give a scene's name, and train, val or test")
-        splits = [listed.get(scene.name) for scene in source.scenes]
-        for place in {scene.place for scene in source.scenes if source.aligned}:
-            if len({split for scene, split in zip(source.scenes, splits) if scene.place == place and split}) > 1:
-                raise ValueError(f"{args.split_list[0]}: seasons of '{place}' are in several splits, but show the same "
-                                 "ground: keep them together")
-        return splits
-    places = sorted({scene.place for scene in source.scenes})
-    if args.test_places or args.val_places:
-        named = {**dict.fromkeys(args.val_places, "val"), **dict.fromkeys(args.test_places, "test")}
-        for place in set(args.val_places) & set(args.test_places):
-            raise ValueError(f"place '{place}' is in both --val-places and --test-places: give it to one")
-        for place in named.keys() - set(places):
-            raise ValueError(f"no place is called '{place}': choose from {', '.join(places[:30])}")
-        return [named.get(scene.place, "train") for scene in source.scenes]
-    if args.split_by is None and source.scenes[0].split:
-        return [scene.split for scene in source.scenes]
-    drawn = dict(zip(places, draw(len(places), args.fractions, args.seed)))
-    return [drawn[scene.place] for scene in source.scenes]
+
+def split_by_tile(source, whole, args):
+    """Draw a split for each tile, the same in all seasons of a site."""
+    tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
+    positions = []
+    for tile in tiles:
+        grid = source.grid_of(source.scenes[tile.scene])
+        positions.append((grid, tile.row, tile.col))
+    different = list(dict.fromkeys(positions))
+    drawn = dict(zip(different, draw_splits(len(different), args.fractions, args.seed)))
+    return [tile._replace(split=drawn[place]) for tile, place in zip(tiles, positions)]
+
+
+def split_by_block(source, whole, args):
+    """Cut each scene into one block per split."""
+    scenes_of = Counter(scene.site for scene in source.scenes)
+    site = max(scenes_of, key=scenes_of.get)
+    if not source.aligned and scenes_of[site] > 1:
+        raise ValueError(f"--split-by block: the images of place '{site}' show ground of each "
+                         "other's, and blocks of them would share it: split by scene")
+    blocks = []
+    for region in whole:
+        blocks += cut_blocks(region, source.scenes[region.scene], args)
+    return blocks
 
 
 def cut_blocks(region, scene, args):
-    """Cut a scene across its longer side: a block for each split, in an order drawn by place, and gaps between them.
+    """Cut a scene across its longer side into a block per split, with gaps between them.
+
+    The order of the blocks is drawn by site, so that all seasons of a site are cut alike.
 
     Raises:
         ValueError: the scene is too short for that.
     """
     down = region.height >= region.width
-    random = np.random.default_rng([args.seed, *scene.place.encode()])  # two seasons of a place are cut alike
+    random = np.random.default_rng([args.seed, *scene.site.encode()])
     order = [split for split in random.permutation(3) if args.fractions[split]]
     ends = np.cumsum([args.fractions[split] for split in order]) / sum(args.fractions)
-    ends *= region.height if down else region.width
-    blocks, start = [], 0
-    for split, end in zip(order, ends.round().astype(int).tolist()):
+    ends = (ends * (region.height if down else region.width)).round().astype(int)
+    blocks = []
+    start = 0
+    for split, end in zip(order, ends.tolist()):
         if start >= end:
-            raise ValueError(f"{scene.image} is too small to be cut into blocks: use --split-by scene")
-        extent = {"row": start, "height": end - start} if down else {"col": start, "width": end - start}
-        blocks.append(region._replace(split=SPLITS[split], **extent))
+            raise ValueError(f"{scene.image} is too small to be cut into blocks: use --split-by "
+                             "scene")
+        block = region._replace(split=SPLITS[split])
+        if down:
+            block = block._replace(row=start, height=end - start)
+        else:
+            block = block._replace(col=start, width=end - start)
+        blocks.append(block)
         start = end + BLOCK_GAP
     return blocks
 
 
 def cut(region, tile, overlap):
-    """The tiles of a region, row by row; what is left at its right and bottom makes smaller ones.
+    """Cut a region into tiles, row by row; those at its right and bottom may be smaller.
 
     Args:
         region: Region.
@@ -147,67 +164,195 @@ def cut(region, tile, overlap):
     Returns:
         list of Region of at most tile x tile px.
     """
-    rows, cols = (range(0, max(length - overlap, 1), tile - overlap) for length in (region.height, region.width))
-    return [region._replace(row=region.row + row, col=region.col + col, height=min(tile, region.height - row),
-                            width=min(tile, region.width - col)) for row in rows for col in cols]
+    step = tile - overlap
+    tiles = []
+    for row in range(0, max(region.height - overlap, 1), step):
+        for col in range(0, max(region.width - overlap, 1), step):
+            height = min(tile, region.height - row)
+            width = min(tile, region.width - col)
+            tiles.append(region._replace(row=region.row + row, col=region.col + col,
+                                         height=height, width=width))
+    return tiles
 
 
-def split_polygons(source, regions, args):
-    """Draw a split for each polygon of sparse labels: pixels that touch, if only at a corner, whatever their classes.
+def split_by_polygon(source, whole, args):
+    """Draw a split for each polygon of sparse labels, whose pixels are never in two splits.
 
-    Class by class the polygons go, the largest first, to the split that has least of its share so far. So a class of
-    one polygon is trained on and not tested. The labels of a place's seasons are drawn together.
+    A polygon is a group of labelled pixels that touch, if only at a corner, whatever their class.
+    The polygons of a site's seasons are drawn together.
 
-    Args:
-        source: Source, as yet without polygons.
-        regions: list of Region, the whole scenes.
-        args: the flags fractions and seed; a split of fraction 0 gets none.
     Returns:
-        {ground: {split: (2, N) rows and columns of its labelled pixels, px}}, the ground as `site_of` has it.
+        list of Region: each scene once per split, with the labels of that split.
     Raises:
         ValueError: there are too many labelled pixels: the labels are not sparse.
     """
-    labelled = {}  # {ground: {(row, col): class}}
-    for region in tqdm(regions, "finding polygons", unit="scene", disable=None, leave=False):
-        scene, pixels = source.scenes[region.scene], labelled.setdefault(site_of(source, region), {})
-        with SceneReader(scene, source) as reader:
-            for tile in cut(region, 1024, 0):
-                classes = reader.labels.read(*tile.window)
-                rows, cols = np.nonzero(classes != NO_LABEL)
-                places = zip((rows + tile.row).tolist(), (cols + tile.col).tolist())
-                pixels.update(zip(places, classes[rows, cols].tolist()))
-                if len(pixels) > MOST_LABELLED:
-                    raise ValueError(f"{scene.mask or args.points_file} labels more than {MOST_LABELLED:,} px: "
-                                     "--split-by polygon is for sparse labels, use --split-by block")
-    shares = dict(zip(SPLITS, args.fractions))
-    wanted = [split for split in ("train", "test", "val") if shares[split]]  # who comes first where a class has few
-    random, found = np.random.default_rng(args.seed), {}
-    for ground, pixels in labelled.items():
-        polygons, given = find_polygons(pixels), Counter()
-        order = sorted(random.permutation(len(polygons)).tolist(), key=lambda number: -len(polygons[number]))
-        found[ground] = {split: [] for split in wanted}
-        for polygon in (polygons[number] for number in order):
-            land = Counter(pixels[pixel] for pixel in polygon).most_common(1)[0][0]
-            split = min(wanted, key=lambda split: given[land, split] / shares[split])
-            given[land, split] += len(polygon)
-            found[ground][split] += polygon
-    return {ground: {split: np.array(pixels, int).reshape(-1, 2).T for split, pixels in splits.items()}
-            for ground, splits in found.items()}
+    class_of = {}  # {grid: {(row, col): class}}, in the order of the scenes
+    labels_of = []  # SparseLabels of each scene
+    for region in tqdm(whole, "finding polygons", unit="scene", disable=None, leave=False):
+        scene = source.scenes[region.scene]
+        labels = find_labels(source, region)
+        if labels is not None:
+            pixels = class_of.setdefault(source.grid_of(scene), {})
+            places = zip(labels.rows.tolist(), labels.cols.tolist())
+            pixels.update(zip(places, labels.indices.tolist()))
+        if labels is None or len(pixels) > MAX_LABELLED:
+            where = scene.mask or args.points_file
+            raise ValueError(f"{where} labels more than {MAX_LABELLED:,} px: --split-by polygon "
+                             "is for sparse labels, use --split-by block")
+        labels_of.append(labels)
+    random = np.random.default_rng(args.seed)
+    split_of = {grid: draw_polygons(pixels, args.fractions, random)
+                for grid, pixels in class_of.items()}
+    regions = []
+    for region, labels in zip(whole, labels_of):
+        splits = split_of[source.grid_of(source.scenes[region.scene])]
+        places = zip(labels.rows.tolist(), labels.cols.tolist())
+        splits = np.array([splits[place] for place in places], str)  # (N,)
+        for split in ("train", "test", "val"):
+            if args.fractions[SPLITS.index(split)]:
+                part = SparseLabels(*(array[splits == split] for array in labels))
+                regions.append(region._replace(split=split, labels=part))
+    return regions
 
 
-def find_polygons(pixels):
-    """Lists of those pixels (row, col) that touch each other, if only at a corner.
+def find_labels(source, region):
+    """The labelled pixels of a region as SparseLabels; None if they are more than MAX_LABELLED."""
+    found = []
+    count = 0
+    with SceneReader(source.scenes[region.scene], source) as reader:
+        for tile in cut(region, 1024, 0):
+            indices = reader.labels.read(*tile.window)
+            rows, cols = np.nonzero(indices != NO_LABEL)
+            found.append((rows + tile.row, cols + tile.col, indices[rows, cols]))
+            count += len(rows)
+            if count > MAX_LABELLED:
+                return None
+    return SparseLabels(*(np.concatenate(arrays) for arrays in zip(*found)))
+
+
+def draw_polygons(class_of, fractions, random):
+    """Draw a split for each polygon of a site.
+
+    The largest polygons come first. Each goes to the split that has least of its share of the
+    polygon's commonest class so far. So a class of one polygon is trained on and not tested.
 
     Args:
-        pixels: iterable of (row, col).
+        class_of: {(row, col): class} of the labelled pixels.
+        fractions: (3,) of train, val and test; a split of fraction 0 gets none.
+        random: numpy Generator, which orders polygons of one size.
+    Returns:
+        {(row, col): split}.
     """
-    left, polygons = dict.fromkeys(pixels), []
+    if not class_of:
+        return {}
+    shares = dict(zip(SPLITS, fractions))
+    wanted = [split for split in ("train", "test", "val") if shares[split]]
+    polygon_of = number_polygons(class_of)  # (N,)
+    classes = np.array(list(class_of.values()))  # (N,)
+    num_classes = classes.max() + 1
+    pixels = np.bincount(polygon_of * num_classes + classes,
+                         minlength=(polygon_of.max() + 1) * num_classes)
+    pixels = pixels.reshape(-1, num_classes)  # (P, K)
+    sizes = pixels.sum(axis=1)
+    order = random.permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    given = np.zeros((num_classes, len(wanted)))  # px
+    shares = np.array([shares[split] for split in wanted])
+    split_of = np.empty(len(sizes), int)
+    for polygon in order:
+        commonest = pixels[polygon].argmax()
+        split = (given[commonest] / shares).argmin()
+        given[commonest, split] += sizes[polygon]
+        split_of[polygon] = split
+    return {place: wanted[split] for place, split in zip(class_of, split_of[polygon_of])}
+
+
+def number_polygons(pixels):
+    """Number the groups of pixels that touch each other, if only at a corner.
+
+    Args:
+        pixels: {(row, col): anything}.
+    Returns:
+        (N,) int64, the polygon of each pixel, from 0.
+    """
+    numbers = {}
+    left = dict.fromkeys(pixels)
+    count = 0
     while left:
         polygon = [left.popitem()[0]]
         for row, col in polygon:  # grows while it is walked
-            for pixel in ((row + down, col + right) for down in (-1, 0, 1) for right in (-1, 0, 1)):
-                if pixel in left:
-                    del left[pixel]
-                    polygon.append(pixel)
-        polygons.append(polygon)
-    return polygons
+            numbers[row, col] = count
+            for down in (-1, 0, 1):
+                for right in (-1, 0, 1):
+                    pixel = (row + down, col + right)
+                    if pixel in left:
+                        del left[pixel]
+                        polygon.append(pixel)
+        count += 1
+    return np.array([numbers[pixel] for pixel in pixels], int)
+
+
+SPLIT_BY = {"scene": split_by_scene, "block": split_by_block, "tile": split_by_tile,
+            "polygon": split_by_polygon}
+
+
+def listed_tiles(source, sizes, lists):
+    """The regions that official tile lists name, by lines SCENE_N.
+
+    N counts the scene's tiles of 512 px before --scale, row by row from 0, and includes those that
+    its end cuts short.
+
+    Args:
+        source: RawDataset.
+        sizes: (height, width) of each scene's file, px.
+        lists: paths of train.txt, val.txt and test.txt, some of them.
+    Returns:
+        list of Region.
+    Raises:
+        ValueError, OSError: a list that is not named after a split, a line that names no tile, or a
+            tile that is listed twice or whose ground is in another list too.
+    """
+    numbers = {scene.name: number for number, scene in enumerate(source.scenes)}
+    listed = {}  # {(grid, tile): {scene: list that names this tile of it}}
+    regions = []
+    for path in map(Path, lists):
+        for line in _read_words(path):
+            name, _, tile = line.rpartition("_")
+            if path.stem not in SPLITS or name not in numbers or not tile.isdecimal():
+                raise ValueError(f"{path}: '{line}' is no tile of these scenes (and lists are "
+                                 "train, val or test.txt)")
+            number = numbers[name]
+            grid = source.grid_of(source.scenes[number])
+            before = listed.setdefault((grid, int(tile)), {})
+            for other in before.values():
+                if name in before or other != path:
+                    raise ValueError(f"{path}: '{line}' is in {other} already, or the same ground "
+                                     "is: list it once")
+            before[name] = path
+            window = _listed_window(int(tile), *sizes[number], source.scale)
+            if window is None:
+                raise ValueError(f"{path}: '{line}' is beyond the end of its scene")
+            regions.append(Region(path.stem, number, *window))
+    return regions
+
+
+def _read_words(path):
+    """The words of a text file."""
+    try:
+        return path.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text in UTF-8: save it as such") from None
+
+
+def _listed_window(tile, height, width, scale):
+    """(row, col, height, width) of a listed tile, px after scaling; None beyond the scene's end."""
+    tiles_across = -(-width // LISTED_TILE)
+    row = tile // tiles_across * LISTED_TILE
+    col = tile % tiles_across * LISTED_TILE
+    if row >= height:
+        return None
+    top = scaled(row, scale)
+    left = scaled(col, scale)
+    bottom = scaled(min(row + LISTED_TILE, height), scale)
+    right = scaled(min(col + LISTED_TILE, width), scale)
+    return top, left, bottom - top, right - left

@@ -100,9 +100,9 @@ def test_a_checkpoint_predicts_from_the_file_alone(place, tmp_path, monkeypatch,
     assert (tmp_path / "scene_classes.tif").exists()
 
 
-@pytest.mark.parametrize("script", ["prepare_data.py", "train.py", "evaluate.py", "predict.py", "sweep.py"])
+@pytest.mark.parametrize("script", ["prepare_data.py folder", "train.py", "evaluate.py", "predict.py", "sweep.py"])
 def test_help_is_there(script, capsys):
-    code, printed, _ = in_this_process(capsys, script, "--help")
+    code, printed, _ = in_this_process(capsys, *script.split(), "--help")
     assert code == 0 and "usage" in printed and "default: " in printed
     assert not any(f"default: {nothing}" in printed for nothing in ("None", "True", "False", "[]"))
 

@@ -1,0 +1,64 @@
+"""What prepare_data.py shows of a data set: a picture of some tiles, and a table of its classes."""
+
+import numpy as np
+
+from engine.meta import SPARSE_SHARE, SPLITS, display_limits
+from report.figures import colour_map, draw_points, panel_grid, to_rgb
+from sources.labels import NO_LABEL
+
+SHOWN_ROWS = (("train", 0), ("train", 1), ("val", 0), ("test", 0))  # split, and where tiles start
+SHOWN_TILES = 3  # in each row
+
+
+def contact_sheet(folder, meta):
+    """Draw tiles from all over the set, each beside its labels, with the legend."""
+    limits = display_limits(meta)
+    colours = [entry["colour"] for entry in meta["classes"]]
+    rows = []
+    titles = []
+    for split, part in SHOWN_ROWS:
+        images = np.load(folder / f"{split}_images.npy", mmap_mode="r")
+        labels = np.load(folder / f"{split}_labels.npy", mmap_mode="r")
+        step = max(len(images) // 6, 1)
+        row = []
+        for index in range(part * step, len(images), 2 * step)[:SHOWN_TILES]:
+            rgb = to_rgb(images[index], meta["rgb"], limits)
+            if np.mean(labels[index] != NO_LABEL) < SPARSE_SHARE:
+                drawn = draw_points(rgb, labels[index], colours)
+            else:
+                drawn = colour_map(labels[index], colours)
+            row += [rgb, drawn]
+        if row:
+            blank = np.full_like(row[0], 255)
+            rows.append(row + [blank] * (2 * SHOWN_TILES - len(row)))
+            titles.append(split)
+    legend = [(entry["name"], entry["colour"]) for entry in meta["classes"]]
+    return panel_grid(rows, ["image", "labels"] * SHOWN_TILES, legend, titles)
+
+
+def frequency_table(meta):
+    """Tell as text how many tiles each split has, how often each class, and what was dropped."""
+    gsd = meta["gsd_m"]
+    area = "size of a pixel unknown (--gsd)"
+    if gsd:
+        area = (f"{gsd:g} m a pixel; km2 of tiles, where ground shown by several of them counts "
+                "each time")
+    lines = [f"{meta['name']}: {meta['tile']} px tiles, {meta['bands']} bands of {meta['dtype']}, "
+             f"{area}"]
+    totals = [sum(meta["pixels"][split]) for split in SPLITS]
+    lines.append(f"{'':20}" + "".join(f"{split:>24}" for split in SPLITS))
+    lines.append(f"{'tiles':20}" + "".join(f"{meta['tiles'][split]:24,}" for split in SPLITS))
+    lines.append(f"{'labelled px':20}" + "".join(f"{total:24,}" for total in totals))
+    for number, entry in enumerate(meta["classes"]):
+        line = f"{entry['name'][:19]:20}"
+        for split, total in zip(SPLITS, totals):
+            percent = 100 * meta["pixels"][split][number] / max(total, 1)
+            km2 = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
+            line += f"{percent:8.2f} %{km2:>14}"
+        lines.append(line.rstrip())
+    if meta["cloud_and_snow"]:
+        for number, name in enumerate(("cloud", "snow")):
+            shares = [100 * meta["cloud_and_snow"][split][number] for split in SPLITS]
+            lines.append(f"{name:20}" + "".join(f"{share:22.2f} %" for share in shares))
+    lines += [f"dropped {count} tiles: {why}" for why, count in meta["dropped"].items()]
+    return "\n".join(lines)
