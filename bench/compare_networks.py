@@ -135,6 +135,12 @@ def runs_of(data, name):
     return numbered(f"{data}-{name}", 3 if data == "demo" else 1)
 
 
+def experiments_of(data):
+    """The experiments on a set, one per network."""
+    return [Experiment(runs_of(data, name), flags and f"--data data/{data} {flags} {BUDGET[data]}")
+            for name, (flags, _) in NETWORKS.items()]
+
+
 def network_table(rows, costs):
     """The table of all networks; rows and costs are dicts of rows by name."""
     table = []
@@ -169,19 +175,22 @@ def frozen_table(costs):
     return table
 
 
+def report_lines():
+    """The lines of networks.md."""
+    rows, costs = read_rows(RESULTS / "networks.csv"), read_rows(RESULTS / "networks_cost.csv")
+    return [HEAD, *markdown(network_table(rows, costs)), "", *markdown(frozen_table(costs))]
+
+
 def main(args):
     """Run or measure, then write the tables."""
-    flags = {name: flags for name, (flags, _) in NETWORKS.items()}
     if args.measure:
-        measure({name: words for name, words in flags.items() if words} | FROZEN, args.threads)
+        current = {name: flags for name, (flags, _) in NETWORKS.items() if flags}
+        measure(current | FROZEN, args.threads)
     elif not args.tables_only:
         make_demo(args)
-        run_missing(RESULTS / "networks.csv", [
-            Experiment(runs_of(data, name), words and f"--data data/{data} {words} {BUDGET[data]}")
-            for data in args.sets for name, words in flags.items()], args)
-    rows, costs = read_rows(RESULTS / "networks.csv"), read_rows(RESULTS / "networks_cost.csv")
-    write_report("networks.md", [HEAD, *markdown(network_table(rows, costs)), "",
-                                 *markdown(frozen_table(costs))])
+        for data in args.sets:
+            run_missing(RESULTS / "networks.csv", experiments_of(data), args)
+    write_report("networks.md", report_lines())
 
 
 if __name__ == "__main__":

@@ -139,42 +139,45 @@ def set_table(data, rows, p_values):
     experiments = experiments_of(data)
     table = []
     for (points, family, method), one in experiments.items():
+        there = [rows[name] for name in one.runs if name in rows]
+        if not there:
+            continue
         # Partial CE of another family is compared with partial CE from uniform points.
         other = experiments.get((points, "" if method == BASE else family, BASE))
         gains = paired_gains(one.runs, other.runs, rows) if other else []
         if len(gains) > 1 and method not in (PIXELS, BASE):
             p_values.append(paired_p(gains))
-        share, distance = shares(experiments, points, family, method, rows)
+        full = experiments.get((0, "", FULL_TWICE if method == TWICE else FULL))
+        floor = experiments.get((points, family, PIXELS))
+        share, distance = shares(*(scores_of(some.runs, rows) if some else []
+                                   for some in (one, full, floor)))
         table.append({
             "points per tile": f"{points or 'all'} {family}".strip(),
             "method": method,
-            "labelled px": f"{int(rows[one.runs[0]]['labelled_pixels']):,}",
+            "labelled px": f"{int(there[0]['labelled_pixels']):,}",
             "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
-            "of every label": share,
-            "distance covered": distance,
+            "of every label": share if points else "",
+            "distance covered": distance if method != PIXELS else "",
             "difference to partial CE": difference(gains),
             "by draw": listed(gains),
-            "IoU by class": mean_class_iou(one, rows)})
+            "IoU by class": mean_class_iou(there)})
     return table
 
 
-def shares(experiments, points, family, method, rows):
-    """Share of every label's mean IoU, and of the distance to it, as text."""
-    def mean(*line):
-        return statistics.mean(scores_of(experiments[line].runs, rows))
-    if not points:
+def shares(scores, full, floor):
+    """Share of every label's mean IoU, and of the distance from the floor to it, as text."""
+    if not full:
         return "", ""
-    full = mean(0, "", FULL_TWICE if method == TWICE else FULL)
-    score = mean(points, family, method)
-    if method == PIXELS or (points, family, PIXELS) not in experiments:
+    score, full = statistics.mean(scores), statistics.mean(full)
+    if not floor:
         return f"{score / full:.0%}", ""
-    floor = mean(points, family, PIXELS)
+    floor = statistics.mean(floor)
     return f"{score / full:.0%}", f"{(score - floor) / (full - floor):.0%}"
 
 
-def mean_class_iou(one, rows):
-    """IoU by class, means over the draws, as text."""
-    draws = [json.loads(rows[name]["class_iou"]) for name in one.runs if name in rows]
+def mean_class_iou(rows):
+    """IoU by class, means over rows, as text."""
+    draws = [json.loads(row["class_iou"]) for row in rows]
     means = {name: statistics.mean(draw[name] for draw in draws) for name in draws[0]}
     return ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
 
@@ -221,18 +224,36 @@ def figure(data, rows):
     full = scores_of(experiments[0, "", FULL].runs, rows)
     ticks = {math.log10(points): str(points) for points in POINTS[data]}
     series = {f"network, every label: {mean_and_spread(full)}":
-              [(x, statistics.mean(full)) for x in ticks]}
+              [(x, statistics.mean(full)) for x in ticks if full]}
     for method, name in LINES[data].items():
         series[name] = []
         for x, points in zip(ticks, POINTS[data]):
             scores = scores_of(experiments[points, "", method].runs, rows)
-            mean, spread = statistics.mean(scores), statistics.stdev(scores)
-            series[name] += [(x, mean + step * spread) for step in (0, 1, -1, 0)]  # up, down, back
+            if len(scores) > 1:
+                mean, spread = statistics.mean(scores), statistics.stdev(scores)
+                series[name] += [(x, mean + step * spread) for step in (0, 1, -1, 0)]  # and back
     floor, name = ONE_CLASS[data]
     series[f"{name}: {floor:.3f}"] = [(x, floor) for x in ticks]
     title = f"{data.capitalize()}: maps from a few labelled points"
     return curves(series, "labelled points per training tile", "mean IoU on the test tiles; three "
                   "marks: mean, and one standard deviation up and down", title, (0, 0.7), ticks)
+
+
+def all_rows():
+    """The rows of points.csv and of baseline.csv by name."""
+    return read_rows(RESULTS / "baseline.csv") | read_rows(RESULTS / "points.csv")
+
+
+def report_lines():
+    """The lines of points.md."""
+    rows = all_rows()
+    lines = [HEAD, "## dubai, recipes", "", *markdown(baseline_table(rows))]
+    p_values = []
+    for data in RECIPES:
+        lines += ["", f"## {data}", "", *markdown(set_table(data, rows, p_values))]
+    smallest = min(p_values, default=1)
+    return [*lines, "", f"{len(p_values)} methods are compared with partial CE. The smallest p is "
+            f"{smallest:.2g}, after Holm's correction {min(1, len(p_values) * smallest):.2g}."]
 
 
 def main(args):
@@ -245,19 +266,11 @@ def main(args):
                 for name, flags in BASELINES.items()], args)
         for data in args.sets:
             run_missing(RESULTS / "points.csv", experiments_of(data).values(), args)
-    rows = read_rows(RESULTS / "baseline.csv") | read_rows(RESULTS / "points.csv")
-    if not args.tables_only:
-        score_with_tta(rows)
-    lines = [HEAD, "## dubai, recipes", "", *markdown(baseline_table(rows))]
-    p_values = []
-    for data in RECIPES:
-        lines += ["", f"## {data}", "", *markdown(set_table(data, rows, p_values))]
-    lines += ["", f"{len(p_values)} methods are compared with partial CE. The smallest p is "
-              f"{min(p_values):.2g}, after Holm's correction {len(p_values) * min(p_values):.2g}."]
-    write_report("points.md", lines)
-    write_report("relabel.md", [RELABEL_HEAD, *markdown(relabel_table(rows))])
+        score_with_tta(all_rows())
+    write_report("points.md", report_lines())
+    write_report("relabel.md", [RELABEL_HEAD, *markdown(relabel_table(all_rows()))])
     for data in ONE_CLASS:
-        save_png(figure(data, rows), ROOT / "docs" / f"points-{data}.png")
+        save_png(figure(data, all_rows()), ROOT / "docs" / f"points-{data}.png")
 
 
 if __name__ == "__main__":

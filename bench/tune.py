@@ -108,7 +108,7 @@ def experiment(data, points, setting, fold, seeds=3):
 
 
 def tune_table(rows):
-    """All settings that have a row."""
+    """The table of all settings that have a row."""
     table = []
     for data, points, setting in itertools.product(FOLDS, (1, 20, 0), SETTINGS):
         scores, gains = {}, {}
@@ -127,6 +127,11 @@ def tune_table(rows):
     return table
 
 
+def report_lines():
+    """The lines of tune.md."""
+    return [HEAD, *markdown(tune_table(read_rows(RESULTS / "tune.csv")))]
+
+
 def by_fold(values, text):
     """The text of each fold's values, where it has any."""
     return ", ".join(f"{fold}: {text(part)}" for fold, part in values.items() if part)
@@ -141,7 +146,7 @@ def main(args):
         run_missing(RESULTS / "tune.csv", [
             experiment(data, points, setting, fold, args.seeds) for points in args.points
             for setting in args.settings for fold in folds], args)
-    write_report("tune.md", [HEAD, *markdown(tune_table(read_rows(RESULTS / "tune.csv")))])
+    write_report("tune.md", report_lines())
 
 
 if __name__ == "__main__":
