@@ -1,18 +1,17 @@
-"""What a pixel's own colour tells: logistic regression on band values, from the same points, with no neighbourhood at all.
+"""The floor: what the colour of a pixel alone tells, by logistic regression on its band values.
 
-Takes train.py's flags --data --points --points-per --point-jitter --seed --out, and leaves metrics.json and log.csv as a
-run does. Any network that scores no higher has learned nothing of shape or texture.
+Trained on the same points as a network, without any neighbourhood. A network that scores no higher
+has learned nothing of shape or texture. Takes train.py's flags --data --points --points-per --seed
+--out, and leaves metrics.json and log.csv as a run does.
 """
 
 import csv
 import pathlib
-import sys
 import time
 
+import experiments  # noqa: F401, which puts the project on the path
 import torch
 import torch.nn.functional as F
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from data import TileDataset, normalise
 from engine.meta import checkpoint_meta
@@ -32,22 +31,16 @@ def features(images, meta):
     Returns:
         (B, H, W, 1 + C + C (C + 1) / 2) float32.
     """
-    values = normalise(images, meta["mean"], meta["std"], meta["nodata"]).permute(0, 2, 3, 1)  # (B, H, W, C)
+    values = normalise(images, meta["mean"], meta["std"], meta["nodata"])
+    values = values.permute(0, 2, 3, 1)  # (B, H, W, C)
     row, col = torch.triu_indices(values.shape[-1], values.shape[-1])
-    return torch.cat([torch.ones_like(values[..., :1]), values, values[..., row] * values[..., col]], -1)
+    products = values[..., row] * values[..., col]
+    return torch.cat([torch.ones_like(values[..., :1]), values, products], -1)
 
 
-def fit(values, classes, count):
-    """Multinomial logistic regression with a little decay.
-
-    Args:
-        values: (P, F) features.
-        classes: (P,) int64.
-        count: number of classes K.
-    Returns:
-        (F, K) float32 weights.
-    """
-    weights = torch.zeros(values.shape[1], count, requires_grad=True)
+def fit(values, classes, num_classes):
+    """Fit a multinomial logistic regression: (P, F) features, (P,) int64 to (F, K) weights."""
+    weights = torch.zeros(values.shape[1], num_classes, requires_grad=True)
     solver = torch.optim.LBFGS([weights], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss():
@@ -61,26 +54,29 @@ def fit(values, classes, count):
 
 
 def main(args):
-    """Fit on the training points, score on the test split; returns the dict of metrics.json."""
+    """Fit on the training points, score on the test split; return the dict of metrics.json."""
     started = time.perf_counter()
-    tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed, args.point_jitter)
-    meta, values, classes = checkpoint_meta(tiles.meta), [], []
+    tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
+    meta = checkpoint_meta(tiles.meta)
+    values, classes = [], []
     for index in range(len(tiles)):
         images, labels = tiles.get_batch([index])
-        values.append(features(images, meta)[labels != tiles.ignore])
-        classes.append(labels[labels != tiles.ignore].long())
+        known = labels != tiles.ignore
+        values.append(features(images, meta)[known])
+        classes.append(labels[known].long())
     weights = fit(torch.cat(values), torch.cat(classes), len(meta["classes"]))
-    test, matrix = TileDataset(args.data, "test"), ConfusionMatrix(len(meta["classes"]), tiles.ignore)
+    test = TileDataset(args.data, "test")
+    matrix = ConfusionMatrix(len(meta["classes"]), tiles.ignore)
     for index in range(len(test)):
         images, labels = test.get_batch([index])
         matrix.update((features(images, meta) @ weights).argmax(-1), labels)
     out = pathlib.Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "log.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["epoch", "seconds"], [1, time.perf_counter() - started]])
-    scores = write_scores(out / "metrics.json", matrix, meta, tiles.labelled_pixels, "test", "")
+        seconds = time.perf_counter() - started
+        csv.writer(file).writerows([["epoch", "seconds"], [1, seconds]])
     print(score_table(matrix, meta["classes"]))
-    return scores
+    return write_scores(out / "metrics.json", matrix, meta, tiles.labelled_pixels, "test", "")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import runpy
-import sys
 
 import numpy as np
 import pytest
@@ -14,11 +12,10 @@ import prepare_data
 import train
 from engine.checkpoint import save_checkpoint
 from engine.meta import checkpoint_meta
-from geo.raster import open_raster
+from geo.raster import open_raster, write_geotiff
 from networks import build_model
 
 DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = "--split-by block --fractions 1 1 1"
 # The folder; images, masks, and the scene to predict, where {arrays} is a folder of GeoTIFFs made of the folder's .npy files;
 # the lines of classes.csv; more flags of prepare_data.py; what the prepared set must have.
@@ -57,17 +54,23 @@ def check_map(path, scene, classes):
     assert set(values.tolist()) <= {*range(classes), 255} and values[0] < classes
 
 
+def write_arrays(folder, out):
+    """Write an eo-learn patch as GeoTIFFs: images (dates, H, W, C) as one per date, and its mask (H, W, 1)."""
+    images, mask = np.load(folder / "REFERENCE_SCENES.npy"), np.load(folder / "LULC.npy")
+    scenes = {f"REFERENCE_SCENES_{date}": scene for date, scene in enumerate(images)} | {"LULC": mask}
+    for stem, scene in scenes.items():
+        write_geotiff(out / f"{stem}.tif", [scene], *scene.shape[:2], scene[0, 0].size, scene.dtype)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SETS)
-def test_from_real_images_to_a_map(name, tmp_path, monkeypatch):
+def test_from_real_images_to_a_map(name, tmp_path):
     if not (DATA / name).is_dir():
         pytest.skip("real images are not here")
     images, masks, scene, classes, flags, wanted = SETS[name]
     if "{arrays}" in images:
-        arrays = [str(DATA / name / f"{array}.npy") for array in ("REFERENCE_SCENES", "LULC")]
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["arrays_to_tiff.py", *arrays, "--out", str(tmp_path / "arrays")])
-            runpy.run_path(str(ROOT / "bench" / "arrays_to_tiff.py"), run_name="__main__")
+        (tmp_path / "arrays").mkdir()
+        write_arrays(DATA / name, tmp_path / "arrays")
     images, masks, scene = (path.format(data=DATA / name, arrays=tmp_path / "arrays") for path in (images, masks, scene))
     (tmp_path / "classes.csv").write_text("\n".join(["id,name,r,g,b", *classes]))
     run(prepare_data, "folder", "--images", images, "--masks", masks, "--classes", tmp_path / "classes.csv", "--out",
@@ -75,7 +78,7 @@ def test_from_real_images_to_a_map(name, tmp_path, monkeypatch):
     meta = json.loads((tmp_path / "set" / "dataset.json").read_text())
     assert {key: meta[key] for key in wanted} == wanted
     assert all(meta["tiles"].values()) and all(map(sum, meta["pixels"].values()))
-    scores = run(train, "--data", tmp_path / "set", "--out", tmp_path / "run", "--epochs", 1, "--limit-batches", 1, "--bs", 2,
+    scores = run(train, "--data", tmp_path / "set", "--out", tmp_path / "run", "--epochs", 1, "--bs", 2,
                  "--width", 4, "--depth", 1, "--device", "cpu", "--final", "last")
     assert 0 <= scores["miou"] <= 1
     path, = run(predict, "--checkpoint", tmp_path / "run" / "last.pt", "--out", tmp_path / "maps", "--device", "cpu", scene)

@@ -1,108 +1,130 @@
-"""The commands of bench/, at sizes that only show that they run: each is a process of its own, as a person starts it."""
+"""The scripts of bench/: their runs, tables from rows, the two controls, and slow small commands."""
 
-import csv
 import os
 import subprocess
 import sys
 
+import compare_networks
+import fresh_points
 import numpy as np
+import pixel_classifier
+import points
 import pytest
-from helpers import BENCH
+import torch
+import tune
+from experiments import RESULTS, read_csv, read_rows
+from helpers import BENCH, write_set
 
-from geo.raster import open_raster
+EXPERIMENTS = {
+    "points": [one for data in points.RECIPES for one in points.experiments_of(data).values()],
+    "networks": [one for data in ("demo", "dubai") for one in compare_networks.experiments_of(data)],
+    "tune": [tune.experiment(data, k, setting, fold) for data in tune.FOLDS for k in (1, 20, 0)
+             for setting in tune.SETTINGS for fold in tune.FOLDS[data]],
+}
+
+
+@pytest.mark.parametrize("table", EXPERIMENTS)
+def test_experiments__names_are_unique_and_every_row_is_shown(table):
+    names = [name for one in EXPERIMENTS[table] for name in one.runs]
+    rows = {name for name in read_rows(RESULTS / f"{table}.csv") if "-free-" not in name}
+    assert len(set(names)) == len(names) and rows <= set(names)
+    for one in EXPERIMENTS[table]:
+        if one.flags is not None:
+            data = compare_networks.train_args(one.flags.split()).data
+            assert one.runs[0].startswith(os.path.basename(data).split("-")[0] + "-")
+
+
+@pytest.mark.parametrize("script, name", [(points, "points.md"), (compare_networks, "networks.md"),
+                                          (tune, "tune.md")])
+def test_report_lines__are_the_committed_report(script, name):
+    committed = (RESULTS / name).read_text(encoding="utf-8")
+    assert "\n".join(script.report_lines()) + "\n" == committed
+
+
+def test_set_table__pairs_draws_and_measures_from_the_floor():
+    scores = {"dubai-long-0-seed": [0.8, 0.8, 0.8], "dubai-1-pixel-classifier-draw": [0.4, 0.4, 0.4],
+              "dubai-1-partial-CE-draw": [0.5, 0.6, 0.7],
+              "dubai-1-superpixels-class-weights-draw": [0.53, 0.64, 0.75]}
+    rows = {f"{name}{draw}": {"miou": score, "labelled_pixels": 1000, "scored_on": "x",
+                              "class_iou": '{"land": 0.5}'}
+            for name, draws in scores.items() for draw, score in enumerate(draws)}
+    p_values = []
+    best = points.set_table("dubai", rows, p_values)[3]
+    assert best == {
+        "points per tile": "1", "method": points.BEST, "labelled px": "1,000",
+        "mean IoU": "0.640 ± 0.110", "of every label": "80%", "distance covered": "60%",
+        "difference to partial CE": "+4.0 [+1.5, +6.5], p 0.02", "by draw": "+3.0, +4.0, +5.0",
+        "IoU by class": "land 0.50"}
+    assert p_values == [pytest.approx(0.0202, abs=1e-4)]
+
+
+def test_count__parameters_and_gflop_of_the_unet():
+    assert compare_networks.count("--model unet") == (1_942_679, pytest.approx(6.08, abs=0.01))
+
+
+def test_pixel_classifier__learns_colour(tmp_path):
+    write_set(tmp_path / "set", count=4, side=16, classes=2)
+    for split in ("train", "test"):
+        images = np.load(tmp_path / "set" / f"{split}_images.npy")
+        labels = (np.abs(images[..., 0] - 100.0) < 50).astype(np.uint8)  # no line divides these
+        np.save(tmp_path / "set" / f"{split}_labels.npy", labels)
+    words = ["--data", str(tmp_path / "set"), "--points", "40", "--out", str(tmp_path / "run")]
+    scores = pixel_classifier.main(pixel_classifier.parse_args(words))
+    assert scores["miou"] > 0.85 and scores["labelled_pixels"] == 160
+    assert float(read_csv(tmp_path / "run" / "log.csv")[0]["seconds"]) > 0
+
+
+def test_fresh_points__so_many_at_each_visit_and_others_at_the_next(tmp_path):
+    write_set(tmp_path)
+    tiles = fresh_points.FreshPoints(tmp_path, "train", 4)
+    visits = [tiles.get_batch([2, 5])[1] for _ in range(3)]
+    truth = torch.from_numpy(np.load(tmp_path / "train_labels.npy")[[2, 5]])
+    for labels in visits:
+        known = labels != 255
+        assert known.sum() == 8 and torch.equal(labels[known], truth[known])
+    assert not torch.equal(visits[0], visits[1])
 
 
 def run(script, *words):
-    """What a script of bench/ printed."""
-    done = subprocess.run([sys.executable, BENCH / script, *map(str, words)], cwd=BENCH.parent, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=600)
+    """Run a script of bench/ as a person does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, BENCH / script, *map(str, words)], cwd=BENCH.parent,
+                          capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def rows(table):
-    """The rows of a table, each of which says how it came about."""
-    with open(table, newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    assert found and all(row["commit"] and row["command"].startswith("python ") for row in found)
-    return found
-
-
-def test_arrays_become_scenes(tmp_path):
-    dates, mask = np.random.default_rng(0).random((2, 5, 7, 3), np.float32), np.arange(35, dtype=np.uint8).reshape(5, 7)
-    np.save(tmp_path / "dates.npy", dates)
-    np.save(tmp_path / "mask.npy", mask)
-    run("arrays_to_tiff.py", tmp_path / "dates.npy", tmp_path / "mask.npy", "--out", tmp_path / "scenes")
-    for name, array in (("dates_0", dates[0]), ("dates_1", dates[1]), ("mask", mask[..., None])):
-        with open_raster(tmp_path / "scenes" / f"{name}.tif") as raster:
-            assert np.array_equal(raster.read(0, 0, 5, 7), array)
-
-
-def test_the_memory_of_a_process_is_its_own(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    from measure import measured  # with torch, which holds a few hundred MB
-    assert 5 < measured("-c", "pass")["resident_mb"] < 60 < measured("-c", "bytes(range(250)) * 400_000")["resident_mb"] < 160
-    assert measured("-c", "import time; time.sleep(0.3)")["wall_s"] > 0.3
-    with pytest.raises(ValueError, match="raise failed"):
-        measured("-c", "raise")
+@pytest.mark.slow
+def test_speed__a_row_per_peer(tmp_path):
+    table = tmp_path / "speed.csv"
+    printed = run("speed.py", "--only", "loss", "confusion", "batches", "--repeats", 1, "--threads",
+                  1, "--table", table)
+    rows = read_csv(table)
+    assert len(rows) == 4 * 2 + 2 + 1
+    assert all(row["work"] in printed and float(row["ours"]) > 0 for row in rows)
 
 
 @pytest.mark.slow
-def test_speed(tmp_path):
-    printed = run("speed.py", "--only", "loss", "confusion", "--repeats", 1, "--threads", 1, "--table", tmp_path / "speed.csv")
-    found = rows(tmp_path / "speed.csv")
-    assert len(found) == 4 * 2 + 3 and all(row["work"] in printed and float(row["ours"]) > 0 for row in found)
-
-
-@pytest.mark.slow
-def test_growth():
-    assert len(run("growth.py", "--quick").splitlines()) == 2 + 5 * 2
-
-
-@pytest.mark.slow
-def test_claims(tmp_path):
-    folders = ("--ground", tmp_path / "ground", "--runs", tmp_path / "runs", "--results", tmp_path)
-    for turn in range(2):
-        printed = run("claims.py", "--size", 512, 768, "--steps", 1, "--seeds", 1, "--only", "mode", *folders)
-        assert "| by mode | x8 autumn | 0." in printed
-        assert len(rows(tmp_path / "claims.csv")) == 1 and len(rows(tmp_path / "claims_scenes.csv")) == 2  # once for all
-
-
-@pytest.mark.slow
-def test_memory_and_margins_of_scenes(tmp_path):
-    common = ("--folder", tmp_path, "--table", tmp_path / "scenes.csv")
+def test_scenes__memory_and_margins(tmp_path):
+    table = tmp_path / "scenes.csv"
+    common = ("--folder", tmp_path, "--table", table)
     run("scenes.py", "memory", "--side", 128, *common)
-    by_case = {row["case"]: row["value"] for row in rows(tmp_path / "scenes.csv") if row["quantity"] == "resident_mb"}
-    assert list(by_case) == [f"memory, {height} x 128 x 10 uint16" for height in (128, 64)]
-    assert all(float(megabytes) > 50 for megabytes in by_case.values())
-    run("scenes.py", "margins", "--checkpoint", tmp_path / "untrained.pt", "--scene", tmp_path / "scene_128x128.tif", *common)
-    margins = [float(row["value"]) for row in rows(tmp_path / "scenes.csv") if row["quantity"] == "differing_percent"]
-    assert len(margins) == 6 and margins[-1] == 0  # which is more than the radius
+    memory = {row["case"]: float(row["value"]) for row in read_csv(table)
+              if row["quantity"] == "resident_mb"}
+    assert list(memory) == [f"memory, {height} x 128 x 10 uint16" for height in (128, 64)]
+    assert min(memory.values()) > 50
+    run("scenes.py", "margins", "--checkpoint", tmp_path / "run" / "last.pt", "--scene",
+        tmp_path / "scene_128x128.tif", *common)
+    margins = [float(row["value"]) for row in read_csv(table)
+               if row["quantity"] == "differing_percent"]
+    assert len(margins) == 6 and margins[-1] == 0  # at more than the radius
 
 
 @pytest.mark.slow
-def test_prediction_beside_the_usual_loop(tmp_path):
+def test_scenes__prediction_beside_the_usual_loop(tmp_path):
     pytest.importorskip("rasterio")
-    run("scenes.py", "predict", "--side", 300, "--repeats", 1, "--folder", tmp_path, "--table", tmp_path / "scenes.csv")
-    cpu = {row["case"]: float(row["value"]) for row in rows(tmp_path / "scenes.csv") if row["quantity"] == "cpu_s"}
-    assert len(cpu) == 1 + 2 * 2 and cpu["predict, 300 px, the usual loop, windows of 640 px"] > 0
-    assert (tmp_path / "usual.tif").exists() and (tmp_path / "maps" / "scene_300x300_classes.tif").exists()
-
-
-@pytest.mark.slow
-def test_memory_of_preparing(tmp_path):
-    run("memory_prepare.py", "--sides", 5120, "--folder", tmp_path / "work", "--table", tmp_path / "scenes.csv")
-    by_quantity = {row["quantity"]: row for row in rows(tmp_path / "scenes.csv")}
-    assert list(by_quantity) == ["wall_s", "cpu_s", "resident_mb"] and float(by_quantity["resident_mb"]["value"]) > 50
-    assert by_quantity["cpu_s"]["case"] == "prepare, mask 5120 x 5120 px, image 512 x 512 px, mode"
-    assert "bench/memory_prepare.py" in by_quantity["cpu_s"]["command"]
-
-
-@pytest.mark.slow
-def test_a_mask_brought_down_beside_gdal(tmp_path):
-    pytest.importorskip("rasterio")
-    run("scenes.py", "mode", "--side", 400, "--repeats", 1, "--folder", tmp_path, "--table", tmp_path / "scenes.csv")
-    found = {(row["case"], row["quantity"]): float(row["value"]) for row in rows(tmp_path / "scenes.csv")}
-    for kind in ("clean", "speckled", "noise"):
-        case = f"mode, mode by 10, {kind}"
-        assert found[case, "differing_px"] < 160 and 0 < found[case, "ours_resident_mb"] < 200 > found[case, "peer_resident_mb"] > 0
+    run("scenes.py", "predict", "--side", 300, "--repeats", 1, "--folder", tmp_path, "--table",
+        tmp_path / "scenes.csv")
+    rows = read_csv(tmp_path / "scenes.csv")
+    assert sum(row["quantity"] == "cpu_s" for row in rows) == 1 + 2 * 2
+    assert (tmp_path / "usual.tif").exists()
