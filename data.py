@@ -16,7 +16,6 @@ same in every epoch, and those of k = 5 are among those of k = 20. Drawing new p
 would show the network k x epochs labels and call them k.
 """
 
-import hashlib
 import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +27,18 @@ import torch
 import torch.nn.functional as F
 
 from engine.device import to_device
-from engine.meta import SPLITS, load_meta, open_array
 from engine.prepared import (
     FRACTIONS,
+    SPLITS,
     BandStatistics,
     TileWriter,
     check_options,
     check_tiles,
     class_entries,
     draw_splits,
+    load_meta,
     new_folder,
+    open_array,
     write_meta,
 )
 
@@ -402,29 +403,6 @@ def _gather(array, indices):
     if array.dtype == torch.uint16:
         return array.view(torch.int16).index_select(0, indices).view(torch.uint16)
     return array.index_select(0, indices)
-
-
-def data_fingerprint(folder):
-    """What tells this prepared data set from another one in the same folder.
-
-    Returns:
-        {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight
-        tiles, ...}, likewise of val and test.
-    Raises:
-        ValueError, OSError: as `load_meta`.
-    """
-    meta = load_meta(folder)
-    fingerprint = {}
-    for split in SPLITS:
-        count = meta["tiles"][split]
-        digest = hashlib.sha256()
-        for kind in ("images", "labels") if count else ():
-            array = np.load(pathlib.Path(folder, f"{split}_{kind}.npy"), mmap_mode="r")
-            digest.update(array[np.linspace(0, count - 1, 8).astype(int)].tobytes())
-        fingerprint[f"tiles of {split}"] = count
-        fingerprint[f"pixels of {split}"] = meta["pixels"][split]
-        fingerprint[f"look of {split}"] = digest.hexdigest()
-    return fingerprint
 
 
 # Writing: arrays become a prepared data set. prepare_data.py makes one from files of scenes.

@@ -25,8 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.cli import Parser, one_line_errors
-from engine.meta import SPLITS
-from engine.prepared import BandStatistics, TileWriter, new_folder, write_meta
+from engine.prepared import SPLITS, BandStatistics, TileWriter, new_folder, write_meta
 from report.figures import default_colours, save_png
 from sources import flags, sentinel2
 from sources.demo import demo

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import train
 from engine.cli import HelpFormatter
-from data import data_fingerprint
 from engine.lock import locked
+from engine.prepared import data_fingerprint
 from engine.search import draw, halve, rung_sizes
 from prepare_data import make_demo
 from report.sweep_tables import read_table, report, row_of, write_table

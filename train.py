@@ -20,14 +20,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from data import (
-    Augmentation,
-    TileDataset,
-    augment,
-    data_fingerprint,
-    normalise,
-    training_batches,
-)
+from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
 from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
@@ -39,7 +32,8 @@ from engine.distributed import (
     disable_tqdm,
     init_distributed,
 )
-from engine.meta import SPARSE_SHARE, checkpoint_meta, load_meta
+from engine.meta import checkpoint_meta
+from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
 from evaluate import evaluate
 from losses import LOSSES, build_loss, class_weights, count_labelled
 from networks import NETWORKS, build_model, freeze_encoder

@@ -14,13 +14,28 @@ import multiprocessing
 import statistics
 import time
 
-from experiments import RESULTS, Experiment, append, difference, experiment_parser, listed
-from experiments import make_demo, markdown, mean_and_spread, numbered, origin, paired_gains
-from experiments import processor, read_rows, run_missing, scores_of, write_report
+import torch
+from experiments import (
+    RESULTS,
+    Experiment,
+    append,
+    difference,
+    experiment_parser,
+    listed,
+    make_demo,
+    markdown,
+    mean_and_spread,
+    numbered,
+    origin,
+    paired_gains,
+    processor,
+    read_rows,
+    run_missing,
+    scores_of,
+    write_report,
+)
 from measure import in_turns
 from speed import BANDS, CLASSES, SIDE, batch, our_step
-
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.device import keep_freed_memory, peak_memory_mb

@@ -12,11 +12,10 @@ import pathlib
 import sys
 import time
 
-from experiments import RESULTS, ROOT, append, call, origin, processor
-from measure import measured
-
 import numpy as np
 import tifffile
+from experiments import RESULTS, ROOT, append, call, origin, processor
+from measure import measured
 
 from geo.raster import open_raster, write_geotiff
 

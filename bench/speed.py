@@ -21,12 +21,11 @@ import tempfile
 import time
 import typing
 
-from experiments import RESULTS, append, markdown, origin, processor
-from measure import in_turns, synthetic_tiles, write_synthetic_set
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from experiments import RESULTS, append, markdown, origin, processor
+from measure import in_turns, synthetic_tiles, write_synthetic_set
 from PIL import Image
 
 import train

@@ -13,7 +13,7 @@ def pick_device(name="auto"):
     """The device that --device names; on the CPU, freed memory is kept from then on.
 
     Args:
-        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (float32 only, not tested).
+        name: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda" or "mps" (not tested).
     Returns:
         torch.device.
     Raises:
@@ -48,7 +48,7 @@ def keep_freed_memory():
 
 
 def amp_dtype(device, how="auto"):
-    """The type of autocast: bfloat16 or float16 on CUDA; None, for float32, elsewhere or if "off"."""
+    """The type of autocast: bfloat16 or float16 on CUDA; elsewhere, or if "off", None (float32)."""
     if device.type != "cuda" or how == "off":
         return None
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,18 +1,140 @@
-"""Writing a prepared data set: splits, statistics, arrays of tiles, a folder that appears whole."""
+"""Prepared data sets on the disk: dataset.json and arrays of tiles, read and written whole."""
 
 import colorsys
 import contextlib
 import csv
+import hashlib
 import json
 import os
 import pathlib
 import shutil
 
 import numpy as np
+import torch
 
-from engine.meta import SPLITS
+from engine.meta import is_colour, is_nodata, is_normalisation, is_shown
 
+SPLITS = ("train", "val", "test")
+SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
+META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
+              "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
 FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless others are asked for
+
+
+def load_meta(folder):
+    """Read and validate dataset.json, and compare it with the headers of its arrays.
+
+    Args:
+        folder: a prepared data set.
+    Returns:
+        dict: name, classes [{name, colour}], ignore 255, bands, dtype, tile (px), mean and std per
+        band, rgb (bands to show), tiles and pixels per split, and perhaps gsd_m, nodata, places,
+        arguments; docs/data.md describes each.
+    Raises:
+        ValueError, OSError: not a prepared data set, another format, or arrays of other shapes or
+            types; one line.
+    """
+    path = pathlib.Path(folder) / "dataset.json"
+    again = "prepare the data set again"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a prepared data set (it has no dataset.json): "
+                                "make one with prepare_data.py")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {again}") from None
+    if not isinstance(meta, dict) or meta.get("format") != 1:
+        raise ValueError(f"{path} is not of format 1, the one this version reads: {again}")
+    for key, kind in META_TYPES.items():
+        if not isinstance(meta.get(key), kind):
+            raise ValueError(f"{path}: '{key}' is missing or not a {kind.__name__}: {again}")
+    wrong = wrong_entry(meta)
+    if wrong:
+        raise ValueError(f"{path}: its entries make no sense ({wrong}): {again}")
+    for split in SPLITS:
+        shape = (meta["tiles"][split], meta["tile"], meta["tile"])
+        open_array(path.parent / f"{split}_images.npy", (*shape, meta["bands"]), meta["dtype"])
+        open_array(path.parent / f"{split}_labels.npy", shape, "uint8")
+    return meta
+
+
+def wrong_entry(meta):
+    """The first entry of a dataset.json that makes no sense, or None."""
+    checks = {
+        "bands": lambda: meta["bands"] > 0,
+        "tile": lambda: meta["tile"] > 0,
+        "ignore": lambda: meta["ignore"] == 255,
+        "dtype": lambda: meta["dtype"] in ("uint8", "uint16", "int16", "float32"),
+        "gsd_m": lambda: 0 < (meta.get("gsd_m") or 1) < 1e9,
+        "mean, std": lambda: is_normalisation(meta["mean"], meta["std"], meta["bands"]),
+        "rgb": lambda: is_shown(meta["rgb"], meta["bands"]),
+        "nodata": lambda: is_nodata(meta.get("nodata")),
+        "classes": lambda: 0 < len(meta["classes"]) <= 255 and all(
+            entry["name"].isprintable() and is_colour(entry["colour"])
+            for entry in meta["classes"]),
+        "tiles, pixels": lambda: all(are_counts(meta, split) for split in SPLITS),
+        "places": lambda: all(isinstance(site, str) for site in meta.get("places", {}).values()),
+        "arguments": lambda: 0 < meta.get("arguments", {}).get("scale", 1.0) <= 16,
+    }
+    for entry, holds in checks.items():
+        try:
+            if not holds():
+                return entry
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError):
+            return entry
+    return None
+
+
+def are_counts(meta, split):
+    """Whether the labelled pixels of a split, by class, fit into its tiles."""
+    counts = meta["pixels"][split]
+    most = meta["tiles"][split] * meta["tile"] ** 2
+    return len(counts) == len(meta["classes"]) and min(counts) >= 0 and sum(counts) <= most
+
+
+def open_array(path, shape, dtype):
+    """Memory-map a .npy file as a tensor, if it has the shape and type that dataset.json states.
+
+    Raises:
+        ValueError, OSError: missing, damaged, or of another shape or type; one line.
+    """
+    again = "prepare the data set again"
+    try:
+        # Mode "c" (changes stay in memory): torch warns about arrays that it must not write to.
+        array = np.load(path, mmap_mode="c" if shape[0] else None, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: {again}") from None
+    except Exception as error:  # of half a dozen kinds, depending on where the damage is
+        raise ValueError(f"{path} is damaged ({error}): {again}") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: {again}")
+    if array.shape != tuple(shape) or array.dtype != dtype:
+        raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}, but dataset.json "
+                         f"states {dtype} of shape {tuple(shape)}: {again}")
+    return torch.from_numpy(array)
+
+
+def data_fingerprint(folder):
+    """What tells this prepared data set from another one in the same folder.
+
+    Returns:
+        {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight
+        tiles, ...}, likewise of val and test.
+    Raises:
+        ValueError, OSError: as `load_meta`.
+    """
+    meta = load_meta(folder)
+    fingerprint = {}
+    for split in SPLITS:
+        count = meta["tiles"][split]
+        digest = hashlib.sha256()
+        for kind in ("images", "labels") if count else ():
+            array = np.load(pathlib.Path(folder, f"{split}_{kind}.npy"), mmap_mode="r")
+            digest.update(array[np.linspace(0, count - 1, 8).astype(int)].tobytes())
+        fingerprint[f"tiles of {split}"] = count
+        fingerprint[f"pixels of {split}"] = meta["pixels"][split]
+        fingerprint[f"look of {split}"] = digest.hexdigest()
+    return fingerprint
 
 
 def draw_splits(count, fractions, seed):

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engine.meta import SPLITS
-from engine.prepared import FRACTIONS, draw_splits
+from engine.prepared import FRACTIONS, SPLITS, draw_splits
 from sources.labels import NO_LABEL, SparseLabels, read_csv
 from sources.raw import Region
 from sources.scenes import SceneReader, scaled

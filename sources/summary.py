@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from engine.meta import SPARSE_SHARE, SPLITS, display_limits
+from engine.meta import display_limits
+from engine.prepared import SPARSE_SHARE, SPLITS
 from report.figures import colour_map, draw_points, panel_grid, to_rgb
 from sources.labels import NO_LABEL
 

@@ -19,7 +19,7 @@ from data import (
     prefetch,
     training_batches,
 )
-from engine.meta import load_meta
+from engine.prepared import load_meta
 from weak.superpixels import superpixel_labels
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)

@@ -32,7 +32,7 @@ from PIL import Image
 import prepare_data
 import train
 from engine.checkpoint import load_checkpoint, save_checkpoint
-from engine.meta import load_meta
+from engine.prepared import load_meta
 from networks.segformer import MixTransformer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import TileDataset, normalise
-from engine.meta import load_meta
+from engine.prepared import load_meta
 from geo.raster import write_geotiff
 from prepare_data import KINDS, frequency_table, main, make_demo, parse_args
 

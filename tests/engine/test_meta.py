@@ -5,12 +5,8 @@ import numpy as np
 import pytest
 from helpers import edit, write_set
 
-from engine.meta import (
-    check_checkpoint_meta,
-    checkpoint_meta,
-    display_limits,
-    load_meta,
-)
+from engine.meta import check_checkpoint_meta, checkpoint_meta, display_limits
+from engine.prepared import load_meta
 
 
 def break_json(folder):

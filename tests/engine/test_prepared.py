@@ -10,8 +10,13 @@ import evaluate
 import predict
 import train
 from data import TileDataset, write_prepared
-from engine.meta import load_meta
-from engine.prepared import BandStatistics, class_entries, draw_splits, new_folder
+from engine.prepared import (
+    BandStatistics,
+    class_entries,
+    draw_splits,
+    load_meta,
+    new_folder,
+)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
