@@ -331,8 +331,8 @@ def check_mask(mask, image):
         raise ValueError(f"{image.path} is {image.height} x {image.width} px{turned}, but its mask "
                          f"{mask.path} {mask.height} x {mask.width}: bring them to one size")
     # Orientations 5 to 8 exchange rows and columns, so that unequal sides show which one is right.
-    told_by_size = image.height != image.width and max(image.turned, mask.turned) >= 5
-    if mask.turned != image.turned and not told_by_size:
+    sizes_show_it = image.height != image.width and max(image.turned, mask.turned) >= 5
+    if mask.turned != image.turned and not sizes_show_it:
         raise ValueError(f"{image.path} and its mask {mask.path} are turned by different EXIF "
                          "orientations, and their sizes do not show which is right: save both "
                          "upright, without one")
