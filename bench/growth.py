@@ -9,6 +9,7 @@ measurements that have a row are not repeated.
 """
 
 import argparse
+import importlib.metadata
 import math
 import pathlib
 import tempfile
@@ -58,8 +59,9 @@ def figure(rows):
         series[name] = [(power * math.log2(size / first), math.log2(seconds / sizes[first]))
                         for size, seconds in sorted(sizes.items())]
     ticks = {n: f"x {2 ** n}" for n in range(7)}
-    return curves(series, "times as much of it", "doublings of the time it takes",
-                  "How the time of training and prediction grows", (0, 6), ticks)
+    return curves(series, "more tiles, classes, bands or pixels",
+                  "doublings of the time (1: twice as long, 6: 64 times as long)",
+                  "How the time grows with the data", (0, 6), ticks)
 
 
 def main(args):
@@ -73,6 +75,7 @@ def main(args):
             seconds, memory = cost(what, value, pathlib.Path(folder))
         append(table, {"grows": what, "to": value, "s": f"{seconds:.2f}",
                        "peak memory, MB": f"{memory:.0f}", "threads": 1, "processor": processor(),
+                       "torch": importlib.metadata.version("torch"),
                        "date": time.strftime("%Y-%m-%d"), **origin("bench/growth.py")})
         print(f"{what} {value}: {seconds:.2f} s, {memory:.0f} MB", flush=True)
     save_png(figure(read_csv(table)), ROOT / "docs" / "growth.png")

@@ -3,10 +3,8 @@
 import csv
 import hashlib
 import importlib
-import importlib.util
 import json
 import pathlib
-import sys
 
 import numpy as np
 import pytest
@@ -154,14 +152,6 @@ def random_images(batch=2, bands=3, side=8, seed=0):
 
 
 BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
-
-
-def load(name):
-    """A script of bench/ as a module under a name of its own: bench/scenes.py is not scenes.py."""
-    specification = importlib.util.spec_from_file_location(f"bench_{name}", BENCH / f"{name}.py")
-    module = sys.modules[specification.name] = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def gradients(case, rank, size):

@@ -21,10 +21,10 @@ out.mkdir(parents=True, exist_ok=True)
 if out.name == "b-seed1" and not (out / "last.pt").exists():
     (out / "last.pt").touch()
     sys.exit("stopped")
-scores = {"miou": 0.5, "pixel_accuracy": 0.75, "labelled_pixels": 3, "resumed": "--resume" in sys.argv,
+scores = {"miou": 0.5, "pixel_accuracy": 0.75, "labelled_pixels": 3,
           "classes": [{"name": "wood", "iou": 0.5}, {"name": "absent", "iou": None}]}
 (out / "log.csv").write_text("epoch,seconds\\n1,2.5\\n2,2\\n")
-(out / "metrics.json").write_text(json.dumps(scores))
+(out / "metrics.json").write_text(json.dumps({"resumed": "--resume" in sys.argv, **scores}))
 """
 
 
@@ -81,27 +81,6 @@ def test_run_missing__refuses_another_test_set_under_the_same_path(tmp_path, run
     experiments.test_set_digest.cache_clear()
     with pytest.raises(ValueError, match="a-seed0.*data.made"):
         run_missing()
-
-
-def test_score_again__scores_only_the_run_of_the_row_and_only_once(tmp_path, monkeypatch):
-    run, calls = tmp_path / "runs" / "one", []
-    run.mkdir(parents=True)
-    (run / "metrics.json").write_text('{"miou": 0.5, "checkpoint": "runs/one/last.pt"}')
-
-    def evaluate(*command):
-        calls.append(command)
-        (run / "scores").mkdir()
-        (run / "scores" / "metrics_test.json").write_text('{"miou": 0.75}')
-
-    monkeypatch.setattr(experiments, "ROOT", tmp_path)
-    monkeypatch.setattr(experiments, "call", evaluate)
-    table = tmp_path / "again.csv"
-    for miou in ("0.4", "0.5", "0.5"):  # another run than the row's, the row's, the same again
-        row = {"name": "one", "miou": miou, "command": "python train.py --out runs/one"}
-        experiments.score_again(table, row, lambda scores: {"miou": scores["miou"]}, "--tta")
-    assert calls == [("evaluate.py", "--checkpoint", "runs/one/last.pt", "--tta", "--out",
-                      "runs/one/scores")]
-    assert [row["miou"] for row in experiments.read_csv(table)] == ["0.75"]
 
 
 def test_append__keeps_the_order_of_columns_and_refuses_new_ones(tmp_path):

@@ -1,4 +1,4 @@
-"""The scripts of bench/: their runs, tables from rows, the two controls, and slow small commands."""
+"""The scripts of bench/: their runs, reports from rows, the two controls, small measurements."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from helpers import BENCH, write_set
 
 EXPERIMENTS = {
     "points": [one for data in points.RECIPES for one in points.experiments_of(data).values()],
-    "networks": [one for data in ("demo", "dubai") for one in compare_networks.experiments_of(data)],
+    "networks": compare_networks.experiments_of("demo") + compare_networks.experiments_of("dubai"),
     "tune": [tune.experiment(data, k, setting, fold) for data in tune.FOLDS for k in (1, 20, 0)
              for setting in tune.SETTINGS for fold in tune.FOLDS[data]],
 }
@@ -42,7 +42,8 @@ def test_report_lines__are_the_committed_report(script, name):
 
 
 def test_set_table__pairs_draws_and_measures_from_the_floor():
-    scores = {"dubai-long-0-seed": [0.8, 0.8, 0.8], "dubai-1-pixel-classifier-draw": [0.4, 0.4, 0.4],
+    scores = {"dubai-long-0-seed": [0.8, 0.8, 0.8],
+              "dubai-1-pixel-classifier-draw": [0.4, 0.4, 0.4],
               "dubai-1-partial-CE-draw": [0.5, 0.6, 0.7],
               "dubai-1-superpixels-class-weights-draw": [0.53, 0.64, 0.75]}
     rows = {f"{name}{draw}": {"miou": score, "labelled_pixels": 1000, "scored_on": "x",
@@ -56,10 +57,6 @@ def test_set_table__pairs_draws_and_measures_from_the_floor():
         "difference to partial CE": "+4.0 [+1.5, +6.5], p 0.02", "by draw": "+3.0, +4.0, +5.0",
         "IoU by class": "land 0.50"}
     assert p_values == [pytest.approx(0.0202, abs=1e-4)]
-
-
-def test_count__parameters_and_gflop_of_the_unet():
-    assert compare_networks.count("--model unet") == (1_942_679, pytest.approx(6.08, abs=0.01))
 
 
 def test_pixel_classifier__learns_colour(tmp_path):
@@ -106,25 +103,12 @@ def test_speed__a_row_per_peer(tmp_path):
 
 @pytest.mark.slow
 def test_scenes__memory_and_margins(tmp_path):
-    table = tmp_path / "scenes.csv"
-    common = ("--folder", tmp_path, "--table", table)
+    common = ("--folder", tmp_path, "--table", tmp_path / "scenes.csv")
     run("scenes.py", "memory", "--side", 128, *common)
-    memory = {row["case"]: float(row["value"]) for row in read_csv(table)
-              if row["quantity"] == "resident_mb"}
-    assert list(memory) == [f"memory, {height} x 128 x 10 uint16" for height in (128, 64)]
-    assert min(memory.values()) > 50
     run("scenes.py", "margins", "--checkpoint", tmp_path / "run" / "last.pt", "--scene",
         tmp_path / "scene_128x128.tif", *common)
-    margins = [float(row["value"]) for row in read_csv(table)
-               if row["quantity"] == "differing_percent"]
-    assert len(margins) == 6 and margins[-1] == 0  # at more than the radius
-
-
-@pytest.mark.slow
-def test_scenes__prediction_beside_the_usual_loop(tmp_path):
-    pytest.importorskip("rasterio")
-    run("scenes.py", "predict", "--side", 300, "--repeats", 1, "--folder", tmp_path, "--table",
-        tmp_path / "scenes.csv")
     rows = read_csv(tmp_path / "scenes.csv")
-    assert sum(row["quantity"] == "cpu_s" for row in rows) == 1 + 2 * 2
-    assert (tmp_path / "usual.tif").exists()
+    memory = [float(row["value"]) for row in rows if row["quantity"] == "resident_mb"]
+    assert len(memory) == 2 and min(memory) > 50
+    margins = [float(row["value"]) for row in rows if row["quantity"] == "differing_percent"]
+    assert len(margins) == 6 and margins[-1] == 0  # at more than the radius
