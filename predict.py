@@ -20,12 +20,9 @@ whole scene at once. Memory holds one window, and the maps of one row of windows
 looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
 """
 
-import argparse
-import dataclasses
 import functools
 import os
 import pathlib
-import signal
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -36,10 +33,10 @@ from tqdm import tqdm
 
 from data import normalise
 from engine.checkpoint import find_checkpoint, load_model
-from engine.cli import HelpFormatter
-from engine.device import out_of_memory, pick_device
+from engine.cli import Parser, number, one_line_errors
+from engine.device import pick_device
 from engine.meta import display_limits
-from geo.maps import NO_DATA, RowBlock, overview_stride, write_maps
+from geo.maps import NO_DATA, RowBlock, check_free, overview_stride, write_maps
 from geo.windows import (
     WINDOW,
     axis_windows,
@@ -50,31 +47,29 @@ from geo.windows import (
 )
 from networks import fold_batch_norm
 from report.figures import to_rgb
-from sources.scenes import open_scene, resize, scaled, warn_of_unread
+from sources.scenes import at_scale, open_scene, warn_of_unread
 from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
 
 
 def parse_args(argv=None):
     """The command line; `python predict.py --help` shows it."""
-    parser = argparse.ArgumentParser(
-        description="Class maps of whole scenes with the network of a checkpoint.",
-        epilog="example: python predict.py --checkpoint runs/demo scene.tif",
-        formatter_class=HelpFormatter)
+    parser = Parser(description="Class maps of whole scenes with the network of a checkpoint.",
+                    epilog="example: python predict.py --checkpoint runs/demo scene.tif")
     flag = parser.add_argument_group("what to map").add_argument
     flag("scenes", nargs="+", metavar="SCENE",
          help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes, or a text file "
               "NAME.txt that lists the files of one scene")
     flag("--checkpoint", required=True,
          help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
-    flag("--scale", type=float,
+    flag("--scale", type=number(float, 1e-6, 16),
          help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
               "the factor of the training scenes")
-    flag("--max-pixels", type=int, default=2**31, help="largest PNG or JPEG to decode, px")
+    flag("--max-pixels", type=number(int, 1), default=2**31, help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("what to write").add_argument
     flag("--out", default=".", help="folder for the maps")
     flag("--probabilities", action="store_true",
          help="also write the probability of every class, and the confidence of the map")
-    flag("--suggest", type=int, default=0, metavar="N",
+    flag("--suggest", type=number(int, 0), default=0, metavar="N",
          help="also write the N pixels of each scene to label next; 0 is none")
     flag = parser.add_argument_group("how").add_argument
     flag("--window", type=int,
@@ -103,9 +98,6 @@ def main(args):
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     if args.scale is None:
         args.scale = meta.get("scale") or 1.0
-    if not 0 < args.scale <= 16 or args.suggest < 0:
-        raise ValueError(f"--scale {args.scale} --suggest {args.suggest}: give a scale above 0, at "
-                         "most 16, and 0 or more points")
     check_names(args.scenes)
     scenes = args.scenes[rank::processes]
     for scene in scenes:
@@ -147,27 +139,6 @@ def check_names(scenes):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
 
 
-def check_free(out, stem, suggest):
-    """Refuse to overwrite files that this program did not write, or that were filled in since.
-
-    Args:
-        out: folder of the maps.
-        stem: the scene's name.
-        suggest: whether pixels to label are written, to a file that people then fill in.
-    Raises:
-        ValueError: there is such a file.
-    """
-    classes = out / f"{stem}_classes.tif"
-    legend = out / f"{stem}_classes.tif.aux.xml"  # which every map of ours has
-    points = out / f"{stem}_points.csv"
-    if classes.exists() and not legend.exists():
-        raise ValueError(f"{classes} is there already and is no map of this program: give another "
-                         "--out")
-    if suggest and points.exists():
-        raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
-                         "move it, or give another --out")
-
-
 def warn_of_scale(raster, gsd, scale):
     """Warn if the pixels of a scene have another size than those the network was trained on.
 
@@ -199,33 +170,6 @@ def check_scene(raster, meta, checkpoint):
         raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on "
                          f"{meta['dtype']}: its values would mean something else; convert the "
                          "scene as the training scenes were")
-
-
-class Resized:
-    """The source of a Raster that is another raster at another size."""
-
-    def __init__(self, raster, height, width):
-        self.raster = raster
-        self.height = height
-        self.width = width
-
-    def copy(self, row, col, window):
-        """Copy the pixels at row, col into window (h, w, C)."""
-        place = (row, col, *window.shape[:2])
-        window[:] = resize(self.raster, self.height, self.width, smooth=True, window=place)
-
-
-def at_scale(raster, scale):
-    """A raster resized as prepare_data.py resizes scenes, its georeference too."""
-    if scale == 1:
-        return raster
-    height = scaled(raster.height, scale)
-    width = scaled(raster.width, scale)
-    # Not 1 / scale, because sides are whole px, and the map must end where the scene ends.
-    factors = raster.height / height, raster.width / width
-    georeference = raster.georeference and raster.georeference.window(0, 0, factors)
-    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height,
-                               width=width, georeference=georeference)
 
 
 class WindowPredictor:
@@ -353,18 +297,6 @@ class WindowPredictor:
 
 
 if __name__ == "__main__":
-    # A process that is ended removes half-written files, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    with one_line_errors("predict.py", "nothing is left of the scene under way",
+                         "lower --window"):
         main(parse_args())
-    except (ValueError, OSError) as error:
-        print(f"predict.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print("predict.py: out of memory: lower --window", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("predict.py: interrupted; nothing is left of the scene under way", file=sys.stderr)
-        sys.exit(130)

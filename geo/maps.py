@@ -29,6 +29,27 @@ def overview_stride(height, width):
     return -(-max(height, width) // OVERVIEW_SIDE)
 
 
+def check_free(out, stem, suggest):
+    """Refuse to overwrite files that this program did not write, or that were filled in since.
+
+    Args:
+        out: folder of the maps.
+        stem: the scene's name.
+        suggest: whether pixels to label are written, to a file that people then fill in.
+    Raises:
+        ValueError: there is such a file.
+    """
+    classes = out / f"{stem}_classes.tif"
+    legend = out / f"{stem}_classes.tif.aux.xml"  # which every map of ours has
+    points = out / f"{stem}_points.csv"
+    if classes.exists() and not legend.exists():
+        raise ValueError(f"{classes} is there already and is no map of this program: give another "
+                         "--out")
+    if suggest and points.exists():
+        raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
+                         "move it, or give another --out")
+
+
 def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, file_size=None):
     """Write all files of one scene, which take their names when all of them are complete.
 

@@ -157,6 +157,33 @@ def resize(raster, height, width, smooth, window=None):
     return resized
 
 
+class Resized:
+    """The source of a Raster that is another raster at another size."""
+
+    def __init__(self, raster, height, width):
+        self.raster = raster
+        self.height = height
+        self.width = width
+
+    def copy(self, row, col, window):
+        """Copy the pixels at row, col into window (h, w, C)."""
+        place = (row, col, *window.shape[:2])
+        window[:] = resize(self.raster, self.height, self.width, smooth=True, window=place)
+
+
+def at_scale(raster, scale):
+    """A raster resized as prepare_data.py resizes scenes, its georeference too."""
+    if scale == 1:
+        return raster
+    height = scaled(raster.height, scale)
+    width = scaled(raster.width, scale)
+    # Not 1 / scale, because sides are whole px, and the map must end where the scene ends.
+    factors = raster.height / height, raster.width / width
+    georeference = raster.georeference and raster.georeference.window(0, 0, factors)
+    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height,
+                               width=width, georeference=georeference)
+
+
 def check_footprint(raster, image, factor):
     """Refuse a raster that does not cover what an image covers, to half a pixel of the image.
 

@@ -472,13 +472,19 @@ def test_main__scenes_and_flags_that_do_not_fit_are_one_line(tmp_path):
             (["..png"], [], r"\.\.png"),
             (["rgb.png"], ["--window", "8", "--margin", "4"], "--window 8"),
             (["rgb.png"], ["--margin", "-1"], "--margin -1"),
-            (["rgb.png"], ["--scale", "0"], "--scale 0"),
-            (["rgb.png"], ["--suggest", "-1"], "--suggest -1"),
             (["rgb.png"], ["--max-pixels", "100"], "max-pixels")]:
         with pytest.raises((ValueError, OSError), match=message) as error:
             run(tmp_path, *scenes, out="maps", flags=flags)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "maps").exists() or list((tmp_path / "maps").iterdir()) == []
+
+
+@pytest.mark.parametrize("flag, word", [("--scale", "0"), ("--suggest", "-1")])
+def test_parse_args__numbers_out_of_range_are_one_line(capsys, flag, word):
+    with pytest.raises(SystemExit) as error:
+        predict.parse_args(["rgb.png", "--checkpoint", "best.pt", f"{flag}={word}"])
+    printed = capsys.readouterr().err
+    assert error.value.code == 2 and printed.count("\n") == 1 and flag in printed
 
 
 @pytest.mark.slow
