@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from data import TileDataset, normalise, prefetch
-from engine.checkpoint import load_checkpoint, load_model
+from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
@@ -34,9 +34,10 @@ def parse_args(argv=None):
         epilog="example: python evaluate.py --checkpoint runs/demo-unet-1 --split val")
     group = parser.add_argument_group("what to score, one of the two")
     flag = group.add_mutually_exclusive_group(required=True).add_argument
-    flag("--checkpoint", metavar="RUN", help="a run's folder, or one of its .pt files; a folder "
-         "stands for the weights that its metrics.json is of, else best.pt")
-    flag("--compare", nargs="+", metavar="RUN", help="two or more of these; differences are to the "
+    flag("--checkpoint", metavar="RUN", help="a run's folder (its best.pt, else its last.pt), or "
+         "one of its .pt files")
+    flag("--compare", nargs="+", metavar="RUN", help="two or more runs, each scored with the "
+         "weights that its metrics.json is of, else best.pt; or .pt files; differences are to the "
          "first")
     flag = parser.add_argument_group("on what").add_argument
     flag("--data", metavar="FOLDER", help="prepared data set; default: the one the checkpoint was "
@@ -62,8 +63,7 @@ def main(args):
     rank, _ = init_distributed(device)
     if args.compare:
         return compare_runs(args, device, rank)
-    from report.compare import run_checkpoint
-    run = score(run_checkpoint(args.checkpoint), args.data, args, device)
+    run = score(find_checkpoint(args.checkpoint), args.data, args, device)
     return None if rank else report_run(run, args, device)
 
 

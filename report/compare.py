@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import torch
 
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import find_checkpoint, load_checkpoint
 from metrics import ConfusionMatrix, plain
 from report.figures import curves, save_png
 from report.layout import stack_images
@@ -18,24 +18,21 @@ RESAMPLES = 2000
 
 
 def run_checkpoint(run):
-    """The checkpoint of a run: the one its metrics.json is of, else best.pt.
+    """The checkpoint of a run: the one its metrics.json is of, else best.pt, else last.pt.
 
     Args:
         run: path of a run's folder, or of a checkpoint, which is taken as it is.
     Returns:
         pathlib.Path.
     Raises:
-        ValueError, OSError: metrics.json is damaged; one line.
+        ValueError, OSError: metrics.json is damaged, or there is no checkpoint; one line.
     """
-    run = pathlib.Path(run)
-    if not run.is_dir():
-        return run
-    scores = run / "metrics.json"
+    scores = pathlib.Path(run) / "metrics.json"
     if not scores.exists():
-        return run / "best.pt"
+        return find_checkpoint(run)
     try:
         scored = json.loads(scores.read_text(encoding="utf-8"))["checkpoint"]
-        return run / pathlib.Path(scored).name
+        return scores.parent / pathlib.Path(scored).name
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{scores} is damaged ({error}): give the run's checkpoint itself"
                          ) from None

@@ -173,12 +173,6 @@ def test_main__another_split_and_folder(checkpoint, tmp_path):
     assert json.loads((out / "metrics_val.json").read_text())["split"] == "val"
 
 
-def test_main__a_folder_is_the_checkpoint_that_its_metrics_are_of(checkpoint, tmp_path):
-    checkpoint.rename(tmp_path / "last.pt")
-    (tmp_path / "metrics.json").write_text(json.dumps({"checkpoint": "runs/then/last.pt"}))
-    assert run("--checkpoint", tmp_path)["checkpoint"] == str(tmp_path / "last.pt")
-
-
 def test_main__areas_of_a_map_are_adjusted_by_the_split(checkpoint, tmp_path):
     predicted = np.sum(run("--checkpoint", checkpoint)["confusion"], 0)
     # ha; a class that was never predicted cannot be adjusted
@@ -206,6 +200,13 @@ def test_main__refuses_data_of_another_kind(checkpoint, tmp_path, change, where)
 
 
 # ---------------------------------------------------------------- --compare
+
+def test_main__compares_the_weights_that_metrics_json_is_of(checkpoint, tmp_path, capsys):
+    checkpoint.rename(tmp_path / "last.pt")
+    (tmp_path / "metrics.json").write_text(json.dumps({"checkpoint": "runs/then/last.pt"}))
+    first, second = run("--compare", tmp_path, tmp_path / "last.pt", "--out", tmp_path / "out")
+    assert first["miou"] == second["miou"]
+
 
 def test_main__compares_runs_on_one_set(checkpoint, tmp_path, capsys):
     other = write_run(tmp_path / "other", tmp_path / "data", seed=1)

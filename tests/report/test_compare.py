@@ -124,6 +124,7 @@ def test_compared_curves__of_runs_with_and_without_a_log(tmp_path):
 # ---------------------------------------------------------------- which checkpoint, which data
 
 def test_run_checkpoint__is_the_one_that_was_scored(tmp_path):
+    (tmp_path / "best.pt").touch()
     assert run_checkpoint(tmp_path) == tmp_path / "best.pt"
     assert run_checkpoint(tmp_path / "some.pt") == tmp_path / "some.pt"
     (tmp_path / "metrics.json").write_text(json.dumps({"checkpoint": "runs/elsewhere/last.pt"}))
