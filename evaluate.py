@@ -194,8 +194,7 @@ def report_run(run, args, device):
         the dict of metrics_<split>.json.
     """
     from report.areas import read_areas
-    from report.evaluation import split_tables, tables_text, write_pictures
-    from report.tables import write_rows
+    from report.evaluation import split_tables, tables_text, write_files
     split = args.split
     names = run.meta["classes"]
     mapped = read_areas(args.areas, names) if args.areas else None
@@ -208,14 +207,12 @@ def report_run(run, args, device):
     print(tables_text(tables))
     out = pathlib.Path(args.out or run.checkpoint.parent)
     out.mkdir(parents=True, exist_ok=True)
-    scenes = tables.pop("scenes")
-    metrics = out / f"metrics_{split}.json"
-    scores = write_scores(metrics, run.matrix, run.meta, run.labelled_pixels, split,
-                          run.checkpoint, {"tta": args.tta, **tables})
-    write_rows(out / f"scenes_{split}.csv", scenes)
-    write_rows(out / f"areas_{split}.csv", tables["areas"])
-    pictures = write_pictures(out, run, split, device)
-    print(metrics, out / f"scenes_{split}.csv", out / f"areas_{split}.csv", *pictures, sep="\n")
+    extra = {key: table for key, table in tables.items() if key != "scenes"}
+    path = out / f"metrics_{split}.json"
+    scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split, run.checkpoint,
+                          {"tta": args.tta, **extra})
+    print(path, *write_files(out, run, split, tables, device), sep="\n")
+    print(f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps")
     return scores
 
 

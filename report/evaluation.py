@@ -8,7 +8,7 @@ from report.figures import save_png
 from report.matrices import confusion_figure
 from report.panels import reliability_figure, tile_panels
 from report.stats import BOUNDARY_WIDTH
-from report.tables import text_table
+from report.tables import text_table, write_rows
 
 SHOWN_SCENES = 10  # in the terminal; the file has all of them
 
@@ -116,22 +116,28 @@ def tables_text(tables):
         "They lie side by side and neighbours are alike: the true intervals are wider."])
 
 
-def write_pictures(out, run, split, device):
-    """Write confusion.png, panels.png and reliability.png of a scored run.
+def write_files(out, run, split, tables, device):
+    """Write a scored run's tables of scenes and areas, and its pictures.
 
     Args:
         out: the folder, pathlib.Path.
         run: evaluate.ScoredRun.
         split: its name, for the titles.
+        tables: of `split_tables`.
         device: torch.device.
     Returns:
-        list of their paths.
+        list of the paths.
     """
+    paths = []
+    for name in ("scenes", "areas"):
+        paths.append(out / f"{name}_{split}.csv")
+        write_rows(paths[-1], tables[name])
     confusion = confusion_figure(run.matrix.counts, run.meta["classes"],
                                  f"{split} split, % of each true class")
     panels = tile_panels(run.model, run.tiles, run.stats, run.positions, run.meta, device, split)
     reliability = reliability_figure(run.stats, f"{split} split")
     pictures = {"confusion.png": confusion, "panels.png": panels, "reliability.png": reliability}
     for name, picture in pictures.items():
-        save_png(picture, out / name)
-    return [out / name for name in pictures]
+        paths.append(out / name)
+        save_png(picture, paths[-1])
+    return paths

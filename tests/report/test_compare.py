@@ -19,7 +19,7 @@ from report.stats import EvalStats
 
 
 def block_counts(right, wrong):
-    """(U, 2, 2) matrices of blocks with equal pixels of both classes: IoU right / (right + 2 wrong).
+    """(U, 2, 2) matrices of blocks; the IoU of both classes is right / (right + 2 * wrong).
 
     Args:
         right, wrong: (U,) pixels of either class.
