@@ -1,250 +1,260 @@
 """Score a checkpoint on a split of a prepared data set, or compare runs on it.
 
-    python evaluate.py --checkpoint runs/demo-unet-1/best.pt --data data/demo --split test
+    python evaluate.py --checkpoint runs/demo-unet-1 --split test
     python evaluate.py --compare runs/demo-unet-1 runs/demo-unet-2
 
-The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv, confusion.png,
-panels.png and reliability.png beside the checkpoint; the second writes comparison.csv and comparison.png. The network,
-its classes and its normalisation come from the checkpoint; nothing of it is given again.
+The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv,
+confusion.png, panels.png and reliability.png beside the checkpoint. The second writes
+comparison.csv and comparison.png. The network, its classes and its normalisation come from the
+checkpoint.
 """
 
-import argparse
 import json
 import os
 import pathlib
-import sys
 from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from data import TileDataset, normalise, prefetch
-from engine.checkpoint import load_checkpoint, load_model
-from engine.cli import HelpFormatter
-from engine.device import amp_dtype, out_of_memory, pick_device
+from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
+from engine.cli import Parser, number, one_line_errors
+from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
-from geo.windows import average_symmetries
+from engine.meta import checkpoint_meta
 from losses import build_loss, count_labelled
-from metrics import ConfusionMatrix, class_map, plain, score_table
-from report.compare import common_data, run_checkpoint, write_comparison
-from report.figures import confusion_figure, save_png
-from report.panels import (
-    boundary_scores,
-    reliability_figure,
-    report_text,
-    scene_rows,
-    tile_panels,
-    write_rows,
-)
-from report.stats import (
-    EvalStats,
-    area_rows,
-    contiguous_blocks,
-    read_areas,
-    tile_places,
-)
+from metrics import ConfusionMatrix, class_map, score_table
 
 
 def parse_args(argv=None):
     """The command line; `python evaluate.py --help` shows it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Score a checkpoint on a split of a prepared data set, or compare runs on it.",
-        epilog="example: python evaluate.py --checkpoint runs/demo-unet-1/best.pt --split val",
-        formatter_class=HelpFormatter)
+        epilog="example: python evaluate.py --checkpoint runs/demo-unet-1 --split val")
     group = parser.add_argument_group("what to score, one of the two")
     flag = group.add_mutually_exclusive_group(required=True).add_argument
-    flag("--checkpoint", metavar="FILE", help="best.pt or last.pt of a run")
-    flag("--compare", nargs="+", metavar="RUN", help="folders of two or more runs, each scored with the weights that "
-         "its metrics.json is of, else best.pt; or checkpoints. Differences are to the first")
+    flag("--checkpoint", metavar="RUN", help="a run's folder (its best.pt, else its last.pt), or "
+         "one of its .pt files")
+    flag("--compare", nargs="+", metavar="RUN", help="two or more runs, each scored with the "
+         "weights that its metrics.json is of, else best.pt; or .pt files; differences are to the "
+         "first")
     flag = parser.add_argument_group("on what").add_argument
-    flag("--data", metavar="FOLDER", help="prepared data set; not given: the one the checkpoint was trained on")
+    flag("--data", metavar="FOLDER", help="prepared data set; default: the one the checkpoint was "
+         "trained on")
     flag("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
-    flag("--areas", nargs="+", metavar="CSV", help="tables of areas that predict.py wrote for a map, to be adjusted "
-         "for its errors; not given: the labelled pixels of this split, where adjusted is the truth")
+    flag("--areas", nargs="+", metavar="CSV", help="tables of areas that predict.py wrote for a "
+         "map, to be adjusted for its errors; default: the labelled pixels of this split")
     flag = parser.add_argument_group("how").add_argument
-    flag("--out", metavar="FOLDER", help="where files go; not given: the checkpoint's folder, or with --compare "
-         "the working folder")
-    flag("--tta", action="store_true", help="average the probabilities over the eight symmetries of the square, as "
-         "predict.py --tta does")
-    flag("--bs", type=int, default=16, help="tiles at a time, 1 or more")
-    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute; mps is not tested")
+    flag("--out", metavar="FOLDER", help="where the files go; default: the checkpoint's folder, or "
+         "with --compare the working folder")
+    flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
+         "of the square, as predict.py --tta does")
+    flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
+    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)
 
 
-class Scored(NamedTuple):
-    """A checkpoint, and what one pass over a split found."""
-    path: str
+def main(args):
+    """Score and write; return the scores as written, with --compare a list of them."""
+    if args.compare and (len(args.compare) < 2 or args.areas):
+        raise ValueError("--compare: give two or more runs, and no --areas")
+    device = pick_device(args.device)
+    rank, _ = init_distributed(device)
+    if args.compare:
+        return compare_runs(args, device, rank)
+    run = score(find_checkpoint(args.checkpoint), args.data, args, device)
+    return None if rank else report_run(run, args, device)
+
+
+class ScoredRun(NamedTuple):
+    """A checkpoint, and the counts of one pass over a split."""
+    checkpoint: pathlib.Path
     model: torch.nn.Module
-    meta: dict  # data meta of the checkpoint
+    meta: dict  # the checkpoint's
     labelled_pixels: int  # that the network learned from
-    data: str
+    data: str  # folder of the data set
     tiles: TileDataset
-    places: list  # (scene, row, col) of each tile
+    positions: list  # (scene, row, col) of each tile, px
     matrix: ConfusionMatrix
     loss: float
-    tally: EvalStats
+    stats: object  # report.stats.EvalStats
 
 
-def main(args):
-    """Score and write; returns the scores as written, with --compare a list of them."""
-    if args.bs < 1:
-        raise ValueError(f"--bs {args.bs}: give 1 tile or more at a time")
-    rank, _ = init_distributed(pick_device(args.device))
-    if not args.compare:
-        scored = score(args.checkpoint, args)
-        return None if rank else report(scored, args)
-    if len(args.compare) < 2 or args.areas:
-        raise ValueError("--compare: give two or more runs, and no --areas")
-    paths = [run_checkpoint(run) for run in args.compare]
-    args.data = args.data or common_data(paths)
-    runs = [score(path, args) for path in paths]
-    return None if rank else write_comparison(pathlib.Path(args.out or "."), args.compare, paths, [run.tally for run in runs],
-                            [run.labelled_pixels for run in runs], runs[0].meta["classes"])
+def score(checkpoint, data, args, device):
+    """Score a checkpoint in one pass over a split.
 
-
-def score(path, args):
-    """Score a checkpoint in one pass over the split: Scored."""
-    device, content = pick_device(args.device), load_checkpoint(path)
-    model, meta = load_model(path, device)
-    data = args.data or str(content["args"].get("data"))
-    tiles = TileDataset(data, args.split)
-    check_same_classes(meta, tiles.meta, path, data)
-    places = tile_places(data, args.split, len(tiles))
-    grounds = tiles.meta.get("places") if args.compare else None  # a report tells scenes apart, whatever they show
-    tally = EvalStats(len(meta["classes"]), contiguous_blocks(places, tiles.meta["tile"], grounds), tiles.ignore)
+    Args:
+        checkpoint: its path.
+        data: folder of the data set, or None for the one it was trained on.
+        args: the command's; device: torch.device.
+    Returns:
+        ScoredRun.
+    """
+    from report.stats import EvalStats, contiguous_blocks, tile_positions
+    content = load_checkpoint(checkpoint)
+    model, meta = load_model(checkpoint, device)
     try:
-        loss_function, labelled_pixels = build_loss(content["args"]["loss"]), int(content["train"]["labelled_pixels"])
+        criterion = build_loss(content["args"]["loss"])
+        labelled_pixels = int(content["train"]["labelled_pixels"])
     except (KeyError, TypeError, AttributeError, OverflowError):
-        raise ValueError(f"{path} does not say its loss and labelled pixels: give another checkpoint of the run") from None
-    matrix, loss = evaluate(model, tiles, meta, device, args.bs, loss_function, amp_dtype(device), tally=tally, tta=args.tta)
-    return Scored(path, model, meta, labelled_pixels, data, tiles, places, matrix, loss, tally)
+        raise ValueError(f"{checkpoint} lacks its loss or its number of labelled pixels: give "
+                         "another checkpoint of the run") from None
+    data = data or str(content["args"].get("data"))
+    tiles = TileDataset(data, args.split)
+    check_same_data(meta, checkpoint_meta(tiles.meta), checkpoint, data)
+    positions = tile_positions(data, args.split, len(tiles))
+    # A comparison draws whole sites; a report keeps the scenes of a site apart.
+    site_of = tiles.meta.get("places") if args.compare else None
+    blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
+    stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore)
+    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp_dtype(device),
+                            stats, args.tta)
+    return ScoredRun(checkpoint, model, meta, labelled_pixels, data, tiles, positions, matrix,
+                     loss, stats)
 
 
-def report(scored, args):
-    """Print the tables of one checkpoint; write its scores and pictures; returns what metrics_<split>.json holds."""
-    meta, tiles, matrix, tally, split = scored.meta, scored.tiles, scored.matrix, scored.tally, args.split
-    names, gsd_m, device = meta["classes"], tiles.meta.get("gsd_m"), pick_device(args.device)
-    # Pixels without a label are no part of the map: they may be the mirrored filling of tiles at a scene's edge.
-    mapped, total_ha = matrix.counts.sum(0).tolist(), gsd_m and int(matrix.counts.sum()) * gsd_m ** 2 / 1e4
-    if args.areas:
-        mapped, total_ha = read_areas(args.areas, names)
-    extra = {"boundary": boundary_scores(tally, names), "calibration_error": plain(tally.calibration_error()),
-             "areas": area_rows(matrix.counts, mapped, names, total_ha)}
-    scenes = scene_rows(tally, scored.places, names)
-    print(f"{scored.path} on {scored.data}, split {split}: {len(tiles)} tiles, {tiles.labelled_pixels:,} labelled px, "
-          f"loss {scored.loss:.4f}\n{score_table(matrix, names)}\n\n{report_text(scenes=scenes, **extra)}")
-    out = pathlib.Path(args.out or pathlib.Path(scored.path).parent)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"metrics_{split}.json"
-    scores = write_scores(path, matrix, meta, scored.labelled_pixels, split, scored.path, {"tta": args.tta, **extra})
-    write_rows(out / f"scenes_{split}.csv", scenes)
-    write_rows(out / f"areas_{split}.csv", extra["areas"])
-    pictures = {"confusion.png": confusion_figure(matrix.counts, names, f"{split} split, % of each true class"),
-                "panels.png": tile_panels(scored.model, tiles, tally, scored.places, meta, device, split),
-                "reliability.png": reliability_figure(tally, f"{split} split")}
-    for name, picture in pictures.items():
-        save_png(picture, out / name)
-    print(path, *(out / name for name in (f"scenes_{split}.csv", f"areas_{split}.csv", *pictures)), sep="\n")
-    return scores
-
-
-def evaluate(model, tiles, meta, device, batch_size=16, loss_function=None, amp=None, limit=0, tally=None,
+def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None, stats=None,
              tta=False):
-    """Run a model over a split, every tile once, and count; under torchrun each process runs its share of the batches.
+    """Run a model over a split, each tile once, and count what it predicts.
+
+    Under torchrun each process takes its share of the batches, and all return the whole counts.
 
     Args:
         model: (B, C, H, W) -> (B, K, H, W) logits; left in eval mode.
         tiles: data.TileDataset.
-        meta: dict with mean, std, nodata and classes, of the data set or the checkpoint.
+        meta: dict with mean, std and classes, the checkpoint's.
         device: torch.device.
-        batch_size: tiles at a time.
-        loss_function: as losses.build_loss makes it, or None.
-        amp: torch.bfloat16 or torch.float16 to compute the network in, or None for float32.
-        limit: batches to stop after; 0 is all.
-        tally: tally.Tally that counts along, or None.
+        batch_size: tiles per batch.
+        criterion: from `losses.build_loss`, or None.
+        amp: torch.bfloat16 or torch.float16 for the network, or None for float32.
+        stats: report.stats.EvalStats to update as well, or None.
         tta: average the probabilities over the eight symmetries of the square.
     Returns:
-        (ConfusionMatrix, mean loss over the labelled pixels; NaN without a loss function or without labels).
+        (ConfusionMatrix, mean loss over the labelled pixels; NaN without a criterion or labels).
     """
     model.eval()
     matrix = ConfusionMatrix(len(meta["classes"]), tiles.ignore)
-    losses, weights = [], []
-    rank, size = rank_and_size()
-    starts = range(0, len(tiles), batch_size)[:limit or None][rank::size]
-    batches = prefetch(lambda start: tiles.get_batch(range(start, min(start + batch_size, len(tiles)))), starts)
+    loss_sum = torch.tensor(0.0)
+    num_labelled = torch.tensor(0.0)
+    rank, world_size = rank_and_size()
+    starts = range(0, len(tiles), batch_size)[rank::world_size]  # first tile of each batch
+
+    def read(start):
+        return tiles.get_batch(range(start, min(start + batch_size, len(tiles))))
+
+    progress = tqdm(prefetch(read, starts), "scoring", len(starts), unit="batch",
+                    disable=disable_tqdm(), leave=False)
     with torch.inference_mode():
-        progress = tqdm(batches, "scoring", len(starts), disable=disable_tqdm(), leave=False, unit="batch")
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
+            images = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
             with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
-                inputs = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
-                logits = average_symmetries(model, inputs).clamp(min=1e-12).log() if tta else model(inputs)
+                logits = averaged_logits(model, images) if tta else model(images)
             prediction = class_map(logits)
             matrix.update(prediction, labels)
-            if tally is not None:
-                tally.update(start, logits.float(), prediction, labels)
-            if loss_function is not None:
-                weights.append(count_labelled(labels, ignore=tiles.ignore))
-                losses.append(loss_function(logits.float(), labels) * weights[-1])
-    sums = torch.tensor([float(sum(losses)), float(sum(weights))], dtype=torch.float64)
-    if size > 1:
-        for counted in [matrix.counts, sums] + (tally.sums() if tally else []):
-            counted.copy_(all_reduce(counted.to(device)))
-    return matrix, float(sums[0] / sums[1])  # 0 / 0 is NaN
+            if stats:
+                stats.update(start, logits.float(), prediction, labels)
+            if criterion:
+                labelled = count_labelled(labels, ignore=tiles.ignore)
+                loss_sum = loss_sum + criterion(logits.float(), labels) * labelled
+                num_labelled = num_labelled + labelled
+    totals = torch.tensor([float(loss_sum), float(num_labelled)], dtype=torch.float64)
+    if world_size > 1:
+        for counts in [matrix.counts, totals, *(stats.tensors() if stats else [])]:
+            counts.copy_(all_reduce(counts.to(device)))
+    return matrix, float(totals[0] / totals[1])  # 0 / 0 is NaN
 
 
-def check_same_classes(model_facts, checkpoint_meta, checkpoint, data):
-    """See that a data set fits a model: its bands, dtype and class names.
+def averaged_logits(model, images):
+    """Logits whose softmax is the mean of the probabilities over the square's eight symmetries."""
+    from geo.windows import average_symmetries
+    return average_symmetries(model, images).clamp(min=1e-12).log()
+
+
+def check_same_data(meta, data_meta, checkpoint, data):
+    """Refuse a data set of other classes, bands or dtype than a checkpoint's.
 
     Args:
-        model_facts: data meta of the checkpoint, classes as names.
-        checkpoint_meta: dict of dataset.json, classes as {name, colour}.
+        meta: the checkpoint's metadata; data_meta: the data set's, as `checkpoint_meta` returns it.
         checkpoint, data: their paths, for the message.
     Raises:
-        ValueError: they differ; one line that says in what.
+        ValueError: they differ; one line.
     """
-    names = [entry["name"] for entry in checkpoint_meta["classes"]]
-    if names != model_facts["classes"]:
-        raise ValueError(f"{data} has the classes {', '.join(names)}, but {checkpoint} was trained for "
-                         f"{', '.join(model_facts['classes'])}: give the data set it was trained for")
-    for key in ("bands", "dtype"):
-        if checkpoint_meta[key] != model_facts[key]:
-            raise ValueError(f"{data} has {key} {checkpoint_meta[key]}, but {checkpoint} was trained on {model_facts[key]}: "
-                             "give a data set of the same sensor")
+    for key in ("classes", "bands", "dtype"):
+        if data_meta[key] != meta[key]:
+            raise ValueError(f"--data {data} has {key} {data_meta[key]}, but {checkpoint} was "
+                             f"trained on {meta[key]}: give a data set of the same kind")
+
+
+def report_run(run, args, device):
+    """Print a scored run's tables; write its scores, tables and pictures.
+
+    Returns:
+        the dict of metrics_<split>.json.
+    """
+    from report.areas import read_areas
+    from report.evaluation import split_tables, tables_text, write_files
+    split = args.split
+    names = run.meta["classes"]
+    mapped = read_areas(args.areas, names) if args.areas else None
+    tables = split_tables(run.stats, run.matrix.counts, run.positions, names,
+                          run.tiles.meta.get("gsd_m"), mapped)
+    print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
+          f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
+    print(score_table(run.matrix, names))
+    print()
+    print(tables_text(tables))
+    out = pathlib.Path(args.out or run.checkpoint.parent)
+    out.mkdir(parents=True, exist_ok=True)
+    extra = {key: table for key, table in tables.items() if key != "scenes"}
+    path = out / f"metrics_{split}.json"
+    scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split, run.checkpoint,
+                          {"tta": args.tta, **extra})
+    print(path, *write_files(out, run, split, tables, device), sep="\n")
+    print(f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps")
+    return scores
+
+
+def compare_runs(args, device, rank):
+    """Score the runs of --compare on the same tiles; print and write how far apart they are.
+
+    Returns:
+        list of dict, the rows of comparison.csv; None on ranks above 0.
+    """
+    from report.compare import common_data, run_checkpoint, write_comparison
+    checkpoints = [run_checkpoint(run) for run in args.compare]
+    data = args.data or common_data(checkpoints)
+    runs = [score(checkpoint, data, args, device) for checkpoint in checkpoints]
+    if rank:
+        return None
+    return write_comparison(pathlib.Path(args.out or "."), args.compare, checkpoints,
+                            [run.stats for run in runs], [run.labelled_pixels for run in runs],
+                            runs[0].meta["classes"])
 
 
 def write_scores(path, matrix, meta, labelled_pixels, split, checkpoint, extra=None):
-    """Write metrics.json: every score, and what it is the score of.
+    """Write metrics.json: every score, and what was scored.
 
     Args:
-        path: where to.
+        path: the file to write.
         matrix: ConfusionMatrix.
-        meta: data meta of the checkpoint; classes are names.
+        meta: the checkpoint's metadata.
         labelled_pixels: labelled training pixels that the run was given.
         split, checkpoint: what was scored.
         extra: dict of more to write, plain types.
     Returns:
         the dict that was written.
     """
-    scores = {**matrix.scores(meta["classes"]), "labelled_pixels": int(labelled_pixels), "split": split,
-              "checkpoint": str(checkpoint), **(extra or {})}
-    temporary = f"{path}.tmp"
-    pathlib.Path(temporary).write_text(json.dumps(scores, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    scores = {**matrix.scores(meta["classes"]), "labelled_pixels": int(labelled_pixels),
+              "split": split, "checkpoint": str(checkpoint), **(extra or {})}
+    temporary = pathlib.Path(f"{path}.tmp")
+    text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
     return scores
 
 
 if __name__ == "__main__":
-    try:
+    with one_line_errors("evaluate.py", "run it again", "lower --bs"):
         main(parse_args())
-    except KeyboardInterrupt:
-        print("evaluate.py: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        print("evaluate.py: out of memory: lower --bs", file=sys.stderr)
-        sys.exit(2)

@@ -1,7 +1,8 @@
-"""One confusion matrix over a whole split, and every score read off it.
+"""One confusion matrix over a whole split, and every score computed from it.
 
-Averages of per-batch scores depend on how the batches were cut and break where a class is missing from one; counts add
-up exactly. A class that is in neither truth nor prediction has no score: it is NaN, and left out of the mean.
+Averages of per-batch scores depend on how the batches were cut, and break where a class is missing
+from one. Counts add up exactly. A class that is in neither truth nor prediction has no score: it is
+NaN, and left out of the mean.
 """
 
 import math
@@ -15,19 +16,24 @@ class ConfusionMatrix:
     Args:
         classes: number of classes K, 1 to 255.
         ignore: the label of pixels that are not scored, K to 255.
-        counts: to begin with, as the attribute; None is 0.
+        counts: (K, K) counts to begin with; None is 0.
     Attributes:
-        counts: (K, K) int64 on the CPU; a row is a true class, a column a predicted one.
-    Raises: ValueError where `classes` or `ignore` is out of range.
+        counts: (K, K) int64 on the CPU; rows are true classes, columns predicted ones.
+    Raises:
+        ValueError: `classes` or `ignore` is out of range.
     """
 
     def __init__(self, classes, ignore=255, counts=None):
         if not 1 <= classes <= 255:
-            raise ValueError(f"{classes} classes: give 1 to 255, for class maps are 8 bit")
+            raise ValueError(f"{classes} classes: give 1 to 255, because class maps are 8 bit")
         if not classes <= ignore <= 255:
-            raise ValueError(f"the ignored label {ignore} must lie above the classes 0 to {classes - 1} and below 256")
-        self.classes, self.ignore = classes, ignore
-        self.counts = torch.zeros(classes, classes, dtype=torch.int64) if counts is None else counts
+            raise ValueError(f"ignored label {ignore}: give one above the classes 0 to "
+                             f"{classes - 1} and below 256")
+        if counts is None:
+            counts = torch.zeros(classes, classes, dtype=torch.int64)
+        self.classes = classes
+        self.ignore = ignore
+        self.counts = counts
 
     def update(self, prediction, truth):
         """Count one batch.
@@ -38,65 +44,77 @@ class ConfusionMatrix:
         Raises:
             ValueError: shapes differ, or a value is neither a class nor, in truth, `ignore`.
         """
-        prediction, truth = torch.as_tensor(prediction), torch.as_tensor(truth)
+        prediction = torch.as_tensor(prediction).long()
+        truth = torch.as_tensor(truth).long()
         if prediction.shape != truth.shape:
-            raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in size")
+            raise ValueError(f"prediction {tuple(prediction.shape)} and truth "
+                             f"{tuple(truth.shape)} differ in size")
         if truth.numel() == 0:
             return
-        prediction, truth = (values.long() if values.dtype in (torch.uint16, torch.uint32) else values
-                             for values in (prediction, truth))  # torch has no minimum of these
-        lowest, highest = int(prediction.min()), int(prediction.max())
-        if not 0 <= lowest <= highest < self.classes:
-            raise ValueError(f"prediction holds {lowest} to {highest}, but classes are 0 to {self.classes - 1}")
-        if not 0 <= int(truth.min()) <= int(truth.max()) <= 255:
-            raise ValueError(f"truth holds {int(truth.min())} to {int(truth.max())}, but labels are 0 to 255")
-        # One key a pixel, in the smallest type that holds it, for counting is bound by memory traffic. Ignored pixels are
-        # counted too, in a row of their own: that costs less than picking the others out.
-        key_type = torch.int16 if 256 * self.classes <= 2 ** 15 else torch.int32
-        keys = truth.to(key_type) * self.classes + prediction.to(key_type)
-        rows = torch.bincount(keys.flatten(), minlength=256 * self.classes).reshape(256, self.classes).cpu()  # (256, K)
-        unknown = rows[self.classes:].sum(1)  # (256 - K,)
-        unknown[self.ignore - self.classes] = 0
-        if unknown.any():
-            raise ValueError(f"truth holds {self.classes + int(unknown.argmax())}, but classes are 0 to "
-                             f"{self.classes - 1} and {self.ignore} is no label")
-        self.counts += rows[:self.classes]
+        _check_range("prediction", prediction, self.classes - 1)
+        _check_range("truth", truth, 255)
+        # A row per label, 0 to 255: counting the ignored pixels too is faster than leaving them out
+        keys = truth * self.classes + prediction
+        counts = torch.bincount(keys.flatten(), minlength=256 * self.classes)
+        counts = counts.reshape(256, self.classes).cpu()
+        others = counts[self.classes:].sum(1)  # (256 - K,) pixels of each label that is no class
+        others[self.ignore - self.classes] = 0
+        if others.any():
+            raise ValueError(f"truth contains {self.classes + int(others.argmax())}: give classes "
+                             f"0 to {self.classes - 1}, or {self.ignore} for no label")
+        self.counts += counts[:self.classes]
 
     def iou(self):
-        """Intersection over union per class, TP / (TP + FP + FN): (K,) float64, NaN where the class is nowhere."""
+        """Intersection over union per class, TP / (TP + FP + FN).
+
+        Returns: (K,) float64, NaN where the class is in neither truth nor prediction.
+        """
         hits, truth, predicted = self._sums()
         return hits / (truth + predicted - hits)  # 0 / 0 is NaN
 
     def dice(self):
-        """Dice or F1 score per class, 2 TP / (2 TP + FP + FN): (K,) float64, NaN where the class is nowhere."""
+        """Dice or F1 score per class, 2 TP / (2 TP + FP + FN).
+
+        Returns: (K,) float64, NaN where the class is in neither truth nor prediction.
+        """
         hits, truth, predicted = self._sums()
         return 2 * hits / (truth + predicted)
 
     def precision(self):
-        """Share of what was predicted as a class that is it (user's accuracy): (K,) float64, NaN where never predicted."""
+        """Share of the pixels predicted as a class that are of it (user's accuracy).
+
+        Returns: (K,) float64, NaN where the class is never predicted.
+        """
         hits, _, predicted = self._sums()
         return hits / predicted
 
     def recall(self):
-        """Share of a class that was found (producer's accuracy): (K,) float64, NaN where the class is not in the truth."""
+        """Share of a class's pixels that are predicted as it (producer's accuracy).
+
+        Returns: (K,) float64, NaN where the class is not in the truth.
+        """
         hits, truth, _ = self._sums()
         return hits / truth
 
     def miou(self):
-        """Mean IoU over the classes that are in truth or prediction; NaN where nothing was counted."""
+        """Mean IoU over the classes in truth or prediction; NaN where nothing was counted."""
         return float(self.iou().nanmean())
 
-    def scored_classes(self):
-        """How many classes the mean IoU is over."""
-        return int((~self.iou().isnan()).sum())
-
     def mean_dice(self):
-        """Mean Dice over the classes that are in truth or prediction."""
+        """Mean Dice over the classes in truth or prediction; NaN where nothing was counted."""
         return float(self.dice().nanmean())
 
     def mean_accuracy(self):
-        """Mean recall over the classes that are in the truth."""
+        """Mean recall over the classes in the truth; NaN where nothing was counted."""
         return float(self.recall().nanmean())
+
+    def scored_classes(self):
+        """Number of classes that mean IoU and mean Dice are over."""
+        return int((~self.iou().isnan()).sum())
+
+    def labelled_pixels(self):
+        """Number of labelled pixels that were counted."""
+        return int(self.counts.sum())
 
     def pixel_accuracy(self):
         """Share of labelled pixels that are right, 0..1; NaN where nothing was counted."""
@@ -104,7 +122,7 @@ class ConfusionMatrix:
         return float(hits.sum() / truth.sum())
 
     def kappa(self):
-        """Agreement beyond chance, (p_o - p_e) / (1 - p_e); NaN where chance alone would agree fully.
+        """Agreement beyond chance, (p_o - p_e) / (1 - p_e); NaN where p_e is 1.
 
         Source: Cohen 1960, "A Coefficient of Agreement for Nominal Scales", equation 1.
         """
@@ -119,57 +137,82 @@ class ConfusionMatrix:
         Args:
             names: K class names.
         Returns:
-            {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "kappa", "scored_classes", "classes": [{"name", "iou",
-            "dice", "precision", "recall", "pixels"}], "confusion"}; NaN is None, for JSON has no NaN.
+            {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "kappa", "scored_classes",
+            "classes": [{"name", "iou", "dice", "precision", "recall", "pixels"}], "confusion"};
+            NaN is None, because JSON has no NaN.
         """
-        columns = {"iou": self.iou(), "dice": self.dice(), "precision": self.precision(), "recall": self.recall()}
-        rows = [{"name": name, **{key: plain(column[k]) for key, column in columns.items()},
-                 "pixels": int(self.counts[k].sum())} for k, name in enumerate(names)]
-        return {"miou": plain(self.miou()), "pixel_accuracy": plain(self.pixel_accuracy()),
-                "mean_accuracy": plain(self.mean_accuracy()), "mean_dice": plain(self.mean_dice()), "kappa": plain(self.kappa()),
-                "scored_classes": self.scored_classes(), "classes": rows, "confusion": self.counts.tolist()}
+        columns = {"iou": self.iou(), "dice": self.dice(), "precision": self.precision(),
+                   "recall": self.recall()}
+        rows = []
+        for k, name in enumerate(names):
+            row = {"name": name}
+            for key, column in columns.items():
+                row[key] = plain(column[k])
+            row["pixels"] = int(self.counts[k].sum())
+            rows.append(row)
+        return {
+            "miou": plain(self.miou()),
+            "pixel_accuracy": plain(self.pixel_accuracy()),
+            "mean_accuracy": plain(self.mean_accuracy()),
+            "mean_dice": plain(self.mean_dice()),
+            "kappa": plain(self.kappa()),
+            "scored_classes": self.scored_classes(),
+            "classes": rows,
+            "confusion": self.counts.tolist(),
+        }
 
     def _sums(self):
-        """Hits, true pixels and predicted pixels per class: (K,) float64 each, exact up to 2^53 pixels."""
+        """Hits, true pixels and predicted pixels per class: (K,) float64 each, exact up to 2^53."""
         counts = self.counts.double()
         return counts.diagonal(), counts.sum(1), counts.sum(0)
 
 
+def _check_range(name, values, highest):
+    """Raise a ValueError if integers are not all from 0 to `highest`."""
+    low, high = values.aminmax()
+    if low < 0 or high > highest:
+        raise ValueError(f"{name} contains {int(low)} to {int(high)}: give 0 to {highest}")
+
+
 def score_table(matrix, names):
-    """The scores as lines of text: a line a class, then the means and over how many classes they are.
+    """Format the scores as text: a line per class, then the means and what they are over.
 
     Args:
         matrix: ConfusionMatrix.
         names: K class names.
-    Returns: text without a newline at its end.
+    Returns:
+        text without a newline at its end.
     """
     width = max(len("class"), *map(len, names))
     lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]
-    columns = matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()
-    for name, pixels, *scores in zip(names, matrix.counts.sum(1), *columns):
-        iou, dice, precision, recall = map(_cell, scores)
-        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  {int(pixels):>10,}")
-    lines.append(f"mean IoU {_cell(matrix.miou())} over {matrix.scored_classes()} of {matrix.classes} classes, mean Dice "
-                 f"{_cell(matrix.mean_dice())}; overall accuracy {_cell(matrix.pixel_accuracy())}, kappa "
-                 f"{_cell(matrix.kappa())}; precision is user's, recall producer's accuracy")
+    columns = [matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()]
+    for k, name in enumerate(names):
+        iou, dice, precision, recall = (_cell(column[k]) for column in columns)
+        pixels = int(matrix.counts[k].sum())
+        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  "
+                     f"{pixels:>10,}")
+    lines.append(f"mean IoU {_cell(matrix.miou())} and mean Dice {_cell(matrix.mean_dice())} over "
+                 f"{matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
+                 f"{_cell(matrix.pixel_accuracy())} and kappa {_cell(matrix.kappa())}, all over "
+                 f"{matrix.labelled_pixels():,} labelled pixels")
+    lines.append("precision is the user's accuracy, recall the producer's accuracy")
     return "\n".join(lines)
 
 
 def class_map(logits):
-    """The most likely class of every pixel.
-
-    `max` and not `argmax`: on the CPU torch finds both together more than ten times faster than the index alone.
+    """The most likely class per pixel.
 
     Args:
-        logits: (B, K, H, W).
+        logits: (B, K, H, W), or probabilities.
     Returns:
         (B, H, W) uint8.
     """
+    # On the CPU, `max` is more than ten times faster than `argmax`.
     return logits.max(dim=1).indices.to(torch.uint8)
 
 
 def plain(value):
-    """A score as a float, None where it is NaN."""
+    """A score as a float, or None for NaN."""
     value = float(value)
     return None if math.isnan(value) else value
 

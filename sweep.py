@@ -1,11 +1,12 @@
-"""Train a grid of settings, or search among them, one train.py process a run; ends as a table and a heat map.
+"""Train a grid of settings, or search among them, with one train.py process per run.
 
-    python sweep.py --lr 1e-3 1e-2 --bs 16 32 64                every combination; any flag of train.py, several values
-    python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --seed 0 1 2   the same, as mean and standard deviation over seeds
-    python sweep.py --search 24 --lr 1e-4..1e-1 --bs 8,16,32    24 settings drawn, the poor ones stopped early
+    python sweep.py --lr 1e-3 1e-2 --bs 16 32 64               every combination
+    python sweep.py --lr 1e-3 1e-2 --bs 16 32 --seed 0 1 2     also mean and deviation over seeds
+    python sweep.py --search 24 --lr 1e-4..1e-1 --bs 8,16,32   24 draws, the poor ones stopped early
 
-writes sweep.csv (a row a run), sweep.md and sweep.png to --out; each run has its folder there, and a text file of what it
-printed beside it. The same command again skips what is finished and goes on with what was interrupted.
+Any flag of train.py can be given, with one value or several. The command writes sweep.csv (a row
+per run), sweep.md and sweep.png to --out. Each run has its folder there, and a text file of what
+it printed beside it. The same command again skips finished runs and goes on with interrupted ones.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import os
 import pathlib
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -26,232 +26,352 @@ import torch
 from tqdm import tqdm
 
 import train
-from engine.cli import HelpFormatter
+from engine.cli import Parser, number, one_line_errors
 from engine.lock import locked
 from engine.prepared import data_fingerprint
 from engine.search import draw, halve, rung_sizes
-from prepare_data import make_demo
-from report.sweep_tables import read_table, report, row_of, write_table
+from report.sweep_tables import report, row_of
+from report.tables import read_rows, write_rows
 
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry", "--dry-run")
 
 
 def parse_args(argv=None):
-    """The command line; `flags` of the result holds train.py's: {"lr": ["1e-3", "1e-2"], "compile": [], ...}."""
-    parser = argparse.ArgumentParser(
-        description="Train a grid of settings, or search. Every other flag is train.py's, with one value or several.",
-        epilog="example: python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --jobs 2", allow_abbrev=False,
-        formatter_class=HelpFormatter)
-    parser.add_argument("--out", help="folder; not given: runs/sweep-<data>-<flags>, or runs/search-<data>-<flags>")
-    parser.add_argument("--jobs", type=int, default=1, help="runs beside each other, which share the processor's cores")
-    parser.add_argument("--search", type=int, default=0, metavar="N", help="settings to draw from ranges such as "
-                        "1e-4..1e-1 (log-uniform) and lists such as 8,16,32; 0 trains every combination")
-    parser.add_argument("--search-seed", type=int, default=0, help="decides what --search draws")
-    parser.add_argument("--retry", action="store_true", help="run again what failed")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
-    argv, flags = sys.argv[1:] if argv is None else argv, {}
-    for word in argv:
-        if word.startswith("--") or word == "-h":
-            name, equals, value = word.partition("=")
-            if name in flags:
-                parser.error(f"{name} is given twice: give it once, with all its values")
-            flags[name] = [value] if equals else []
-        elif flags:
-            flags[name].append(word)
+    """The command line.
+
+    Returns:
+        Namespace, whose `flags` are those of train.py, {"lr": ["1e-3", "1e-2"], "compile": []},
+        and whose `command` is what was typed.
+    """
+    parser = Parser(
+        description="Train a grid of settings, or search. Every other flag is train.py's, with one "
+        "value or several.",
+        epilog="example: python sweep.py --lr 1e-3 1e-2 --bs 16 32 64 --jobs 2")
+    flag = parser.add_argument
+    flag("--out", help="folder; default: runs/sweep-<data>-<flags>, or runs/search-<data>-<flags>")
+    flag("--jobs", type=number(int, 1), default=1, help="runs at a time, which share the cores")
+    flag("--search", type=number(int, 0), default=0, metavar="N", help="settings to draw from "
+         "ranges such as 1e-4..1e-1 (log-uniform) and lists such as 8,16,32; 0 trains every "
+         "combination")
+    flag("--search-seed", type=int, default=0, help="decides what --search draws")
+    flag("--retry", action="store_true", help="run again what failed")
+    flag("--dry-run", action="store_true", help="only print what would be run")
+    argv = sys.argv[1:] if argv is None else argv
+    values_of = group_words(parser, argv)
+    own_words = []
+    flags = {}
+    for name, values in values_of.items():
+        if name in OWN:
+            own_words += [name, *values]
         else:
-            parser.error(f"{word} stands before the first flag")
-    args = parser.parse_args([word for name in flags if name in OWN for word in (name, *flags[name])])
-    args.flags = {name[2:]: values for name, values in flags.items() if name not in OWN}
+            flags[name[2:]] = values
+    args = parser.parse_args(own_words)
+    args.flags = flags
     args.command = shlex.join(["python", "sweep.py", *argv])
     return args
 
 
+def group_words(parser, argv):
+    """Group the words of a command line by flag: {"--lr": ["1e-3", "1e-2"], "--compile": []}."""
+    values_of = {}
+    name = None
+    for word in argv:
+        if word.startswith("--") or word == "-h":
+            name, equals, value = word.partition("=")
+            if name in values_of:
+                parser.error(f"{name} is given twice: give it once, with all its values")
+            values_of[name] = [value] if equals else []
+        elif name is None:
+            parser.error(f"{word} stands before the first flag")
+        else:
+            values_of[name].append(word)
+    return values_of
+
+
 @dataclasses.dataclass
 class Cell:
-    """One run to be: train.py's flags as typed (None where one has no value), what they mean, and the run's folder."""
-    flags: dict
-    args: argparse.Namespace
-    folder: pathlib.Path
+    """One run of the grid, which may not have begun."""
+    flags: dict  # train.py's flags as typed; the value is None where a flag takes none
+    args: argparse.Namespace  # what they mean to train.py
+    folder: pathlib.Path  # the run's
+    missing: int = 0  # epochs that it lacked when it was last looked at
 
-    def command(self, folder=True):
+    def command(self, with_out=True):
         """The command as a person would type it, with or without --out."""
-        words = [word for flag in sorted(self.flags) for word in (f"--{flag}", self.flags[flag]) if word is not None]
-        return ["python", "train.py", *words, *(["--out", str(self.folder)] if folder else [])]
+        words = ["python", "train.py"]
+        for flag in sorted(self.flags):
+            words.append(f"--{flag}")
+            if self.flags[flag] is not None:
+                words.append(self.flags[flag])
+        return words + ["--out", str(self.folder)] if with_out else words
 
     def log(self):
-        """The rows of the run's log.csv, an epoch each; one that a process ended in, or is still writing, is none yet."""
-        return [row for row in read_table(self.folder / "log.csv") if None not in row.values()]
+        """The rows of the run's log.csv, one per epoch; an incomplete last row is left out."""
+        return [row for row in read_rows(self.folder / "log.csv") if None not in row.values()]
 
     def best(self, until=None):
-        """Highest validation mean IoU of the first `until` epochs, or of all; NaN counts as 0, as in train.py."""
+        """Highest validation mean IoU of the first `until` epochs, or of all; NaN counts as 0."""
         scores = [float(row["val_miou"]) for row in self.log()[:until]]
         return max((score for score in scores if not math.isnan(score)), default=0.0)
 
 
 def plan(args):
-    """Lay out the grid or the search; the numbers of every setting are checked by train.py's own rules before anything runs.
+    """Lay out the grid or the search; train.py's own rules check each setting.
 
     Returns:
-        (list of Cell, flags they differ in, the sweep's folder).
+        (list of Cell, flags that they differ in, the sweep's folder).
     """
-    if args.jobs < 1 or args.search < 0:
-        raise ValueError(f"--jobs {args.jobs} --search {args.search}: give 1 job or more, and 0 draws or more")
-    if args.flags.get("oversample", [])[1:]:
-        raise ValueError("--oversample: a sweep would train one run a class; give one class, or train.py --oversample")
-    grid = itertools.product(*(some or [None] for some in args.flags.values()))
-    settings = (draw(args.flags, args.search, args.search_seed) if args.search else [dict(zip(args.flags, cell)) for cell in grid])
+    if args.flags.keys() & {"resume", "stop-after"}:
+        raise ValueError("--resume and --stop-after: sweep.py gives them itself, leave them out")
+    if args.search:
+        settings = draw(args.flags, args.search, args.search_seed)
+    else:
+        choices = [values or [None] for values in args.flags.values()]
+        settings = [dict(zip(args.flags, chosen)) for chosen in itertools.product(*choices)]
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
+    if args.search and "epochs" in swept:
+        raise ValueError("--epochs: give one value, because settings are compared at equal epochs")
     cells = {}
     for setting in settings:
-        name = "_".join(f"{flag}={setting[flag]}" for flag in sorted(swept)).replace("/", "-") or "run"
+        values = [f"{flag}={setting[flag]}" for flag in sorted(swept)]
+        name = "_".join(values).replace("/", "-") or "run"
         if name in cells:
             raise ValueError(f"the same run ({name}) would be trained twice: give every value once")
-        cell = cells[name] = Cell(setting, None, pathlib.Path(name))
-        cell.args = train.parse_args(cell.command(folder=False)[2:])
-        if cell.args.resume or cell.args.stop_after or cell.args.out:
-            raise ValueError("--resume and --stop-after are sweep.py's own doing, leave them out; write --out in full")
+        cell = Cell(setting, None, pathlib.Path(name))
+        cell.args = train.parse_args(cell.command(with_out=False)[2:])
         train.check_args(cell.args)
-    if args.search and "epochs" in swept:
-        raise ValueError("--epochs cannot be searched: settings are compared at equal epochs; give it one value")
+        cells[name] = cell
     data = pathlib.Path(cell.args.data).resolve().name
-    out = pathlib.Path(args.out or "-".join(["runs/search" if args.search else "runs/sweep", data, *swept]))
+    kind = "search" if args.search else "sweep"
+    out = pathlib.Path(args.out or "-".join([f"runs/{kind}", data, *swept]))
     for cell in cells.values():
         cell.folder = out / cell.folder
     return list(cells.values()), swept, out
 
 
-def train_cells(cells, rows, out, jobs, until=0):
-    """Train what is missing of some cells, side by side; a cell's row is in sweep.csv as soon as its process ends.
+class Sweep:
+    """The folder of a sweep, and the training of its runs.
 
     Args:
-        cells: list of Cell; those that finished or failed are left alone.
-        rows: {cell: row} of sweep.csv, changed in place.
-        out, jobs: the sweep's folder, and processes beside each other.
-        until: epoch to stop after; 0 is each cell's last.
+        out: the folder, pathlib.Path.
+        rows: {cell: row} of sweep.csv.
+        jobs: processes at a time.
     """
-    def missing(cell):
-        return max(0, (until or cell.args.epochs) - len(cell.log()))  # epochs
 
-    status = {cell.folder: rows.get(cell.folder.name, {}).get("status") for cell in cells}
-    left = [cell for cell in cells if status[cell.folder] not in ("finished", "failed")
-            and (missing(cell) or status[cell.folder] != "stopped")]
-    running, threads = {}, max(1, torch.get_num_threads() // jobs)
-    with tqdm(total=sum(map(missing, left)), desc=f"{len(left)} runs", unit="epoch", disable=None) as bar:
+    def __init__(self, out, rows, jobs):
+        self.out = out
+        self.rows = rows
+        self.jobs = jobs
+
+    def status(self, cell):
+        """How a run ended: "finished", "failed", "stopped", "interrupted", or "missing"."""
+        return self.rows.get(cell.folder.name, {}).get("status", "missing")
+
+    def train(self, cells, until=0):
+        """Train some runs, up to `jobs` at a time; finished and failed ones are left alone.
+
+        Args:
+            cells: list of Cell.
+            until: epoch to stop after; 0 is each run's last.
+        """
+        left = []
+        for cell in cells:
+            ended = self.status(cell) in ("finished", "failed")
+            reached = self.status(cell) == "stopped" and not missing_epochs(cell, until)
+            if not (ended or reached):
+                left.append(cell)
+        total = sum(missing_epochs(cell, until) for cell in left)
+        running = {}  # process: cell
+        with tqdm(total=total, desc=f"{len(left)} runs", unit="epoch", disable=None) as bar:
+            try:
+                while left or running:
+                    while left and len(running) < self.jobs:
+                        self.begin(left.pop(0), until, running, bar)
+                    time.sleep(0.1)
+                    for process, cell in list(running.items()):
+                        self.look_after(process, cell, until, running, bar)
+            finally:  # a signal ended the sweep if anything runs; each run saves after its step
+                for process in running:
+                    process.terminate()
+                for process, cell in running.items():
+                    process.wait()
+                    self.finish(cell, None, until)
+
+    def begin(self, cell, until, running, bar):
+        """Start a run, and add it to `running`, unless another process writes to its folder."""
+        cell.missing = missing_epochs(cell, until)
         try:
-            while left or running:
-                while left and len(running) < jobs:
-                    cell = left.pop(0)
-                    try:
-                        running[cell.folder] = cell, start(cell, threads, until), missing(cell)
-                    except BlockingIOError as error:
-                        bar.total -= missing(cell)
-                        finish(cell, rows, out, None, until)
-                        bar.write(str(error))
-                time.sleep(0.1)
-                for cell, process, before in list(running.values()):
-                    code, now = process.poll(), missing(cell)
-                    running[cell.folder] = cell, process, now
-                    bar.update(before - now)
-                    if code is not None:
-                        del running[cell.folder]
-                        bar.total -= now  # what a failed run leaves undone
-                        row = finish(cell, rows, out, code, until)
-                        bar.write(f"{cell.folder}: {row['status']}, {row['epochs_done']} epochs, best validation mean "
-                                  f"IoU {cell.best():.3f} {row['error']}")
-        finally:  # something runs here only where a signal stopped the sweep; each run saves after the step under way
-            for _, process, _ in running.values():
-                process.terminate()
-            for cell, process, _ in running.values():
-                process.wait()
-                finish(cell, rows, out, None, until)
+            process = start(cell, max(1, torch.get_num_threads() // self.jobs), until)
+        except BlockingIOError as error:
+            bar.total -= cell.missing
+            self.finish(cell, None, until)
+            bar.write(str(error))
+        else:
+            running[process] = cell
+
+    def look_after(self, process, cell, until, running, bar):
+        """Show a run's progress; write its row if its process has ended."""
+        code = process.poll()
+        missing = missing_epochs(cell, until)
+        bar.update(cell.missing - missing)
+        cell.missing = missing
+        if code is None:
+            return
+        del running[process]
+        bar.total -= missing  # of a run that failed
+        row = self.finish(cell, code, until)
+        bar.write(f"{cell.folder}: {row['status']}, {row['epochs_done']} epochs, best validation "
+                  f"mean IoU {cell.best():.3f} {row['error']}")
+
+    def finish(self, cell, code, until):
+        """Write a run's row of sweep.csv after its process ended with `code`; return the row."""
+        status, error = outcome(cell, code, until)
+        row = row_of(cell, status, error)
+        self.rows[cell.folder.name] = row
+        write_rows(self.out / "sweep.csv", list(self.rows.values()))
+        return row
+
+
+def missing_epochs(cell, until):
+    """Epochs that a run still lacks up to epoch `until`, or to its last one if that is 0."""
+    return max(0, (until or cell.args.epochs) - len(cell.log()))
 
 
 def start(cell, threads, until):
-    """Start train.py on a cell, or let it go on; what it prints is added to the text file beside its folder.
+    """Start train.py on a run, or resume it; its output is appended to a file beside its folder.
 
-    Raises: BlockingIOError where another process is writing to that folder.
+    Args:
+        cell: Cell.
+        threads: that it may use.
+        until: epoch to stop after; 0 is its last.
+    Returns:
+        subprocess.Popen.
+    Raises:
+        BlockingIOError: another process writes to its folder.
     """
     resume = (cell.folder / "last.pt").exists()
     if cell.folder.is_dir():
         with locked(cell.folder / "args.json"):
             if not resume:
-                shutil.rmtree(cell.folder)  # left by a run that was stopped before it saved anything
-    words = [*cell.command()[2:], *["--resume"] * resume, *(["--stop-after", str(until)] if until else [])]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    with open(f"{cell.folder}.txt", "a", encoding="utf-8") as file:
-        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file, stderr=subprocess.STDOUT, env=environment)
+                shutil.rmtree(cell.folder)  # left by a run that was stopped before it saved
+    words = cell.command()[2:]
+    if resume:
+        words.append("--resume")
+    if until:
+        words += ["--stop-after", str(until)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    with open(output_file(cell), "a", encoding="utf-8") as file:
+        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file,
+                                stderr=subprocess.STDOUT, env=environment)
 
 
-def finish(cell, rows, out, code, until):
-    """Write the row of a cell whose process ended with `code`, None where it is to go on later; returns the row."""
-    scored, error = (cell.folder / "metrics.json").exists(), ""
-    status = "finished" if scored else "stopped" if 0 < until <= len(cell.log()) < cell.args.epochs else "failed"
+def output_file(cell):
+    """The text file of what a run printed."""
+    return pathlib.Path(f"{cell.folder}.txt")
+
+
+def outcome(cell, code, until):
+    """The status of a run whose process ended with `code`, and its error, or "" if it has none.
+
+    Args:
+        cell: Cell.
+        code: exit code; None for a run that is to go on later.
+        until: epoch that it was to stop after; 0 is its last.
+    """
     if code is None:
-        status = "interrupted"
-    elif code or status == "failed":
-        printed = pathlib.Path(f"{cell.folder}.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        status, error = "failed", f"killed by signal {-code}" if code < 0 else "".join(printed[-1:]).strip()
-    rows[cell.folder.name] = row_of(cell, status, error)
-    write_table(out / "sweep.csv", rows.values())
-    return rows[cell.folder.name]
+        return "interrupted", ""
+    if code < 0:
+        return "failed", f"killed by signal {-code}"
+    if code == 0 and (cell.folder / "metrics.json").exists():
+        return "finished", ""
+    if code == 0 and 0 < until <= len(cell.log()) < cell.args.epochs:
+        return "stopped", ""
+    printed = output_file(cell).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return "failed", printed[-1].strip() if printed else ""
 
 
-def read_rows(cells, out, retry):
-    """{cell: row} of the folder's sweep.csv, less the failed for a retry; refuses cells that were begun with other flags."""
-    rows = {row["cell"]: row for row in read_table(out / "sweep.csv")}
+def known_rows(cells, out, retry):
+    """Read sweep.csv of the sweep's folder.
+
+    Args:
+        cells: list of Cell; out: the folder.
+        retry: leave out the runs that failed.
+    Returns:
+        {cell: row}.
+    Raises:
+        ValueError: a run was begun with other flags.
+    """
+    rows = {row["cell"]: row for row in read_rows(out / "sweep.csv")}
     for cell in cells:
         row = rows.get(cell.folder.name)
-        if row and shlex.split(row["command"])[:-2] != cell.command(folder=False):
-            raise ValueError(f"{cell.folder} was begun with other flags, `{row['command']}`: give another --out")
-    return {name: row for name, row in rows.items() if not (retry and row["status"] == "failed")}
+        if row and shlex.split(row["command"])[:-2] != cell.command(with_out=False):
+            raise ValueError(f"{cell.folder} was begun with other flags, `{row['command']}`: give "
+                             "another --out")
+    if retry:
+        rows = {name: row for name, row in rows.items() if row["status"] != "failed"}
+    return rows
+
+
+def check_data(file, out, fingerprints):
+    """Refuse data sets that changed since the sweep began; note those that are new.
+
+    Args:
+        file: <out>/sweep.lock, open for appending; it holds the fingerprints of the first time.
+        out: the sweep's folder.
+        fingerprints: {data set: data_fingerprint of it}.
+    """
+    path = out / "sweep.lock"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8") or "{}")
+        changed = [data for data in fingerprints if known.get(data, fingerprints[data])
+                   != fingerprints[data]]
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{path} is damaged: delete it if the data sets are still those that the "
+                         "sweep began on") from None
+    if changed:
+        raise ValueError(f"{changed[0]} is not the data set that {out} was begun on: give another "
+                         "--out")
+    file.truncate(0)
+    file.write(json.dumps(known | fingerprints))
+    file.flush()
 
 
 def main(args):
-    """Train what is missing, then write and print the results; returns how many runs are not finished."""
+    """Train what is missing, then write and print the results; return the number of failures."""
     cells, swept, out = plan(args)
-    epochs = cells[0].args.epochs
     if args.dry_run:
-        rows = read_rows(cells, out, args.retry)
-        for cell in cells:
-            print(f"{rows.get(cell.folder.name, {}).get('status', 'missing'):<12} {shlex.join(cell.command())}")
-        for epoch, size in rung_sizes(len(cells), epochs) if args.search else []:
-            print(f"{size} of {len(cells)} settings to epoch {epoch}")
+        print_plan(cells, Sweep(out, known_rows(cells, out, args.retry), args.jobs), args.search)
         return 0
-    if any(cell.args.data == train.DEMO for cell in cells) and not pathlib.Path(train.DEMO).exists():
+    if any(cell.args.data == train.DEMO for cell in cells) and not os.path.exists(train.DEMO):
+        from prepare_data import make_demo
         make_demo(train.DEMO)
-    sets = {cell.args.data: data_fingerprint(cell.args.data) for cell in cells}  # one that cannot be read is said before anything runs
+    fingerprints = {cell.args.data: data_fingerprint(cell.args.data) for cell in cells}
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock") as file:
-        try:  # what the sets were when it began
-            before = json.loads((out / "sweep.lock").read_text(encoding="utf-8") or "{}")
-            changed = [data for data in sets if before.get(data, sets[data]) != sets[data]]
-        except (ValueError, AttributeError, RecursionError):
-            raise ValueError(f"{out}/sweep.lock is not as sweep.py wrote it: delete it if the data sets are those it began on") from None
-        if changed:
-            raise ValueError(f"{out} was begun on another set than {changed[0]} is now: give another --out")
-        file.truncate(0)
-        file.write(json.dumps(before | sets))
-        file.flush()
-        rows, rungs = read_rows(cells, out, args.retry), []
+        check_data(file, out, fingerprints)
+        sweep = Sweep(out, known_rows(cells, out, args.retry), args.jobs)
+        rungs = []
         if args.search:
-            for epoch, reached in halve(cells, epochs, lambda some, epoch: train_cells(some, rows, out, args.jobs, epoch)):
+            for epoch, reached in halve(cells, cells[0].args.epochs, sweep.train):
                 rungs.append((epoch, {cell.folder.name: cell.best(epoch) for cell in reached}))
         else:
-            train_cells(cells, rows, out, args.jobs)
-        rows = [rows[cell.folder.name] for cell in cells]
-        report(rows, swept, out, f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}", args.command, rungs)
+            sweep.train(cells)
+        rows = [sweep.rows[cell.folder.name] for cell in cells]
+        title = f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}"
+        report(rows, swept, out, title, args.command, rungs)
     return sum(row["status"] in ("failed", "interrupted") for row in rows)
 
 
+def print_plan(cells, sweep, is_search):
+    """Print what would be run: status and command of each run, and the rungs of a search."""
+    for cell in cells:
+        print(f"{sweep.status(cell):<12} {shlex.join(cell.command())}")
+    if is_search:
+        for epoch, size in rung_sizes(len(cells), cells[0].args.epochs):
+            print(f"{size} of {len(cells)} settings to epoch {epoch}")
+
+
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt
-    try:
+    with one_line_errors("sweep.py", "the same command goes on", "lower --jobs or --bs"):
         sys.exit(min(1, main(parse_args())))
-    except KeyboardInterrupt:
-        print("sweep.py: stopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError) as error:
-        print(f"sweep.py: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

@@ -1,4 +1,4 @@
-"""Several runs on the same tiles: one table, one figure, and how far apart they are for certain."""
+"""Several runs on the same tiles: one table, one figure, and intervals of their differences."""
 
 import json
 import pathlib
@@ -6,75 +6,83 @@ import pathlib
 import numpy as np
 import torch
 
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import find_checkpoint, load_checkpoint
 from metrics import ConfusionMatrix, plain
-from report.figures import curves, save_png, stack_images
-from report.panels import read_log, text_table, write_rows
+from report.figures import curves, save_png
+from report.layout import stack_images
 from report.stats import mean_iou
+from report.tables import read_log, text_table, write_rows
 
-FEWEST_BLOCKS = 8  # a bootstrap over fewer gives intervals that are much too short
+MIN_BLOCKS = 8  # a bootstrap over fewer gives intervals that are much too short
 RESAMPLES = 2000
 
 
 def run_checkpoint(run):
-    """The checkpoint of a run: the one that its metrics.json is of, else best.pt; a file is taken as it is.
+    """The checkpoint of a run: the one its metrics.json is of, else best.pt, else last.pt.
 
     Args:
-        run: path of a run's folder or of a checkpoint.
+        run: path of a run's folder, or of a checkpoint, which is taken as it is.
     Returns:
         pathlib.Path.
     Raises:
-        ValueError, OSError: there is no such run, or its metrics.json is damaged; one line.
+        ValueError, OSError: metrics.json is damaged, or there is no checkpoint; one line.
     """
-    run = pathlib.Path(run)
-    if not run.is_dir():
-        return run
-    scores = run / "metrics.json"
+    scores = pathlib.Path(run) / "metrics.json"
     if not scores.exists():
-        return run / "best.pt"
+        return find_checkpoint(run)
     try:
-        return run / pathlib.Path(json.loads(scores.read_text(encoding="utf-8"))["checkpoint"]).name
+        scored = json.loads(scores.read_text(encoding="utf-8"))["checkpoint"]
+        return scores.parent / pathlib.Path(scored).name
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{scores} is damaged ({error}): give the run's checkpoint itself") from None
+        raise ValueError(f"{scores} is damaged ({error}): give the run's checkpoint itself"
+                         ) from None
 
 
-def common_data(paths):
-    """The data set that all these checkpoints were trained on: ValueError where they differ."""
-    trained_on = {path: load_checkpoint(path)["args"].get("data") for path in paths}
-    for path, data in trained_on.items():
+def common_data(checkpoints):
+    """The data set that all checkpoints were trained on; ValueError where they differ."""
+    first = None
+    for checkpoint in checkpoints:
+        data = load_checkpoint(checkpoint)["args"].get("data")
         if not isinstance(data, str):
-            raise ValueError(f"{path} does not say what it was trained on: say with --data what to compare on")
-    found = {pathlib.Path(data).resolve(): path for path, data in trained_on.items()}
-    if len(found) > 1:
-        (data, path), (other_data, other_path) = list(found.items())[:2]
-        raise ValueError(f"{path} was trained on {data}, but {other_path} on {other_data}: say with --data what to "
-                         "compare them on")
-    return trained_on[paths[0]]
+            raise ValueError(f"{checkpoint} does not name its data set: give --data")
+        first = first or data
+        if pathlib.Path(data).resolve() != pathlib.Path(first).resolve():
+            raise ValueError(f"{checkpoints[0]} was trained on {first}, but {checkpoint} on "
+                             f"{data}: give the set to compare them on with --data")
+    return first
 
 
 def paired_intervals(counts, seed=0):
-    """95 % intervals of runs' mean IoU, and of how much better each is than the first, by bootstrap over blocks.
+    """95 % intervals of runs' mean IoU, and of their differences to the first run.
 
-    All runs are scored on the same draws of blocks: what makes a draw hard for all of them cancels in the difference.
+    They are found by bootstrap over blocks. All runs are scored on the same draws: what makes a
+    draw hard for all of them cancels in the difference.
 
     Args:
-        counts: (R, U, K, K) confusion matrices of R runs on U blocks; blocks without labels are left out.
+        counts: (R, U, K, K) confusion matrices of R runs on U blocks; blocks without labels are
+            left out.
         seed: decides the draws.
     Returns:
-        {"miou": (R, 2) interval of mean IoU, "difference": (R, 2) that of its difference to the first run's}; empty
-        with fewer than 8 blocks.
-    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3, percentile intervals.
+        {"miou": (R, 2), "difference": (R, 2)}; empty with fewer than MIN_BLOCKS blocks.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3,
+        percentile intervals.
     """
     counts = counts[:, labelled_blocks(counts[0])].double()
     runs, blocks, classes = counts.shape[:3]
-    if blocks < FEWEST_BLOCKS:
+    if blocks < MIN_BLOCKS:
         return {}
-    draws = np.random.default_rng(seed).multinomial(blocks, [1 / blocks] * blocks, RESAMPLES)  # (S, U) how often each
-    counts = counts.reshape(runs, blocks, -1)
-    scores = torch.stack([mean_iou((draw @ counts).reshape(runs, classes, classes))
-                          for draw in torch.from_numpy(draws).double()])  # (S, R)
+    random = np.random.default_rng(seed)
+    draws = random.multinomial(blocks, [1 / blocks] * blocks, RESAMPLES)  # (S, U) how often each
+    flat = counts.reshape(runs, blocks, -1)  # (R, U, K * K)
+    scores = []
+    for draw in torch.from_numpy(draws).double():
+        resampled = (draw @ flat).reshape(runs, classes, classes)
+        scores.append(mean_iou(resampled))
+    scores = torch.stack(scores)  # (S, R)
     levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return {"miou": scores.nanquantile(levels, 0).T, "difference": (scores - scores[:, :1]).nanquantile(levels, 0).T}
+    differences = scores - scores[:, :1]
+    return {"miou": scores.nanquantile(levels, 0).T,
+            "difference": differences.nanquantile(levels, 0).T}
 
 
 def labelled_blocks(counts):
@@ -82,73 +90,109 @@ def labelled_blocks(counts):
     return counts.sum((1, 2)) > 0
 
 
-def run_rows(names, tallies, labelled_pixels, classes):
-    """The scores of several runs on the same tiles, with paired intervals where there are enough blocks to draw from.
+def run_rows(names, stats, labelled_pixels, classes):
+    """The scores of several runs on the same tiles, with paired intervals.
 
     Args:
         names: R names of runs; differences are to the first.
-        tallies: R EvalStats of the same tiles.
+        stats: R EvalStats of the same tiles.
         labelled_pixels: R numbers of labelled training pixels.
         classes: K class names.
     Returns:
-        list of dict, a row a run; NaN is None. "miou_low" and "miou_high", "difference_low" and "difference_high" bound
-        95 % intervals and are left out with fewer than 8 blocks.
+        list of dict, one per run; NaN is None. "miou_low" and "miou_high", "difference_low" and
+        "difference_high" bound 95 % intervals; with fewer than MIN_BLOCKS blocks they are left
+        out.
     """
-    rows, intervals = [], paired_intervals(torch.stack([tally.counts for tally in tallies]))
-    for number, (name, tally) in enumerate(zip(names, tallies)):
-        matrix = ConfusionMatrix(len(classes), counts=tally.counts.sum(0))
+    intervals = paired_intervals(torch.stack([run.counts for run in stats]))
+    first_miou = mean_iou(stats[0].counts.sum(0))
+    rows = []
+    for number, name in enumerate(names):
+        run = stats[number]
+        matrix = ConfusionMatrix(len(classes), counts=run.counts.sum(0))
         row = {"run": name}
-        difference = matrix.miou() - mean_iou(tallies[0].counts.sum(0))
-        for what, value in (("miou", matrix.miou()), ("difference", difference)):
-            row[what] = plain(value)
+        scores = {"miou": matrix.miou(), "difference": matrix.miou() - first_miou}
+        for key, value in scores.items():
+            row[key] = plain(value)
             if intervals:
-                row[f"{what}_low"], row[f"{what}_high"] = map(plain, intervals[what][number])
-        row |= {"pixel_accuracy": plain(matrix.pixel_accuracy()), "kappa": plain(matrix.kappa()),
-                "boundary_miou": plain(mean_iou(tally.near)), "calibration_error": plain(tally.calibration_error()),
-                "labelled_pixels": labelled_pixels[number]}
-        rows.append(row | {f"iou_{label}": plain(value) for label, value in zip(classes, matrix.iou())})
+                low, high = intervals[key][number]
+                row[f"{key}_low"] = plain(low)
+                row[f"{key}_high"] = plain(high)
+        row["scored_classes"] = matrix.scored_classes()
+        row["pixel_accuracy"] = plain(matrix.pixel_accuracy())
+        row["kappa"] = plain(matrix.kappa())
+        row["boundary_miou"] = plain(mean_iou(run.boundary_confusion))
+        row["calibration_error"] = plain(run.calibration_error())
+        row["labelled_pixels"] = labelled_pixels[number]
+        for label, value in zip(classes, matrix.iou()):
+            row[f"iou_{label}"] = plain(value)
+        rows.append(row)
     return rows
 
 
 def compared_curves(logs):
-    """A picture of several runs' log.csv: validation mean IoU above, validation loss below, by epoch.
+    """A picture of several runs: validation mean IoU above, validation loss below, by epoch.
 
     Args:
-        logs: {name of the run: path of its log.csv}; a file that is missing makes no line.
+        logs: {name of the run: path of its log.csv}; a missing file makes no line.
     Returns:
         PIL.Image.
     """
-    rows = {name: read_log(log, ["epoch", "val_miou", "val_loss"]) if log.is_file() else [] for name, log in logs.items()}
-    return stack_images([curves({name: [(row["epoch"], row[column]) for row in run] for name, run in rows.items()},
-                                "epoch", label, y_limits=limits)
-                         for column, label, limits in (("val_miou", "validation mean IoU", (0, 1)),
-                                                       ("val_loss", "validation loss, of each run's own kind", None))])
+    rows_of = {}
+    for name, log in logs.items():
+        columns = ["epoch", "val_miou", "val_loss"]
+        rows_of[name] = read_log(log, columns) if log.is_file() else []
+
+    def figure(column, label, limits):
+        series = {name: [(row["epoch"], row[column]) for row in rows]
+                  for name, rows in rows_of.items()}
+        return curves(series, "epoch", label, y_limits=limits)
+
+    return stack_images([figure("val_miou", "validation mean IoU", (0, 1)),
+                         figure("val_loss", "validation loss, of each run's own kind", None)])
 
 
-def write_comparison(out, names, paths, tallies, labelled_pixels, classes):
-    """Print the table of several runs, and write it as comparison.csv and their curves as comparison.png.
+def comparison_text(rows, classes, pixels, blocks):
+    """Format the rows of `run_rows` as text.
 
     Args:
-        out: the folder.
+        rows, classes: of `run_rows`.
+        pixels: labelled pixels that were scored; blocks: contiguous blocks that they lie in.
+    """
+    totals = []
+    for row in rows:
+        totals.append({key: value for key, value in row.items() if not key.startswith("iou_")})
+    by_class = []
+    for name in classes:
+        by_class.append({"IoU of": name, **{row["run"]: row[f"iou_{name}"] for row in rows}})
+    if blocks < MIN_BLOCKS:
+        note = (f"No intervals: the tiles lie in {blocks} contiguous blocks, and fewer than "
+                f"{MIN_BLOCKS} do not show how much scores vary from site to site.")
+    else:
+        note = (f"low and high bound 95 % intervals, by paired bootstrap: {RESAMPLES:,} draws of "
+                f"{blocks} contiguous blocks")
+    scored = (f"all scores are over {pixels:,} labelled pixels, mean IoU over scored_classes of "
+              f"{len(classes)} classes; labelled_pixels are those of the training")
+    return "\n".join([text_table(totals), scored, note, text_table(by_class)])
+
+
+def write_comparison(out, names, checkpoints, stats, labelled_pixels, classes):
+    """Print the table of several runs; write it as comparison.csv, their curves as comparison.png.
+
+    Args:
+        out: the folder, pathlib.Path.
         names: R names of runs.
-        paths: R checkpoints, beside which lie the runs' log.csv.
-        tallies, labelled_pixels, classes: as in `run_rows`.
+        checkpoints: R paths, beside which lie the runs' log.csv.
+        stats, labelled_pixels, classes: as in `run_rows`.
     Returns:
         list of dict, as `run_rows`.
     """
-    rows = run_rows(names, tallies, labelled_pixels, classes)
-    blocks = int(labelled_blocks(tallies[0].counts).sum())
-    print(text_table([{key: value for key, value in row.items() if not key.startswith("iou_")} for row in rows]))
-    if blocks < FEWEST_BLOCKS:
-        print(f"No intervals: the tiles lie in {blocks} contiguous blocks, and fewer than {FEWEST_BLOCKS} say too "
-              "little of how much scores vary from place to place.")
-    else:
-        print(f"low and high bound 95 % intervals, by paired bootstrap: {RESAMPLES:,} draws of {blocks} contiguous "
-              "blocks")
-    print(text_table([{"IoU of": name, **{row["run"]: row[f"iou_{name}"] for row in rows}} for name in classes]))
+    rows = run_rows(names, stats, labelled_pixels, classes)
+    counts = stats[0].counts
+    blocks = int(labelled_blocks(counts).sum())
+    print(comparison_text(rows, classes, int(counts.sum()), blocks))
     out.mkdir(parents=True, exist_ok=True)
     write_rows(out / "comparison.csv", rows)
-    logs = {name: path.parent / "log.csv" for name, path in zip(names, paths)}
+    logs = {name: path.parent / "log.csv" for name, path in zip(names, checkpoints)}
     save_png(compared_curves(logs), out / "comparison.png")
     print(out / "comparison.csv", out / "comparison.png", sep="\n")
     return rows

@@ -33,8 +33,8 @@ writes this page.
 # What is broken; the file; its text and what takes its place; the test files, or single tests of them, that should notice.
 MUTATIONS = [
     ("the ignore index of a loss", "losses.py", "labelled = values != ignore\n", "labelled = values != ignore + 1\n", "losses"),
-    ("the ignored label in the confusion matrix", "metrics.py", "unknown[self.ignore - self.classes] = 0",
-     "unknown[:] = 0", "metrics"),
+    ("the ignored label in the confusion matrix", "metrics.py", "others[self.ignore - self.classes] = 0",
+     "others[:] = 0", "metrics"),
     ("the divisor of partial cross-entropy: every pixel in place of the labelled ones", "losses.py",
      "return (labels != ignore).count_nonzero().float()", "return torch.tensor(float(labels.numel()))", "losses"),
     ("the divisor with class weights: their number in place of their sum", "losses.py",
@@ -56,8 +56,8 @@ MUTATIONS = [
     ("mean IoU over the classes present: absent ones score 0", "metrics.py", "return float(self.iou().nanmean())",
      "return float(self.iou().nan_to_num().mean())", "metrics"),
     ("rows of the confusion matrix are the truth", "metrics.py",
-     "keys = truth.to(key_type) * self.classes + prediction.to(key_type)",
-     "keys = prediction.to(key_type) * self.classes + truth.to(key_type).clamp(max=self.classes - 1)", "metrics"),
+     "keys = truth * self.classes + prediction",
+     "keys = prediction * self.classes + truth.clamp(max=self.classes - 1)", "metrics"),
     ("splits: blocks without a gap", "sources/splits.py", "start = end + BLOCK_GAP", "start = end - 1", "prepare_data"),
     ("splits: two seasons of a place are cut apart", "sources/splits.py", "[args.seed, *scene.site.encode()]",
      "[args.seed, *scene.name.encode()]", "splits"),

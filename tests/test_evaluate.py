@@ -1,4 +1,4 @@
-"""Scores of a split count every labelled pixel once, however the batches fall, and data of another kind is refused."""
+"""Scores of a split count every labelled pixel once, and data of another kind is refused."""
 
 import csv
 import json
@@ -17,9 +17,11 @@ from losses import build_loss
 from networks import build_model
 from report.stats import EvalStats
 
+CPU = torch.device("cpu")
+
 
 class Reader(torch.nn.Module):
-    """A network that reads the class off the first band, so that what it answers is known."""
+    """A network that reads the class off the first band, so that its answers are known."""
 
     def forward(self, images):
         classes = images[:, 0].round().long().clamp(0, 2)
@@ -27,7 +29,7 @@ class Reader(torch.nn.Module):
 
 
 def readable_set(folder):
-    """A set whose first band is the class, but for every fourth pixel of the test tiles."""
+    """A set whose first band is the class, except for every fourth pixel of the test tiles."""
     write_set(folder, count=5)
     labels = np.load(folder / "test_labels.npy")
     images = np.zeros((5, 8, 8, 3), np.uint8)
@@ -41,58 +43,29 @@ def readable_set(folder):
     return TileDataset(folder, "test")
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
-def test_every_pixel_is_counted_once_however_batches_fall(tmp_path, batch_size):
-    tiles = readable_set(tmp_path)
-    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), batch_size, build_loss("ce"))
-    assert matrix.counts.sum() == 5 * 64 - 32 and matrix.pixel_accuracy() == 0.75
-    right, wrong = -math.log(math.exp(5) / (math.exp(5) + 2)), -math.log(1 / (math.exp(5) + 2))
-    assert loss == pytest.approx(0.75 * right + 0.25 * wrong, rel=1e-5)
-
-
-def test_limit_stops_early(tmp_path):
-    tiles = readable_set(tmp_path)
-    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, limit=1)
-    assert matrix.counts.sum() == 2 * 64
-
-
-def test_no_label_at_all_is_nan(tmp_path):
-    tiles = readable_set(tmp_path)
-    tiles.labels[:] = 255
-    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, build_loss("ce"))
-    assert math.isnan(loss) and math.isnan(matrix.miou())
-
-
-def test_no_data_is_what_the_set_that_is_scored_says(tmp_path):
-    tiles = readable_set(tmp_path)
-    tiles.meta["nodata"] = 2.0  # so class 2 reads as the mean, 0; the network was trained on a set of another nodata
-    tiles.images[:, :, :, 1:] = 2  # all bands are at no data where the first is
-    matrix, _ = evaluate.evaluate(Reader(), tiles, {**tiles.meta, "nodata": 9.0}, torch.device("cpu"), 5)
-    assert matrix.counts[:, 2].sum() == 0 and matrix.counts[:, 1].sum() > 0
-
-
-def test_a_tally_counts_along_in_the_same_pass(tmp_path):
-    tiles = readable_set(tmp_path)
-    tally = EvalStats(3, [0, 0, 1, 1, 1])
-    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.meta, torch.device("cpu"), 2, tally=tally)
-    assert torch.equal(tally.counts.sum(0), matrix.counts) and tally.tiles[:, 0].tolist() == [64] * 4 + [32]
-    assert (tally.tiles[:, 1] / tally.tiles[:, 0] == 0.75).all() and tally.bins[0].sum() == matrix.counts.sum()
+def write_positions(folder, scene_of):
+    """tiles.csv of six val and six test tiles that do not touch; scene_of(n) names the scene."""
+    rows = [("split", "index", "scene", "row", "col")]
+    for split in ("val", "test"):
+        for n in range(6):
+            rows.append((split, n, scene_of(n), 0, 64 * (n % 3)))
+    with open(folder / "tiles.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
 
 
 def write_run(folder, data, seed=0):
-    """A network of random weights as the best.pt of a run on a set of 16 px tiles; two scenes, far apart."""
+    """A network of random weights as the best.pt of a run; its set has two scenes, far apart."""
     meta = write_set(data, side=16)
-    with open(data / "tiles.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("split", "index", "scene", "row", "col")] +
-                                   [(split, n, f"place {n // 3}", 0, 64 * n) for split in ("val", "test") for n in range(6)])
+    write_positions(data, lambda n: f"scene {n // 3}")
     torch.manual_seed(seed)
     kwargs = {"bands": 3, "classes": 3, "width": 4, "depth": 1}
     model = build_model("unet", **kwargs)
-    path = folder / "best.pt"
     folder.mkdir(exist_ok=True)
-    save_checkpoint(path, {"name": "unet", "kwargs": kwargs, "state": model.state_dict()}, checkpoint_meta(meta),
-                    {"epoch": 3, "labelled_pixels": 77}, {"data": str(data), "loss": "ce"})
-    return path
+    save_checkpoint(folder / "best.pt",
+                    {"name": "unet", "kwargs": kwargs, "state": model.state_dict()},
+                    checkpoint_meta(meta), {"epoch": 3, "labelled_pixels": 77},
+                    {"data": str(data), "loss": "ce"})
+    return folder / "best.pt"
 
 
 @pytest.fixture
@@ -100,93 +73,59 @@ def checkpoint(tmp_path):
     return write_run(tmp_path, tmp_path / "data")
 
 
-def test_the_script_writes_its_metrics_beside_the_checkpoint(checkpoint, capsys):
-    scores = evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint), "--device", "cpu"]))
-    written = json.loads((checkpoint.parent / "metrics_test.json").read_text())
-    assert written == scores and written["labelled_pixels"] == 77 and written["split"] == "test"
-    assert {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "classes", "confusion", "checkpoint"} <= set(written)
-    assert sum(map(sum, written["confusion"])) == 6 * 16 * 16
-    assert {"boundary", "calibration_error", "areas"} <= set(written)
-    printed = capsys.readouterr().out
-    assert "mean IoU" in printed and "overall accuracy" in printed and "user's" in printed
-    for name in ("scenes_test.csv", "areas_test.csv", "confusion.png", "panels.png", "reliability.png"):
-        assert (checkpoint.parent / name).is_file() and name in printed
-    assert not list(checkpoint.parent.glob("*.tmp")) and not list(checkpoint.parent.glob("*.part"))
+def run(*words):
+    return evaluate.main(evaluate.parse_args([*map(str, words), "--device", "cpu"]))
 
 
-def test_areas_of_a_map_are_adjusted_by_what_the_split_shows(checkpoint, tmp_path):
-    words = ["--checkpoint", str(checkpoint)]
-    predicted = np.sum(evaluate.main(evaluate.parse_args(words))["confusion"], 0)
-    mapped = [10 * (k + 1) * int(predicted[k] > 1) for k in range(3)]  # ha; what was never predicted cannot be adjusted
-    (tmp_path / "map.csv").write_text("class,pixels,area_ha\n" + "".join(f"c{k},1,{mapped[k]}\n" for k in range(3)))
-    evaluate.main(evaluate.parse_args([*words, "--areas", str(tmp_path / "map.csv")]))
-    with open(tmp_path / "areas_test.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [float(row["mapped_ha"]) for row in rows] == mapped and sum(mapped) > 0
-    assert sum(float(row["adjusted_ha"]) for row in rows) == pytest.approx(sum(mapped), rel=1e-5)
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_runs_are_compared_on_one_set(checkpoint, tmp_path, capsys):
-    other = write_run(tmp_path / "other", tmp_path / "data", seed=1)
-    args = ["--compare", str(checkpoint.parent), str(other), "--out", str(tmp_path / "out")]
-    first, second = evaluate.main(evaluate.parse_args(args))
-    alone = evaluate.main(evaluate.parse_args(["--checkpoint", str(other)]))
-    assert second["miou"] == alone["miou"] and second["difference"] == alone["miou"] - first["miou"]
-    assert "No intervals: the tiles lie in 6 contiguous blocks" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.csv", "comparison.png"]
+# ---------------------------------------------------------------- evaluate
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
+def test_evaluate__counts_every_pixel_once_however_batches_fall(tmp_path, batch_size):
+    tiles = readable_set(tmp_path)
+    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, CPU, batch_size,
+                                     build_loss("ce"))
+    assert matrix.counts.sum() == 5 * 64 - 32
+    assert matrix.pixel_accuracy() == 0.75
+    right = -math.log(math.exp(5) / (math.exp(5) + 2))
+    wrong = -math.log(1 / (math.exp(5) + 2))
+    assert loss == pytest.approx(0.75 * right + 0.25 * wrong, rel=1e-5)
 
 
-def test_seasons_of_a_place_are_one_unit_of_a_comparison_and_two_rows_of_a_report(checkpoint, tmp_path, capsys):
-    rows = [(split, n, f"season {n // 3}", 0, 64 * (n % 3)) for split in ("val", "test") for n in range(6)]
-    with open(tmp_path / "data" / "tiles.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("split", "index", "scene", "row", "col"), *rows])
-    args = ["--compare", str(checkpoint), str(checkpoint), "--out", str(tmp_path / "out")]
-    for places, blocks in (({}, 6), ({"season 0": "here", "season 1": "here"}, 3)):
-        edit(tmp_path / "data", "places", places)
-        evaluate.main(evaluate.parse_args(args))
-        assert f"the tiles lie in {blocks} contiguous blocks" in capsys.readouterr().out
-    evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint)]))
-    with open(tmp_path / "scenes_test.csv", newline="") as file:
-        assert {row["scene"]: int(row["pixels"]) for row in csv.DictReader(file)} == {
-            "season 0": 3 * 16 * 16, "season 1": 3 * 16 * 16}
+def test_evaluate__no_label_at_all_is_nan(tmp_path):
+    tiles = readable_set(tmp_path)
+    tiles.labels[:] = 255
+    matrix, loss = evaluate.evaluate(Reader(), tiles, tiles.meta, CPU, 2, build_loss("ce"))
+    assert math.isnan(loss)
+    assert math.isnan(matrix.miou())
 
 
-@pytest.mark.parametrize("words, message", [(["--compare", "one"], "two or more runs"),
-                                            (["--compare", "a", "b", "--areas", "x.csv"], "no --areas"),
-                                            (["--compare", "a", "b"], "there is no checkpoint a"),
-                                            (["--compare", "a", "b", "--bs", "0"], "--bs 0")])
-def test_what_cannot_be_compared_is_refused(words, message):
-    with pytest.raises((ValueError, OSError), match=message):
-        evaluate.main(evaluate.parse_args(words))
+def test_evaluate__nodata_is_that_of_the_scored_set(tmp_path):
+    tiles = readable_set(tmp_path)
+    tiles.meta["nodata"] = 2.0  # so class 2 reads as the mean, 0
+    tiles.images[:, :, :, 1:] = 2  # all bands are nodata where the first is
+    meta = {**tiles.meta, "nodata": 9.0}  # of the set that the network was trained on
+    matrix, _ = evaluate.evaluate(Reader(), tiles, meta, CPU, 5)
+    assert matrix.counts[:, 2].sum() == 0
+    assert matrix.counts[:, 1].sum() > 0
 
 
-def test_one_of_checkpoint_and_compare_is_needed(capsys):
-    for words in ([], ["--checkpoint", "a.pt", "--compare", "b"]):
-        with pytest.raises(SystemExit):
-            evaluate.parse_args(words)
-    assert "--checkpoint" in capsys.readouterr().err
+def test_evaluate__updates_stats_in_the_same_pass(tmp_path):
+    tiles = readable_set(tmp_path)
+    stats = EvalStats(3, [0, 0, 1, 1, 1])
+    matrix, _ = evaluate.evaluate(Reader(), tiles, tiles.meta, CPU, 2, stats=stats)
+    assert torch.equal(stats.counts.sum(0), matrix.counts)
+    assert stats.tiles[:, 0].tolist() == [64] * 4 + [32]
+    assert (stats.tiles[:, 1] / stats.tiles[:, 0] == 0.75).all()
+    assert stats.calibration_bins[0].sum() == matrix.counts.sum()
 
 
-def test_another_split_and_folder(checkpoint, tmp_path):
-    out = tmp_path / "else" / "where"
-    evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint), "--split", "val", "--out", str(out), "--bs", "4"]))
-    assert json.loads((out / "metrics_val.json").read_text())["split"] == "val"
-
-
-@pytest.mark.parametrize("change, message", [
-    ({"bands": 4}, "has bands 4, but .*best.pt was trained on 3"),
-    ({"dtype": "uint16"}, "has dtype uint16"),
-    ({"classes": 2}, "has the classes c0, c1, but .* c0, c1, c2"),
-])
-def test_data_of_another_kind_is_refused(checkpoint, tmp_path, change, message):
-    write_set(tmp_path / "other", side=16, **change)
-    with pytest.raises(ValueError, match=message) as error:
-        evaluate.main(evaluate.parse_args(["--checkpoint", str(checkpoint), "--data", str(tmp_path / "other")]))
-    assert "\n" not in str(error.value) and not (tmp_path / "metrics_test.json").exists()
-
-
-def test_symmetries_are_averaged_where_asked(tmp_path):
-    """A network that looks at the left half alone says another thing of the mirrored tile; the average is of both."""
+def test_evaluate__tta_averages_the_symmetries(tmp_path):
+    """The network answers by where a pixel lies; half of the eight views see it on the left."""
     class LeftIsSure(torch.nn.Module):
         stride = 1
 
@@ -198,7 +137,122 @@ def test_symmetries_are_averaged_where_asked(tmp_path):
     write_set(tmp_path, count=2, side=8, classes=2)
     tiles = TileDataset(tmp_path, "test")
     meta = checkpoint_meta(tiles.meta)
-    plain_matrix, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, torch.device("cpu"))
-    averaged, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, torch.device("cpu"), tta=True)
-    assert plain_matrix.counts.sum(0).tolist() == [64, 64]  # the right half is a tie, which the first class takes
-    assert averaged.counts.sum(0).tolist() == [0, 128]  # half of the eight looks see every pixel on the left
+    plain, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, CPU)
+    averaged, _ = evaluate.evaluate(LeftIsSure(), tiles, meta, CPU, tta=True)
+    assert plain.counts.sum(0).tolist() == [64, 64]  # the first class takes the tie on the right
+    assert averaged.counts.sum(0).tolist() == [0, 128]
+
+
+# ---------------------------------------------------------------- --checkpoint
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_main__writes_its_files_beside_the_checkpoint(checkpoint, capsys, as_folder):
+    folder = checkpoint.parent
+    scores = run("--checkpoint", folder if as_folder else checkpoint)
+    written = json.loads((folder / "metrics_test.json").read_text())
+    assert written == scores
+    assert written["labelled_pixels"] == 77
+    assert written["split"] == "test"
+    assert written["checkpoint"] == str(checkpoint)
+    assert sum(map(sum, written["confusion"])) == 6 * 16 * 16
+    keys = {"miou", "pixel_accuracy", "mean_accuracy", "mean_dice", "classes", "boundary",
+            "calibration_error", "areas", "tta"}
+    assert keys <= set(written)
+    printed = capsys.readouterr().out
+    assert "1,536 labelled px" in printed
+    for name in ("scenes_test.csv", "areas_test.csv", "confusion.png", "panels.png",
+                 "reliability.png"):
+        assert (folder / name).is_file()
+        assert name in printed
+    assert not list(folder.glob("*.tmp")) + list(folder.glob("*.part"))
+
+
+def test_main__another_split_and_folder(checkpoint, tmp_path):
+    out = tmp_path / "else" / "where"
+    run("--checkpoint", checkpoint, "--split", "val", "--out", out, "--bs", "4")
+    assert json.loads((out / "metrics_val.json").read_text())["split"] == "val"
+
+
+def test_main__areas_of_a_map_are_adjusted_by_the_split(checkpoint, tmp_path):
+    predicted = np.sum(run("--checkpoint", checkpoint)["confusion"], 0)
+    # ha; a class that was never predicted cannot be adjusted
+    mapped = [10 * (k + 1) * int(predicted[k] > 1) for k in range(3)]
+    lines = [f"c{k},1,{mapped[k]}" for k in range(3)]
+    (tmp_path / "map.csv").write_text("\n".join(["class,pixels,area_ha", *lines]) + "\n")
+    run("--checkpoint", checkpoint, "--areas", tmp_path / "map.csv")
+    rows = read_csv(tmp_path / "areas_test.csv")
+    assert [float(row["mapped_ha"]) for row in rows] == mapped
+    adjusted = sum(float(row["adjusted_ha"]) for row in rows)
+    assert adjusted == pytest.approx(sum(mapped), rel=1e-5)
+
+
+@pytest.mark.parametrize("change, where", [
+    ({"bands": 4}, "--data .* bands 4, .*best.pt .* 3"),
+    ({"dtype": "uint16"}, "--data .* dtype uint16"),
+    ({"classes": 2}, "--data .* classes .*'c0', 'c1'\\], .*'c2'"),
+])
+def test_main__refuses_data_of_another_kind(checkpoint, tmp_path, change, where):
+    write_set(tmp_path / "other", side=16, **change)
+    with pytest.raises(ValueError, match=where) as error:
+        run("--checkpoint", checkpoint, "--data", tmp_path / "other")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "metrics_test.json").exists()
+
+
+# ---------------------------------------------------------------- --compare
+
+def test_main__compares_the_weights_that_metrics_json_is_of(checkpoint, tmp_path, capsys):
+    checkpoint.rename(tmp_path / "last.pt")
+    (tmp_path / "metrics.json").write_text(json.dumps({"checkpoint": "runs/then/last.pt"}))
+    first, second = run("--compare", tmp_path, tmp_path / "last.pt", "--out", tmp_path / "out")
+    assert first["miou"] == second["miou"]
+
+
+def test_main__compares_runs_on_one_set(checkpoint, tmp_path, capsys):
+    other = write_run(tmp_path / "other", tmp_path / "data", seed=1)
+    first, second = run("--compare", checkpoint.parent, other, "--out", tmp_path / "out")
+    printed = capsys.readouterr().out
+    alone = run("--checkpoint", other)
+    assert second["miou"] == alone["miou"]
+    assert second["difference"] == alone["miou"] - first["miou"]
+    assert "6 contiguous blocks" in printed
+    assert "1,536 labelled pixels" in printed
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["comparison.csv", "comparison.png"]
+
+
+def test_main__seasons_of_a_site_are_one_block_to_compare_and_two_scenes_to_report(
+        checkpoint, tmp_path, capsys):
+    data = tmp_path / "data"
+    write_positions(data, lambda n: f"season {n // 3}")
+    for sites, blocks in (({}, 6), ({"season 0": "here", "season 1": "here"}, 3)):
+        edit(data, "places", sites)
+        run("--compare", checkpoint, checkpoint, "--out", tmp_path / "out")
+        assert f"{blocks} contiguous blocks" in capsys.readouterr().out
+    run("--checkpoint", checkpoint)
+    pixels = {row["scene"]: int(row["pixels"]) for row in read_csv(tmp_path / "scenes_test.csv")}
+    assert pixels == {"season 0": 3 * 16 * 16, "season 1": 3 * 16 * 16}
+
+
+@pytest.mark.parametrize("words, where", [
+    (["--compare", "one"], "--compare"),
+    (["--compare", "a", "b", "--areas", "x.csv"], "--areas"),
+    (["--compare", "a", "b"], "no checkpoint a"),
+])
+def test_main__refuses_what_cannot_be_compared(words, where):
+    with pytest.raises((ValueError, OSError), match=where):
+        run(*words)
+
+
+@pytest.mark.parametrize("words, flag", [
+    ([], "--checkpoint"),
+    (["--checkpoint", "a.pt", "--compare", "b"], "--compare"),
+    (["--checkpoint", "a.pt", "--bs", "0"], "--bs"),
+])
+def test_parse_args__refuses_in_one_line(words, flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        evaluate.parse_args(words)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert flag in printed
+    assert printed.count("\n") == 1

@@ -1,0 +1,70 @@
+"""Tables: lists of dicts as text, to and from CSV files."""
+
+import csv
+import os
+
+
+def text_table(rows, columns=None):
+    """Format rows as text, with texts to the left and numbers to the right; None is a dash.
+
+    Args:
+        rows: list of dict of the same keys.
+        columns: the keys to show; None is all.
+    Returns:
+        text without a newline at its end.
+    """
+    patterns = {float: "{:,.3f}", int: "{:,}", str: "{}"}
+    padded = []  # per column, its lines
+    for key in columns or rows[0]:
+        cells = [key]
+        for row in rows:
+            pattern = patterns.get(type(row[key]), "-")
+            cells.append(pattern.format(row[key]))
+        width = max(map(len, cells))
+        side = "<" if isinstance(rows[0][key], str) else ">"
+        padded.append([f"{cell:{side}{width}}" for cell in cells])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded))
+
+
+def write_rows(path, rows):
+    """Write a list of dicts as a CSV file, whole or not at all.
+
+    Floats have six digits. A cell is empty where its value is None or the row lacks the column.
+    """
+    columns = dict.fromkeys(key for row in rows for key in row)
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _csv_cell(value) for key, value in row.items()})
+    os.replace(temporary, path)
+
+
+def _csv_cell(value):
+    """A value as it is written to a CSV file."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def read_rows(path):
+    """The rows of a CSV file, each a dict of text; an empty list if there is no such file."""
+    if not path.exists():
+        return []
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def read_log(log, columns):
+    """Read some columns of a run's log.csv.
+
+    Returns:
+        list of {column: float}, one per epoch.
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with open(log, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [{name: float(row[name]) for name in columns} for row in rows]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"{log} is damaged ({error}), so no curves can be drawn: the weights are "
+                         "whole, score them by evaluate.py --checkpoint") from None
