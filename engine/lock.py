@@ -1,23 +1,23 @@
 """One lock on a file that works on Linux, macOS and Windows."""
 
 import contextlib
-import os
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None
+    import msvcrt
 
 LOCKED_BYTE = 2**30  # on Windows a lock covers bytes: one that lies behind the file's content
-
-if os.name == "nt":
-    import msvcrt
-else:
-    import fcntl
 
 
 def _lock(file):
     """Lock an open file, or raise OSError if another process has it."""
-    if os.name == "nt":
+    if fcntl:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    else:
         file.seek(LOCKED_BYTE)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 import train
-from engine import distributed as ranks
-from engine.checkpoint import load_checkpoint
+from engine.checkpoint import _digest, load_checkpoint
+from engine.distributed import all_reduce, average_buffers, data_parallel
 from losses import build_loss, count_labelled
-from unet import UNet
+from networks import build_model
 
 
 def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore_share=0.0):
-    """A prepared set by hand: every pixel's value tells its tile and place."""
+    """A prepared set of random images and labels; returns the content of its dataset.json."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     pixels = {}
@@ -31,10 +31,11 @@ def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore
         np.save(folder / f"{split}_images.npy", images)
         np.save(folder / f"{split}_labels.npy", labels)
         pixels[split] = np.bincount(labels.reshape(-1), minlength=256)[:classes].tolist()
-    meta = {"format": 1, "name": "made", "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
-             "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None, "rgb": [0, 1, 2][:bands],
-             "mean": [100.0] * bands, "std": [50.0] * bands, "tiles": {split: count for split in pixels}, "pixels": pixels,
-             "arguments": {}}
+    meta = {"format": 1, "name": "made",
+            "classes": [{"name": f"c{k}", "colour": [k, 0, 0]} for k in range(classes)],
+            "ignore": 255, "bands": bands, "dtype": dtype, "tile": side, "gsd_m": None,
+            "rgb": [0, 1, 2][:bands], "mean": [100.0] * bands, "std": [50.0] * bands,
+            "tiles": {split: count for split in pixels}, "pixels": pixels, "arguments": {}}
     (folder / "dataset.json").write_text(json.dumps(meta))
     return meta
 
@@ -60,7 +61,8 @@ def spoil_bytes(path, random):
     else:
         reach = len(content) if how == 4 else min(len(content), 300)  # anywhere, or in the header
         for place in random.integers(reach, size=random.integers(1, 9)):
-            content[place] = random.choice([0, 1, 255, random.integers(256), content[place] ^ 1 << random.integers(8)])
+            flipped = content[place] ^ 1 << random.integers(8)
+            content[place] = random.choice([0, 1, 255, random.integers(256), flipped])
     path.write_bytes(content)
 
 
@@ -73,7 +75,7 @@ def reference(module):
 
 
 def randomise(model):
-    """Random norms and biases, so that a comparison sees them; returns the model in float64, eval mode."""
+    """Draw norms and biases, so that a comparison sees them; the model in float64, eval mode."""
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(std=0.1)
@@ -86,7 +88,7 @@ def randomise(model):
 
 
 def without_cancelling(model):
-    """All weights positive, no biases; returns the model in float64, eval mode. What sees light is then above 0."""
+    """Make all weights positive, biases 0: what sees light is above 0; the model in float64."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.double().abs() * (not name.endswith("bias"))
     return model.double().eval()
@@ -101,13 +103,16 @@ def digest(state):
 def picture(height=70, width=90, bands=3, dtype=np.uint8):
     """(H, W, C) smooth values with noise, all different from 0."""
     rows, cols = np.mgrid[:height, :width]
-    waves = 60 + 40 * np.sin(rows[..., None] / 9 + np.arange(bands)) + 20 * np.cos(cols[..., None] / 7)
-    return (waves + np.random.default_rng(0).integers(0, 20, (height, width, bands))).astype(dtype)
+    waves = 60 + 40 * np.sin(rows[..., None] / 9 + np.arange(bands))
+    waves += 20 * np.cos(cols[..., None] / 7)
+    noise = np.random.default_rng(0).integers(0, 20, (height, width, bands))
+    return (waves + noise).astype(dtype)
 
 
 def write_tiff(path, pixels, **options):
     """Write (H, W, C) with tifffile; options as there."""
-    options = {"photometric": "minisblack", "planarconfig": "contig" if pixels.shape[2] > 1 else None, **options}
+    planar = "contig" if pixels.shape[2] > 1 else None
+    options = {"photometric": "minisblack", "planarconfig": planar, **options}
     data = np.moveaxis(pixels, 2, 0) if options["planarconfig"] == "separate" else pixels
     tifffile.imwrite(path, data[..., 0] if pixels.shape[2] == 1 else data, metadata=None, **options)
     return path
@@ -117,24 +122,33 @@ TINY = ["--width", "4", "--depth", "1", "--bs", "2", "--points", "5", "--device"
 
 
 def run(data, out, *flags):
+    """Train a tiny network on a prepared set; returns its scores."""
     return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
 
 
 def weights(out):
+    """The weights in a run's last.pt."""
     return load_checkpoint(out / "last.pt")["model"]["state"]
 
 
 def log(out, *without):
-    with open(out / "log.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in without} for row in csv.DictReader(file)]
+    """The rows of a run's log.csv, without some columns."""
+    with open(out / "log.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: row[key] for key in row if key not in without} for row in rows]
+
+
+MEASURED = ("seconds", "images_per_s", "peak_memory_mb")  # columns that differ between equal runs
 
 
 def same_run(one, other):
-    others = weights(other)
-    for name, tensor in weights(one).items():
-        assert torch.equal(tensor, others[name]), name
-    unequal = ("seconds", "waiting_share", "images_per_s", "peak_memory_mb")
-    assert log(one, *unequal) == log(other, *unequal)
+    """Compare the logs of two runs, and all of their checkpoints, bit for bit."""
+    assert log(one, *MEASURED) == log(other, *MEASURED)
+    for name in ("last.pt", "best.pt"):
+        contents = [load_checkpoint(folder / name) for folder in (one, other)]
+        for part in ("model", "data", "train"):
+            one_digest, other_digest = (_digest(content[part]) for content in contents)
+            assert one_digest == other_digest, (name, part)
 
 
 def has_colour(image, colour):
@@ -148,24 +162,35 @@ def ink_box(image):
 
 
 def random_images(batch=2, bands=3, side=8, seed=0):
-    return torch.randn(batch, bands, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, bands, side, side, generator=generator, dtype=torch.float64)
 
 
 BENCH = pathlib.Path(__file__).resolve().parents[1] / "bench"
 
 
-def gradients(case, rank, size):
-    """Gradients and batch-norm statistics after one backward pass over this rank's share of a batch of four."""
+def gradients(case, rank, world_size):
+    """One backward pass over this process's share of a batch of four, in float64.
+
+    Returns:
+        (gradients, batch-norm statistics), lists of tensors.
+    """
     torch.manual_seed(0)
-    model = UNet(bands=3, classes=4, width=4, depth=1).double()
+    model = build_model("unet", bands=3, classes=4, width=4, depth=1).double()
     model.train(case == "statistics")
-    images, labels = torch.randn(4, 3, 8, 8).double(), torch.randint(0, 4, (4, 8, 8)).to(torch.uint8)
+    images = torch.randn(4, 3, 8, 8).double()
+    labels = torch.randint(0, 4, (4, 8, 8)).to(torch.uint8)
     labels[1, 2:] = 255  # unequal shares
     if case == "nothing":
         labels[1::2] = 255  # rank 1 has not one labelled pixel
-    images, labels = images[rank::size], labels[rank::size]
+    images = images[rank::world_size]
+    labels = labels[rank::world_size]
     weight = torch.tensor([1.0, 2.0, 0.5, 1.0]).double()
-    total = ranks.all_reduce(count_labelled(labels, weight))
-    build_loss("ce", weight=weight)(model(images), labels, total, size).backward()
-    ranks.sum_gradients(model, size)
-    return [p.grad for p in model.parameters()], [b for b in model.buffers() if b.is_floating_point()]
+    num_labelled = all_reduce(count_labelled(labels, weight))
+    criterion = build_loss("ce", weight=weight)
+    logits = data_parallel(model, torch.device("cpu"))(images)
+    loss = criterion(logits, labels, num_labelled, world_size)
+    (loss * world_size).backward()  # as train.py does: gradients are averaged, and the sum wanted
+    average_buffers(model)
+    statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return [p.grad for p in model.parameters()], statistics

@@ -1,8 +1,10 @@
 """Two processes compute what one does."""
 
+import atexit
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -10,119 +12,141 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, gradients, log, weights, write_set
+from helpers import MEASURED, TINY, gradients, log, weights, write_set
 
 import evaluate
 import train
-from engine import distributed as ranks
+from engine.distributed import all_reduce, broadcast, init_distributed, rank_and_size
 
-ROOT = pathlib.Path(ranks.__file__).parents[1]
-# What each of two processes does: all cases with its half of the batch, then a run.
-HALF = """
-import atexit, os, sys, torch
-# Called after all that is registered later: threads of a group that was not left may outlive the interpreter, and abort it.
-atexit.register(lambda: torch.distributed.is_initialized() and os._exit(3))
-sys.path.insert(0, "tests")
-from helpers import gradients
-import train
-from engine import distributed as ranks
-rank, size = ranks.join(torch.device("cpu"))
-torch.save({case: gradients(case, rank, size) for case in ("unequal", "nothing", "statistics")}, f"{sys.argv[1]}.{rank}")
-real = torch.nn.Module.train
-torch.nn.Module.train = lambda self, mode=True: real(self, False)  # batch norm would see other tiles in each process
-train.main(train.parse_args(sys.argv[2:]))
-"""
+ROOT = pathlib.Path(train.__file__).parent
 
 
-def start_two(words, cwd=ROOT):
-    """Run a command as two processes that meet on this machine, as torchrun starts them; returns their outputs."""
+def keep_evaluation_mode(patch=setattr):
+    """Networks stay in evaluation mode: batch norm would see other tiles in each process."""
+    real = torch.nn.Module.train
+    patch(torch.nn.Module, "train", lambda self, mode=True: real(self, False))
+
+
+def fail_in_group():
+    """Fail if the process ends inside its group, whose threads may then abort the interpreter."""
+    if torch.distributed.is_initialized():
+        os._exit(3)
+
+
+def compare_process(found, *flags):
+    """What each of two processes does: gradients of its share of a batch, then a run."""
+    atexit.register(fail_in_group)  # first, so that it is called last
+    rank, world_size = init_distributed(torch.device("cpu"))
+    cases = ("unequal", "nothing", "statistics")
+    torch.save({case: gradients(case, rank, world_size) for case in cases}, f"{found}.{rank}")
+    keep_evaluation_mode()
+    train.main(train.parse_args(flags))
+
+
+def stopped_process(*flags):
+    """A run in which every process gets SIGTERM in its first step."""
+    real = train.optimizer_step
+
+    def step_and_stop(run, args, done):
+        real(run, args, done)
+        if done == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    train.optimizer_step = step_and_stop
+    with pytest.raises(SystemExit, match="epoch 1 after step 1"):
+        train.main(train.parse_args(flags))
+
+
+def start_two(*words, cwd=ROOT):
+    """Run a command as two processes, as torchrun starts them; returns what each printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [subprocess.Popen([sys.executable, *words], cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                  env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+              "OMP_NUM_THREADS": "1",
+              "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    processes = []
+    for rank in ("0", "1"):
+        environment = {**shared, "RANK": rank, "LOCAL_RANK": rank}
+        processes.append(subprocess.Popen(
+            [sys.executable, *map(str, words)], cwd=cwd, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     return [printed for printed, _ in outputs]
 
 
-def test_two_processes_have_the_gradients_and_the_weights_of_one(tmp_path, monkeypatch):
-    """Also where one of them has no label at all; batch-norm statistics are the mean of both; and they part before they end."""
+def largest_difference(one, other):
+    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+def test_data_parallel__two_processes_equal_one(tmp_path, monkeypatch):
+    """Also if one of them has no label at all; batch-norm statistics are the mean of both."""
     write_set(tmp_path / "data", count=5, side=16)
     labels = np.load(tmp_path / "data" / "train_labels.npy")
     labels[:2, 1:] = 255  # unequal shares
     np.save(tmp_path / "data" / "train_labels.npy", labels)
-    flags = ["--data", str(tmp_path / "data"), *TINY, "--points", "0", "--bs", "4", "--epochs", "2", "--optimizer", "sgd",
-             "--lr", "0.1", "--class-weights", "sqrt", "--out"]
-    start_two(["-c", HALF, str(tmp_path / "found"), *flags, str(tmp_path / "two")])
-    real = torch.nn.Module.train
-    monkeypatch.setattr(torch.nn.Module, "train", lambda self, mode=True: real(self, False))
-    train.main(train.parse_args([*flags, str(tmp_path / "one")]))
-    one, two = (weights(tmp_path / name) for name in ("one", "two"))
-    assert all(torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-6) for name in one)
-    monkeypatch.undo()
+    flags = ["--data", str(tmp_path / "data"), *TINY, "--points", "0", "--bs", "4", "--epochs", "2",
+             "--optimizer", "sgd", "--lr", "0.1", "--class-weights", "sqrt", "--accumulate", "2",
+             "--out"]
+    start_two(__file__, "compare_process", tmp_path / "found", *flags, tmp_path / "two")
+    with monkeypatch.context() as patch:
+        keep_evaluation_mode(patch.setattr)
+        train.main(train.parse_args([*flags, str(tmp_path / "one")]))
+    one = weights(tmp_path / "one")
+    two = weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-6)
+
     found = [torch.load(tmp_path / f"found.{rank}") for rank in range(2)]
     for case in ("unequal", "nothing"):
         expected, _ = gradients(case, 0, 1)
         assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
         for rank in range(2):
-            assert max(float((a - b).abs().max()) for a, b in zip(expected, found[rank][case][0])) < 1e-12
-    # Called for two without another process, the exchange leaves half of each process's own statistics.
-    one, other = (gradients("statistics", rank, 2)[1] for rank in range(2))
+            assert largest_difference(expected, found[rank][case][0]) < 1e-12
+    shares = [gradients("statistics", rank, 2)[1] for rank in range(2)]
+    mean = [(a + b) / 2 for a, b in zip(*shares)]
     for rank in range(2):
-        assert all(torch.allclose(mean, a + b) for mean, a, b in zip(found[rank]["statistics"][1], one, other))
+        assert largest_difference(mean, found[rank]["statistics"][1]) < 1e-12
 
 
-def test_one_process_is_the_same_path():
-    assert ranks.join(torch.device("cpu")) == (0, 1) == ranks.rank_and_size()
-    assert ranks.broadcast("x") == "x" and float(ranks.all_reduce(torch.tensor(3.0))) == 3
+def test_init_distributed__one_process_needs_no_others():
+    assert init_distributed(torch.device("cpu")) == (0, 1) == rank_and_size()
+    assert broadcast("x") == "x"
+    assert float(all_reduce(torch.tensor(3.0))) == 3
 
 
 @pytest.mark.slow
-def test_train_and_evaluate_as_two_processes(tmp_path):
-    """One writer, and every tile is scored once."""
-    write_set(tmp_path / "data", count=7, side=16)
-    rows = [f"{split},{index},scene,0,{16 * index}" for split in ("train", "val", "test") for index in range(7)]
-    (tmp_path / "data" / "tiles.csv").write_text("\n".join(["split,index,scene,row,col", *rows]) + "\n")
+def test_commands__two_processes_have_one_writer_and_score_every_tile_once(tmp_path):
+    data = tmp_path / "data"
+    write_set(data, count=7, side=16)
+    rows = ["split,index,scene,row,col"]
+    for split in ("train", "val", "test"):
+        rows += [f"{split},{index},scene,0,{16 * index}" for index in range(7)]
+    (data / "tiles.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "run"
-    printed, silent = start_two(["train.py", "--data", str(tmp_path / "data"), "--out", str(out), *TINY, "--epochs", "2",
-                                 "--ema", "0.9"])
+    printed, silent = start_two("train.py", "--data", data, "--out", out, *TINY, "--epochs", "2",
+                                "--ema", "0.9", "--superpixels", "4", "--teacher", "0.3")
     assert "mean IoU" in printed and silent == "" and len(log(out)) == 2
-    words = ["evaluate.py", "--checkpoint", str(out / "best.pt"), "--bs", "2", "--out"]
-    printed, silent = start_two([*words, str(tmp_path / "two")])
+    words = ["--checkpoint", str(out / "best.pt"), "--bs", "2", "--out"]
+    printed, silent = start_two("evaluate.py", *words, tmp_path / "two")
     assert "mean IoU" in printed and silent == ""
-    evaluate.main(evaluate.parse_args([*words[1:], str(tmp_path / "one")]))
-    one, two = (json.loads((tmp_path / name / "metrics_test.json").read_text()) for name in ("one", "two"))
-    assert one == two and np.sum(two["confusion"]) == np.sum(np.load(tmp_path / "data" / "test_labels.npy") != 255)
-
-
-STOPPED = """
-import os, signal, sys
-import train
-real = train.take_step
-train.take_step = lambda run, args, step: (real(run, args, step), step == 0 and os.kill(os.getpid(), signal.SIGTERM))
-try:
-    train.main(train.parse_args(sys.argv[1:]))
-except SystemExit as stop:
-    assert "stopped in epoch 1 after step 1" in str(stop)
-"""
+    evaluate.main(evaluate.parse_args([*words, str(tmp_path / "one")]))
+    one, two = (json.loads((tmp_path / name / "metrics_test.json").read_text())
+                for name in ("one", "two"))
+    assert one == two
+    assert np.sum(two["confusion"]) == np.sum(np.load(data / "test_labels.npy") != 255)
 
 
 @pytest.mark.slow
-def test_two_processes_stopped_within_an_epoch_log_the_loss_of_all(tmp_path):
+def test_main__two_processes_stopped_and_resumed_log_the_loss_of_all(tmp_path):
     write_set(tmp_path / "data", count=8, side=16)
-    flags = ["--data", str(tmp_path / "data"), *TINY, "--epochs", "1", "--save-every", "1", "--out"]
-    start_two(["train.py", *flags, str(tmp_path / "whole")])
-    start_two(["-c", STOPPED, *flags, str(tmp_path / "cut")])
-    start_two(["train.py", *flags, str(tmp_path / "cut"), "--resume"])
-    whole, cut = (log(tmp_path / name, "seconds", "images_per_s", "waiting_share", "peak_memory_mb") for name in ("whole", "cut"))
-    assert cut == whole
+    flags = ["--data", tmp_path / "data", *TINY, "--epochs", "1", "--save-every", "1", "--out"]
+    start_two("train.py", *flags, tmp_path / "whole")
+    start_two(__file__, "stopped_process", *flags, tmp_path / "cut")
+    start_two("train.py", *flags, tmp_path / "cut", "--resume")
+    assert log(tmp_path / "cut", *MEASURED) == log(tmp_path / "whole", *MEASURED)
 
 
-def test_a_batch_that_cannot_be_shared_is_refused():
-    args = train.parse_args(["--bs", "3"])
-    with pytest.raises(ValueError, match="--bs 3: 2 processes share"):
-        train.check_ranks(args, range(10), torch.device("cpu"), 2)
-    with pytest.raises(ValueError, match="--sync-bn"):
-        train.check_ranks(train.parse_args(["--sync-bn"]), range(16), torch.device("cpu"), 1)
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
