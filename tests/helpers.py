@@ -188,8 +188,8 @@ def gradients(case, rank, world_size):
     weight = torch.tensor([1.0, 2.0, 0.5, 1.0]).double()
     num_labelled = all_reduce(count_labelled(labels, weight))
     criterion = build_loss("ce", weight=weight)
-    logits = data_parallel(model, torch.device("cpu"))(images)
-    loss = criterion(logits, labels, num_labelled, world_size)
+    parallel = data_parallel(model, torch.device("cpu"))  # averages as long as it lives
+    loss = criterion(parallel(images), labels, num_labelled, world_size)
     (loss * world_size).backward()  # as train.py does: gradients are averaged, and the sum wanted
     average_buffers(model)
     statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
