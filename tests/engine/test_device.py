@@ -1,5 +1,6 @@
-"""A device that is not there, a compiler that is missing and memory that runs out are told in one line."""
+"""Devices, precision and memory; a missing device or compiler is one line."""
 
+import math
 import pathlib
 import platform
 import subprocess
@@ -13,12 +14,16 @@ from engine.device import (
     amp_dtype,
     compile_network,
     out_of_memory,
+    peak_memory_mb,
     pick_device,
     to_device,
 )
 
 
-def test_a_device_that_is_not_there():
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_pick_device__refuses_a_device_that_is_missing():
     assert pick_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
         assert pick_device("auto").type == "cpu"
@@ -26,8 +31,9 @@ def test_a_device_that_is_not_there():
             pick_device("cuda")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
-def test_the_memory_of_a_freed_tensor_serves_the_next():
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
+def test_keep_freed_memory__serves_the_next_tensor():
     code = """
 import resource, threading, torch
 from engine.device import pick_device
@@ -40,36 +46,60 @@ def faults(turns, numbers):
 
 pick_device("cpu")
 faults(30, 16 * 2**20)
-print(faults(10, 16 * 2**20))  # 64 MiB: 16,384 pages, which the kernel clears one by one when they are first written to
-thread = threading.Thread(target=lambda: print(faults(10, 4 * 2**20)))  # 16 MiB, out of what was kept in the main thread
+print(faults(10, 16 * 2**20))  # 64 MiB: 16,384 pages, which the kernel clears at the first write
+thread = threading.Thread(target=lambda: print(faults(10, 4 * 2**20)))  # from what main() kept
 thread.start()
 thread.join()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[2], capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     main, thread = map(int, done.stdout.split())
     assert main < 10 * 4096 and thread < 4096
 
 
-def test_the_processor_computes_in_float32():
-    assert amp_dtype(torch.device("cpu")) is None and amp_dtype(torch.device("cuda"), "off") is None
+def test_amp_dtype__none_on_the_cpu_and_when_off():
+    assert amp_dtype(torch.device("cpu")) is None
+    assert amp_dtype(torch.device("cuda"), "off") is None
 
 
-def test_arrays_and_tensors_go_to_the_device():
+def test_to_device__takes_arrays_and_tensors():
     for values in (np.array([1, 2]), torch.tensor([1, 2])):
         assert to_device(values, torch.device("cpu")).tolist() == [1, 2]
     assert to_device(np.ones(2), torch.device("meta")).is_meta
 
 
 @pytest.mark.parametrize("error, ran_out", [
-    (MemoryError(), True), (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
-    (RuntimeError("CUDA out of memory. Tried to allocate"), True), (RuntimeError("shapes do not match"), False)])
-def test_out_of_memory_is_told_from_other_faults(error, ran_out):
+    (MemoryError(), True),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+    (RuntimeError("CUDA out of memory. Tried to allocate"), True),
+    (RuntimeError("shapes do not match"), False)])
+def test_out_of_memory__differs_from_other_faults(error, ran_out):
     assert out_of_memory(error) == ran_out
 
 
-def test_without_a_compiler_compiling_is_refused_in_one_line(monkeypatch):
+def test_compile_network__without_a_compiler_is_one_line(monkeypatch):
     def fails(function):
         raise RuntimeError("\nno compiler found\nin any of these places")
     monkeypatch.setattr(torch, "compile", fails)
-    with pytest.raises(ValueError, match="^--compile: no compiler found; install a C\\+\\+ compiler or leave it out$"):
+    with pytest.raises(ValueError, match="^--compile: no compiler found; .*leave it out$"):
         compile_network(torch.nn.Identity(), "cpu")
+
+
+def test_peak_memory_mb__is_of_this_process_and_nan_where_unknown(monkeypatch):
+    cpu = torch.device("cpu")
+    if sys.platform != "win32":
+        assert 50 < peak_memory_mb(cpu) < 1e5
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: False)
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert math.isnan(peak_memory_mb(cpu))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a child may inherit the peak")
+def test_peak_memory_mb__does_not_count_the_parent():
+    held = np.ones(2**27)  # 1 GiB
+    code = ("import torch; from engine.device import peak_memory_mb; "
+            "print(peak_memory_mb(torch.device('cpu')))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=True)
+    here = peak_memory_mb(torch.device("cpu"))
+    assert 50 < float(done.stdout) < 0.9 * held.nbytes / 1e6 < here
