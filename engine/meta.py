@@ -43,7 +43,7 @@ def is_shown(value, bands):
     """Whether a value lists one or three bands to show, each below `bands`, their number."""
     if not isinstance(value, (list, tuple)) or len(value) not in (1, 3):
         return False
-    return all(type(band) is int and 0 <= band < bands for band in value)
+    return all(type(band) is int and band in range(bands) for band in value)
 
 
 def is_normalisation(mean, std, bands):

@@ -41,19 +41,62 @@ resource = pytest.importorskip("resource", reason="memory cannot be limited here
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SECONDS = 60  # that a command on these tiny files may take
 MEGABYTES = 1024  # likewise, beyond what Python and torch hold already
-FOLDER = ("folder --images images --masks masks --classes classes.csv --tile 16 "
-          "--fractions 0.5 0.25 0.25 --out out").split()
+FOLDER = (
+    "folder --images images --masks masks --classes classes.csv --tile 16 "
+    "--fractions 0.5 0.25 0.25 --out out"
+).split()
 POINTED = [word for word in FOLDER if "masks" not in word] + ["--points-file"]
-TRAIN = "--data data --width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu --out out".split()
-WEIGHTS = ("--data data --model segformer --weights weights.pth --freeze-encoder --bs 2 --points 3 "
-           "--epochs 1 --device cpu --out out").split()
+TRAIN = (
+    "--data data --width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu --out out".split()
+)
+WEIGHTS = (
+    "--data data --model segformer --weights weights.pth --freeze-encoder --bs 2 --points 3 "
+    "--epochs 1 --device cpu --out out"
+).split()
 EVALUATE = "--checkpoint run/best.pt --data data --out out".split()
 PREDICT = "--checkpoint run/best.pt --window 16 --margin 0 --out out".split()
-NUMBERS = ["-1", "0", "0.5", "nan", "inf", "-inf", "1e308", "1e-300", "99999999999999999999",
-           "1000000", "3", "", "x"]
-VALUES = [None, True, -1, 0, 1, 7, 255, 300, 2**40, 2**70, 1e308, float("nan"), float("inf"), "",
-          "x", "a\nb", "../x", [], {}, [1], [[]], {"a": 1}, ["a", "a"], [float("nan")] * 3,
-          [0.0, 0.0, 0.0]]
+NUMBERS = [
+    "-1",
+    "0",
+    "0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    "1e-300",
+    "99999999999999999999",
+    "1000000",
+    "3",
+    "",
+    "x",
+]
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    7,
+    255,
+    300,
+    2**40,
+    2**70,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "a\nb",
+    "../x",
+    [],
+    {},
+    [1],
+    [[]],
+    {"a": 1},
+    ["a", "a"],
+    [float("nan")] * 3,
+    [0.0, 0.0, 0.0],
+]
 
 
 class TookTooLong(BaseException):
@@ -64,8 +107,10 @@ def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames:
         cases = range(metafunc.config.getoption("--fuzz"))
         slow = pytest.mark.slow
-        metafunc.parametrize("case", [case if case < len(SPOILERS) else
-                                      pytest.param(case, marks=slow) for case in cases])
+        metafunc.parametrize(
+            "case",
+            [case if case < len(SPOILERS) else pytest.param(case, marks=slow) for case in cases],
+        )
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +122,49 @@ def whole(tmp_path_factory):
     for name in ("images", "masks"):
         pathlib.Path(name).mkdir()
     for number in range(4):
-        tags = [(33550, 12, 3, (0.5, 0.5, 0.0), True), (33922, 12, 6, (0.0, 0.0, 0.0, 1000.0 + 20 * number, 2000.0, 0.0), True)]
-        write_tiff(f"images/s{number}.tif", random.integers(0, 255, (20, 24, 3), np.uint8), extratags=tags)
-        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (20, 24))).save(f"masks/s{number}.png")
+        tags = [
+            (33550, 12, 3, (0.5, 0.5, 0.0), True),
+            (33922, 12, 6, (0.0, 0.0, 0.0, 1000.0 + 20 * number, 2000.0, 0.0), True),
+        ]
+        write_tiff(
+            f"images/s{number}.tif", random.integers(0, 255, (20, 24, 3), np.uint8), extratags=tags
+        )
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (20, 24))).save(
+            f"masks/s{number}.png"
+        )
     pathlib.Path("classes.csv").write_text("id,name,r,g,b\n10,water,0,0,255\n30,wood,0,120,0\n")
-    pathlib.Path("points.csv").write_text("scene,row,col,class\n" + "".join(
-        f"s{number},{3 * row},{row},{name}\n" for number in range(4) for row, name in enumerate(["water", "wood", "30"])))
-    pathlib.Path("points.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [
-        {"type": "Feature", "properties": {"class": "water"}, "geometry": {"type": "Point", "coordinates": [1003 + 20 * n, 1998]}}
-        for n in range(4)]}))
+    pathlib.Path("points.csv").write_text(
+        "scene,row,col,class\n"
+        + "".join(
+            f"s{number},{3 * row},{row},{name}\n"
+            for number in range(4)
+            for row, name in enumerate(["water", "wood", "30"])
+        )
+    )
+    pathlib.Path("points.geojson").write_text(
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {
+                        "type": "Feature",
+                        "properties": {"class": "water"},
+                        "geometry": {"type": "Point", "coordinates": [1003 + 20 * n, 1998]},
+                    }
+                    for n in range(4)
+                ],
+            }
+        )
+    )
     pathlib.Path("splits.csv").write_text("scene,split\ns0,train\ns1,train\ns2,val\ns3,test\n")
-    encoder, number = MixTransformer("mit_b0", 3), torch.tensor(0.01)  # for all weights alike: the file is small
-    torch.save({key: number.expand(tensor.shape) for key, tensor in encoder.state_dict().items()}, "weights.pth")
+    encoder, number = (
+        MixTransformer("mit_b0", 3),
+        torch.tensor(0.01),
+    )  # for all weights alike: the file is small
+    torch.save(
+        {key: number.expand(tensor.shape) for key, tensor in encoder.state_dict().items()},
+        "weights.pth",
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         prepare_data.main(prepare_data.parse_args([*FOLDER[:-1], "data"]))
         train.main(train.parse_args([*TRAIN[:-1], "run", "--epochs", "2", "--stop-after", "1"]))
@@ -98,8 +174,12 @@ def whole(tmp_path_factory):
 
 def write_tiff(path, pixels, **options):
     """A plain TIFF; more than two bands are colours only where there are three of them."""
-    options.setdefault("photometric", "rgb" if pixels.ndim == 3 and pixels.shape[2] == 3 else "minisblack")
-    tifffile.imwrite(path, pixels, planarconfig="contig" if pixels.ndim == 3 else None, metadata=None, **options)
+    options.setdefault(
+        "photometric", "rgb" if pixels.ndim == 3 and pixels.shape[2] == 3 else "minisblack"
+    )
+    tifffile.imwrite(
+        path, pixels, planarconfig="contig" if pixels.ndim == 3 else None, metadata=None, **options
+    )
 
 
 def spoil_picture(path, random):
@@ -111,44 +191,111 @@ def spoil_picture(path, random):
         size = struct.pack(">II", *random.choice([0, 1, 24, 40_000, 2**31 - 1], 2))
         header = b"IHDR" + size + bytes([8, random.choice([0, 2, 3]), 0, 0, 0])
         data = b"IDAT" + zlib.compress(bytes(100))[:-6]
-        path.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
-            struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (header, data, b"IEND")))
+        path.with_suffix(".png").write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(
+                struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+                for part in (header, data, b"IEND")
+            )
+        )
     elif how == 1:  # the same for a TIFF
-        write_tiff(path.with_suffix(".tif"), np.zeros((20, 24), np.uint8), compression=random.choice([None, "zlib"]))
+        write_tiff(
+            path.with_suffix(".tif"),
+            np.zeros((20, 24), np.uint8),
+            compression=random.choice([None, "zlib"]),
+        )
         with tifffile.TiffFile(path.with_suffix(".tif"), mode="r+b") as file:
-            for name in random.choice(["ImageWidth", "ImageLength", "RowsPerStrip", "SamplesPerPixel"], 2):
+            for name in random.choice(
+                ["ImageWidth", "ImageLength", "RowsPerStrip", "SamplesPerPixel"], 2
+            ):
                 with contextlib.suppress(Exception):
-                    file.pages[0].tags[name].overwrite(int(random.choice([0, 1, 60_000])), dtype=random.choice([3, 4]))
+                    file.pages[0].tags[name].overwrite(
+                        int(random.choice([0, 1, 60_000])), dtype=random.choice([3, 4])
+                    )
     elif how == 2:
-        kind = random.choice(["bool", "int8", "uint16", "int16", "uint32", "int64", "float16", "float32", "float64", "complex64"])
-        write_tiff(path.with_suffix(".tif"), random.integers(0, 2, (*shape, random.choice([1, 3]))).squeeze().astype(kind) * 10)
+        kind = random.choice(
+            [
+                "bool",
+                "int8",
+                "uint16",
+                "int16",
+                "uint32",
+                "int64",
+                "float16",
+                "float32",
+                "float64",
+                "complex64",
+            ]
+        )
+        write_tiff(
+            path.with_suffix(".tif"),
+            random.integers(0, 2, (*shape, random.choice([1, 3]))).squeeze().astype(kind) * 10,
+        )
     elif how == 3:
-        pixels = random.choice(np.array([10, 30, np.nan, np.inf, -np.inf, 3e38], np.float32), (*shape, random.choice([1, 3])))
+        pixels = random.choice(
+            np.array([10, 30, np.nan, np.inf, -np.inf, 3e38], np.float32),
+            (*shape, random.choice([1, 3])),
+        )
         write_tiff(path.with_suffix(".tif"), pixels.squeeze())
     elif how == 4:
         pixels = random.choice([10, 30], (height, width, random.choice([2, 3, 4, 9])))
-        write_tiff(path.with_suffix(".tif"), pixels.astype(random.choice(["uint8", "uint8", "uint16"])))
+        write_tiff(
+            path.with_suffix(".tif"), pixels.astype(random.choice(["uint8", "uint8", "uint16"]))
+        )
     elif how == 5:
         numbers = [0.0, 0.5, -1.0, 1e308, 1e-308, float("nan"), float("inf")]
-        tags = [(33550, 12, 3, tuple(random.choice(numbers, 3)), True), (33922, 12, 6, tuple(random.choice(numbers, 6)), True),
-                (34735, 3, 8, tuple(random.choice([0, 1, 2, 1024, 3076, 9001, 65535], 8)), True),
-                (42113, 2, 0, random.choice(["nan", "10", "-9999", "1e400", "x", ""]), True)]
-        write_tiff(path.with_suffix(".tif"), random.integers(0, 255, (*shape, 3), np.uint8),
-                   extratags=[tag for tag in tags if random.random() < 0.8])
+        tags = [
+            (33550, 12, 3, tuple(random.choice(numbers, 3)), True),
+            (33922, 12, 6, tuple(random.choice(numbers, 6)), True),
+            (34735, 3, 8, tuple(random.choice([0, 1, 2, 1024, 3076, 9001, 65535], 8)), True),
+            (42113, 2, 0, random.choice(["nan", "10", "-9999", "1e400", "x", ""]), True),
+        ]
+        write_tiff(
+            path.with_suffix(".tif"),
+            random.integers(0, 255, (*shape, 3), np.uint8),
+            extratags=[tag for tag in tags if random.random() < 0.8],
+        )
     elif how == 6:
         mode = random.choice(["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-        Image.fromarray(random.choice(np.array([10, 30], np.uint8), shape)).convert(mode).save(path.with_suffix(".png"))
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), shape)).convert(mode).save(
+            path.with_suffix(".png")
+        )
     else:
-        name = random.choice(["two words", "line\nbreak", "..", "...", "-x", "ü", "x" * 200, "a,b", '"', "*", "s1"])
-        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (*shape, 3))).save(path.with_name(name + ".png"), "PNG")
+        name = random.choice(
+            ["two words", "line\nbreak", "..", "...", "-x", "ü", "x" * 200, "a,b", '"', "*", "s1"]
+        )
+        Image.fromarray(random.choice(np.array([10, 30], np.uint8), (*shape, 3))).save(
+            path.with_name(name + ".png"), "PNG"
+        )
 
 
 def spoil_text(path, random):
     """Change a cell or a line of a CSV file."""
     rows = [line.split(",") for line in path.read_text().splitlines()]
     row, how = rows[random.integers(len(rows))], random.integers(5)
-    words = ["", " ", "nan", "inf", "-1", "256", "1e400", "99999999999999999999", "water", "ignore", "s0", "..", "a b", '"a\nb"',
-             '"', "\0", "x" * 200_000, "\ufeff", "0x10", "1_0", "½"]
+    words = [
+        "",
+        " ",
+        "nan",
+        "inf",
+        "-1",
+        "256",
+        "1e400",
+        "99999999999999999999",
+        "water",
+        "ignore",
+        "s0",
+        "..",
+        "a b",
+        '"a\nb"',
+        '"',
+        "\0",
+        "x" * 200_000,
+        "\ufeff",
+        "0x10",
+        "1_0",
+        "½",
+    ]
     if how < 3:
         row[random.integers(len(row))] = random.choice(words)
     elif how == 3:
@@ -190,14 +337,20 @@ def spoil_array(path, random):
     elif how == 2:
         array = array.repeat(2, random.integers(array.ndim))
     elif how == 3:
-        array = array[random.choice([0, 1]):0]
+        array = array[random.choice([0, 1]) : 0]
     if how == 4:
         with open(path, "wb") as file:
             np.savez(file, array)
     elif how == 5:
         count = random.choice([0, 2**40])
         header = f"{{'descr': '|u1', 'fortran_order': {random.choice([True, False])}, 'shape': ({count}, 16, 16)}}"
-        path.write_bytes(b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(256))
+        path.write_bytes(
+            b"\x93NUMPY\x01\0"
+            + struct.pack("<H", len(header) + 1)
+            + header.encode()
+            + b"\n"
+            + bytes(256)
+        )
     else:
         np.save(path, array)
 
@@ -218,36 +371,53 @@ def spoil_checkpoint(path, random):
 
 def spoil_scenes(random):
     """A spoilt image, mask, classes.csv, list of points or of splits; returns the command that reads it."""
-    which = random.choice(["images", "masks", "classes.csv", "points.csv", "points.geojson", "splits.csv"],
-                          p=[.25, .25, .2, .1, .1, .1])
+    which = random.choice(
+        ["images", "masks", "classes.csv", "points.csv", "points.geojson", "splits.csv"],
+        p=[0.25, 0.25, 0.2, 0.1, 0.1, 0.1],
+    )
     path = pathlib.Path(which)
     if path.is_dir():
         path = sorted(path.iterdir())[random.integers(4)]
         random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
     else:
-        random.choice([spoil_bytes, spoil_json if which.endswith("json") else spoil_text])(path, random)
+        random.choice([spoil_bytes, spoil_json if which.endswith("json") else spoil_text])(
+            path, random
+        )
     more = ["--split-list", which] if which == "splits.csv" else []
-    return ["prepare_data.py", *POINTED, which] if "points" in which else ["prepare_data.py", *FOLDER, *more]
+    return (
+        ["prepare_data.py", *POINTED, which]
+        if "points" in which
+        else ["prepare_data.py", *FOLDER, *more]
+    )
 
 
 def spoil_set(random):
     """A prepared set with something wrong; returns the command that reads it."""
     path = random.choice(sorted(pathlib.Path("data").glob("*.*")))
-    spoil = {".json": spoil_json, ".npy": spoil_array, ".csv": spoil_text}.get(path.suffix, spoil_bytes)
+    spoil = {".json": spoil_json, ".npy": spoil_array, ".csv": spoil_text}.get(
+        path.suffix, spoil_bytes
+    )
     random.choice([spoil, spoil, spoil_bytes])(path, random)
-    return [["train.py", *TRAIN], ["evaluate.py", *EVALUATE, "--split", random.choice(["train", "val", "test"])]][random.integers(2)]
+    return [
+        ["train.py", *TRAIN],
+        ["evaluate.py", *EVALUATE, "--split", random.choice(["train", "val", "test"])],
+    ][random.integers(2)]
 
 
 def spoil_run(random):
     """A checkpoint, or another file of a run, with something wrong; returns the command that reads it."""
-    path = pathlib.Path("run", random.choice(["best.pt", "last.pt", "log.csv", "args.json"], p=[.3, .3, .2, .2]))
+    path = pathlib.Path(
+        "run", random.choice(["best.pt", "last.pt", "log.csv", "args.json"], p=[0.3, 0.3, 0.2, 0.2])
+    )
     spoil = {".pt": spoil_checkpoint, ".csv": spoil_text, ".json": spoil_json}[path.suffix]
-    random.choice([spoil, spoil_bytes], p=[.7, .3])(path, random)
+    random.choice([spoil, spoil_bytes], p=[0.7, 0.3])(path, random)
     if random.random() < 0.1:
         shutil.copy("run/best.pt", "run/last.pt")
         path = pathlib.Path("run/last.pt")
     if path.name == "best.pt":
-        return [["evaluate.py", *EVALUATE], ["predict.py", *PREDICT, "images/s0.tif"]][random.integers(2)]
+        return [["evaluate.py", *EVALUATE], ["predict.py", *PREDICT, "images/s0.tif"]][
+            random.integers(2)
+        ]
     return ["train.py", *TRAIN[:-1], "run", "--epochs", "2", "--resume"]
 
 
@@ -256,8 +426,16 @@ def spoil_weights(random):
     path = pathlib.Path("weights.pth")
     state = torch.load(path, weights_only=True)
     key = str(random.choice(list(state)))
-    odd = [state[key] + np.nan, state[key].double() + 1e300, state[key] + 0j, state[key].to("meta"), state[key].to_sparse(),
-           state[key][None], state[key][:0], state[key] + 1e38]
+    odd = [
+        state[key] + np.nan,
+        state[key].double() + 1e300,
+        state[key] + 0j,
+        state[key].to("meta"),
+        state[key].to_sparse(),
+        state[key][None],
+        state[key][:0],
+        state[key] + 1e38,
+    ]
     how = random.integers(3)
     if how == 0:
         spoil_value(state, random, deep=False)
@@ -273,25 +451,52 @@ def spoil_predicted(random):
     """A spoilt scene to predict; returns the command."""
     path = pathlib.Path("images/s0.tif")
     random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
-    path, = set(pathlib.Path("images").iterdir()) - {pathlib.Path(f"images/s{number}.tif") for number in (1, 2, 3)} or {path}
+    (path,) = set(pathlib.Path("images").iterdir()) - {
+        pathlib.Path(f"images/s{number}.tif") for number in (1, 2, 3)
+    } or {path}
     return ["predict.py", *PREDICT, str(path), "--scale", random.choice(["1", "0.5", "2"])]
 
 
 def spoil_arguments(random):
     """A command with one flag that makes no sense, perhaps."""
-    words = {"prepare_data.py": FOLDER, "train.py": TRAIN, "evaluate.py": EVALUATE, "predict.py": [*PREDICT, "images/s0.tif"]}
-    flags = {"prepare_data.py": "tile overlap scale gsd rgb threshold tolerance min-labelled seed split-by fractions split-list "
-                                "test-places val-places masks images classes out",
-             "train.py": "lr bs width depth points seed crop zoom rotate shift jitter weight-decay "
-                         "accumulate save-every stop-after epochs ema teacher superpixels loss "
-                         "model encoder fusion stem data weights out",
-             "evaluate.py": "bs split data checkpoint out device", "predict.py": "window margin scale max-pixels checkpoint out"}
+    words = {
+        "prepare_data.py": FOLDER,
+        "train.py": TRAIN,
+        "evaluate.py": EVALUATE,
+        "predict.py": [*PREDICT, "images/s0.tif"],
+    }
+    flags = {
+        "prepare_data.py": "tile overlap scale gsd rgb threshold tolerance min-labelled seed split-by fractions split-list "
+        "test-places val-places masks images classes out",
+        "train.py": "lr bs width depth points seed crop zoom rotate shift jitter weight-decay "
+        "accumulate save-every stop-after epochs ema teacher superpixels loss "
+        "model encoder fusion stem data weights out",
+        "evaluate.py": "bs split data checkpoint out device",
+        "predict.py": "window margin scale max-pixels checkpoint out",
+    }
     script = random.choice(list(words))
     flag = random.choice(flags[script].split())
-    value = random.choice(["a b", "new\nline", "sub/../out", "classes.csv", "images", "data", "run/best.pt", ".", ".."]
-                          if flag in "masks images classes out data checkpoint weights split-list" else NUMBERS)
+    value = random.choice(
+        [
+            "a b",
+            "new\nline",
+            "sub/../out",
+            "classes.csv",
+            "images",
+            "data",
+            "run/best.pt",
+            ".",
+            "..",
+        ]
+        if flag in "masks images classes out data checkpoint weights split-list"
+        else NUMBERS
+    )
     values = random.choice(NUMBERS, 3).tolist() if flag in ("fractions", "rgb") else [value]
-    return [script, *words[script], *([f"--{flag}", *values] if len(values) > 1 else [f"--{flag}={value}"])]
+    return [
+        script,
+        *words[script],
+        *([f"--{flag}", *values] if len(values) > 1 else [f"--{flag}={value}"]),
+    ]
 
 
 SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments, spoil_weights]
@@ -305,8 +510,14 @@ def run_here(words):
     def too_long(*_):
         raise TookTooLong
 
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("error", RuntimeWarning)  # which would be a second line, and no clear one
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        warnings.simplefilter(
+            "error", RuntimeWarning
+        )  # which would be a second line, and no clear one
         patch.setattr(sys, "argv", list(words))
         patch.setattr(sys, "stderr", errors)
         signal.signal(signal.SIGALRM, too_long)
@@ -327,21 +538,31 @@ def run_here(words):
 
 def files():
     """What lies in the working folder: {path: (size, time of the last change)}."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in pathlib.Path().rglob("*") if path.is_file()}
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in pathlib.Path().rglob("*")
+        if path.is_file()
+    }
 
 
 def see_that_what_is_there_is_whole(out, script, code, before):
     """What a command left is complete, whether it succeeded or not."""
-    assert not [path for path in pathlib.Path().rglob("*") if path.suffix in (".tmp", ".part") or ".partial" in path.name]
+    assert not [
+        path
+        for path in pathlib.Path().rglob("*")
+        if path.suffix in (".tmp", ".part") or ".partial" in path.name
+    ]
     if script == "prepare_data.py":
         assert (out / "dataset.json").exists() == (code == 0 or str(out / "dataset.json") in before)
         if code == 0:
             meta = load_meta(out)
             json.loads((out / "dataset.json").read_text(), parse_constant=pytest.fail)
             for split in ("train", "val", "test"):
-                counts = np.bincount(np.load(out / f"{split}_labels.npy").reshape(-1), minlength=256)
+                counts = np.bincount(
+                    np.load(out / f"{split}_labels.npy").reshape(-1), minlength=256
+                )
                 assert counts[:255].sum() == sum(meta["pixels"][split])
-                assert counts[:len(meta["classes"])].tolist() == meta["pixels"][split]
+                assert counts[: len(meta["classes"])].tolist() == meta["pixels"][split]
     for path in out.rglob("*.pt") if out.is_dir() and script == "train.py" and code == 0 else []:
         state = load_checkpoint(path)["model"]["state"]
         assert not [name for name, tensor in state.items() if not tensor.isfinite().all()]
@@ -368,8 +589,11 @@ def test_commands__damaged_input_ends_in_success_or_one_line(whole, case, tmp_pa
     outs += [word[6:] for word in words if word.startswith("--out=")]
     out = pathlib.Path(os.path.normpath(outs[-1] or "."))
     after = files()
-    strangers = [path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-                 and out not in pathlib.Path(path).parents]
+    strangers = [
+        path
+        for path in before.keys() | after.keys()
+        if before.get(path) != after.get(path) and out not in pathlib.Path(path).parents
+    ]
     assert not strangers, f"{words}\n{strangers}"
     if out.parts[:1] != ("..",):
         assert [path.name for path in tmp_path.iterdir()] == ["copy"], words
@@ -381,8 +605,15 @@ def test_commands__damaged_input_ends_in_success_or_one_line(whole, case, tmp_pa
 def test_commands__a_sample_in_processes_of_their_own(whole, number, tmp_path, monkeypatch):
     """As a person would start them: within 4 GB of addresses, most of which are torch's own libraries."""
     monkeypatch.chdir(shutil.copytree(whole, tmp_path / "copy"))
-    script, *rest = [str(word) for word in SPOILERS[number % len(SPOILERS)](np.random.default_rng(number))]
-    done = subprocess.run([sys.executable, ROOT / script, *rest], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"},
-                          preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)))
+    script, *rest = [
+        str(word) for word in SPOILERS[number % len(SPOILERS)](np.random.default_rng(number))
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / script, *rest],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)),
+    )
     assert done.returncode in (0, 2) and "Traceback" not in done.stderr, done.stderr

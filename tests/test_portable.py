@@ -1,8 +1,12 @@
 """The commands work without what only Linux and macOS have, as on Windows."""
 
+import importlib
+import os
 import pathlib
+import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -10,12 +14,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def hide_posix():
-    """Take away the modules and functions that Windows lacks; a simple msvcrt takes their place."""
-    import os
-    import signal
-    import types
+    """Take away the modules and functions that Windows lacks; a simple msvcrt takes their place.
 
-    import numpy, PIL.Image, tifffile, torch, tqdm  # noqa: E401, F401  they have their own ways
+    Returns:
+        set of the files that are locked, by their number.
+    """
+    for name in ("numpy", "PIL.Image", "tifffile", "torch", "tqdm"):
+        importlib.import_module(name)  # first, because they have other ways on Windows
     for name in ("fcntl", "resource", "termios", "pwd", "grp", "tty", "pty"):
         sys.modules[name] = None  # importing it raises ImportError
     for name in ("fork", "uname", "getuid", "geteuid", "getpgid", "killpg", "sysconf", "pread",

@@ -19,7 +19,6 @@ from engine.device import (
     to_device,
 )
 
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 

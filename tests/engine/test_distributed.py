@@ -105,7 +105,7 @@ def test_data_parallel__two_processes_equal_one(tmp_path, monkeypatch):
         for rank in range(2):
             assert largest_difference(expected, found[rank][case][0]) < 1e-12
     shares = [gradients("statistics", rank, 2)[1] for rank in range(2)]
-    mean = [(a + b) / 2 for a, b in zip(*shares)]
+    mean = [(a + b) / 2 for a, b in zip(*shares, strict=True)]
     for rank in range(2):
         assert largest_difference(mean, found[rank]["statistics"][1]) < 1e-12
 
