@@ -115,7 +115,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A small project with nothing wrong: images and masks, classes, points, weights, a prepared set `data` and a `run`."""
+    """A small project with nothing wrong: scenes, points, weights, a prepared set, a run."""
     folder, random = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
     before = os.getcwd()
     os.chdir(folder)
@@ -183,7 +183,7 @@ def write_tiff(path, pixels, **options):
 
 
 def spoil_picture(path, random):
-    """Another image in the place of one: of another size, type, number of bands, format, georeference or name."""
+    """Replace an image by one of another size, type, format, georeference or name."""
     height, width = random.choice([1, 7, 20, 24, 100], 2)
     how, shape = random.integers(8), (20, 24)
     path.unlink()
@@ -328,7 +328,7 @@ def spoil_json(path, random):
 
 
 def spoil_array(path, random):
-    """An array of another shape or type, an archive or a pickle in the place of a .npy file; or labels that are no class."""
+    """Replace a .npy file by another shape or type, an archive, or labels that are no class."""
     array, how = np.load(path), random.integers(6)
     if how == 0:
         array = array.astype(random.choice([">u2", "float64", "int8", "bool", "complex64", "U3"]))
@@ -343,7 +343,8 @@ def spoil_array(path, random):
             np.savez(file, array)
     elif how == 5:
         count = random.choice([0, 2**40])
-        header = f"{{'descr': '|u1', 'fortran_order': {random.choice([True, False])}, 'shape': ({count}, 16, 16)}}"
+        order = random.choice([True, False])
+        header = f"{{'descr': '|u1', 'fortran_order': {order}, 'shape': ({count}, 16, 16)}}"
         path.write_bytes(
             b"\x93NUMPY\x01\0"
             + struct.pack("<H", len(header) + 1)
@@ -370,7 +371,7 @@ def spoil_checkpoint(path, random):
 
 
 def spoil_scenes(random):
-    """A spoilt image, mask, classes.csv, list of points or of splits; returns the command that reads it."""
+    """Damage an image, a mask or a list; returns the command that reads it."""
     which = random.choice(
         ["images", "masks", "classes.csv", "points.csv", "points.geojson", "splits.csv"],
         p=[0.25, 0.25, 0.2, 0.1, 0.1, 0.1],
@@ -405,7 +406,7 @@ def spoil_set(random):
 
 
 def spoil_run(random):
-    """A checkpoint, or another file of a run, with something wrong; returns the command that reads it."""
+    """Damage a checkpoint or another file of a run; returns the command that reads it."""
     path = pathlib.Path(
         "run", random.choice(["best.pt", "last.pt", "log.csv", "args.json"], p=[0.3, 0.3, 0.2, 0.2])
     )
@@ -466,7 +467,8 @@ def spoil_arguments(random):
         "predict.py": [*PREDICT, "images/s0.tif"],
     }
     flags = {
-        "prepare_data.py": "tile overlap scale gsd rgb threshold tolerance min-labelled seed split-by fractions split-list "
+        "prepare_data.py": "tile overlap scale gsd rgb threshold tolerance min-labelled seed "
+        "split-by fractions split-list "
         "test-places val-places masks images classes out",
         "train.py": "lr bs width depth points seed crop zoom rotate shift jitter weight-decay "
         "accumulate save-every stop-after epochs ema teacher superpixels loss "
@@ -503,7 +505,7 @@ SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments
 
 
 def run_here(words):
-    """Run a script as `python script ...` would, here; returns (exit code, errors). Fails where an exception gets out."""
+    """Run a script in this process; returns (exit code or traceback, errors)."""
     errors, soft = io.StringIO(), resource.getrlimit(resource.RLIMIT_AS)
     held = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
@@ -537,7 +539,7 @@ def run_here(words):
 
 
 def files():
-    """What lies in the working folder: {path: (size, time of the last change)}."""
+    """The files in the working folder: {path: (size, time of the last change)}."""
     return {
         str(path): (path.stat().st_size, path.stat().st_mtime_ns)
         for path in pathlib.Path().rglob("*")
@@ -603,7 +605,7 @@ def test_commands__damaged_input_ends_in_success_or_one_line(whole, case, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(0, 50, 7))
 def test_commands__a_sample_in_processes_of_their_own(whole, number, tmp_path, monkeypatch):
-    """As a person would start them: within 4 GB of addresses, most of which are torch's own libraries."""
+    """As a person starts them, within 4 GB of addresses, most of them torch's own libraries."""
     monkeypatch.chdir(shutil.copytree(whole, tmp_path / "copy"))
     script, *rest = [
         str(word) for word in SPOILERS[number % len(SPOILERS)](np.random.default_rng(number))
