@@ -24,8 +24,8 @@ EARLIER = "at commit"
 SUFFIXES = ("py", "md", "csv", "json", "txt", "png", "pt", "tif", "npy", "yml", "toml", "html")
 # Files that a command writes, or that the user has: they need not be in the repository.
 OUTPUTS = {"args.json", "log.csv", "last.pt", "best.pt", "curves.png", "preview.png",
-           "metrics.json", "dataset.json", "tiles.csv", "classes.csv", "points.csv", "NAME.txt", "N_mask.png",
-           "rachel_carson.txt", "scenes/", "masks/", "train/"}
+           "metrics.json", "dataset.json", "tiles.csv", "classes.csv", "points.csv",
+           "NAME.txt", "N_mask.png", "rachel_carson.txt", "scenes/", "masks/", "train/"}
 OTHER_FLAGS = {"--help", "--slow", "--nproc-per-node", "--nnodes", "--node-rank", "--master-addr"}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -95,13 +95,16 @@ def command_lines(text):
 
 
 def flags_of_commands(capsys):
-    """All flags in the help of all commands."""
+    """All flags in the help of the commands, and those that the scripts of bench/ add."""
     helps = [(module, ["--help"]) for module in COMMANDS.values()]
     helps += [(prepare_data, [kind, "--help"]) for kind in prepare_data.KINDS]
     for module, words in helps:
         with pytest.raises(SystemExit):
             module.parse_args(words)
-    return set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    of_bench = []
+    for path in (ROOT / "bench").glob("*.py"):
+        of_bench += re.findall(r'(?:flag|add_argument)\("(--[\w-]+)"', read(path))
+    return set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out)) | set(of_bench)
 
 
 def flags_that_left():
