@@ -28,19 +28,8 @@ import torch.nn.functional as F
 
 from engine.device import to_device
 from engine.prepared import (
-    FRACTIONS,
-    SPLITS,
-    BandStatistics,
-    TileWriter,
-    check_options,
-    check_tiles,
-    class_entries,
-    draw_splits,
-    load_meta,
-    new_folder,
-    open_array,
-    write_meta,
-)
+    FRACTIONS, SPLITS, check_options, check_tiles, class_entries, draw_splits, load_meta,
+    new_folder, open_array, write_arrays, write_meta)
 
 
 def choose_points(labels, points, seed, index, per="image", ignore=255):
@@ -447,27 +436,6 @@ def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nod
         "tiles": {split: splits.count(split) for split in SPLITS},
     }
     with new_folder(folder) as work:
-        meta.update(_write_arrays(work, images, labels, splits, meta))
+        meta.update(write_arrays(work, images, labels, splits, meta))
         write_meta(work, meta)
     return meta
-
-
-def _write_arrays(folder, images, labels, splits, meta):
-    """Write the arrays and tiles.csv; return what dataset.json holds of them: pixels, mean, std."""
-    num_classes = len(meta["classes"])
-    pixels = {split: np.zeros(num_classes, int) for split in SPLITS}
-    statistics = BandStatistics(meta["bands"])
-    with TileWriter(folder, meta["tiles"], meta["tile"], meta["bands"], meta["dtype"]) as writer:
-        for number, (image, label, split) in enumerate(zip(images, labels, splits)):
-            valid = np.isfinite(image).all(axis=2)
-            if meta["nodata"] is not None:
-                valid &= (image != meta["nodata"]).any(axis=2)
-            label = np.where(valid, label, 255).astype(np.uint8)
-            pixels[split] += np.bincount(label[label != 255], minlength=num_classes)
-            if split == "train":
-                statistics.add(image[valid])
-            source = (f"tile {number}", 0, 0)  # each tile is a scene of its own
-            writer.write(split, image.astype(meta["dtype"]), label, source)
-    mean, std = statistics.mean_and_std()
-    counts = {split: pixels[split].tolist() for split in SPLITS}
-    return {"pixels": counts, "mean": mean, "std": std}

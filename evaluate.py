@@ -24,7 +24,8 @@ from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.meta import checkpoint_meta
 from losses import build_loss, count_labelled
-from metrics import ConfusionMatrix, class_map, score_table
+from metrics import ConfusionMatrix, class_map
+from report.tables import score_table
 
 
 def parse_args(argv=None):

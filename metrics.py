@@ -174,31 +174,6 @@ def _check_range(name, values, highest):
         raise ValueError(f"{name} contains {int(low)} to {int(high)}: give 0 to {highest}")
 
 
-def score_table(matrix, names):
-    """Format the scores as text: a line per class, then the means and what they are over.
-
-    Args:
-        matrix: ConfusionMatrix.
-        names: K class names.
-    Returns:
-        text without a newline at its end.
-    """
-    width = max(len("class"), *map(len, names))
-    lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]
-    columns = [matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()]
-    for k, name in enumerate(names):
-        iou, dice, precision, recall = (_cell(column[k]) for column in columns)
-        pixels = int(matrix.counts[k].sum())
-        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  "
-                     f"{pixels:>10,}")
-    lines.append(f"mean IoU {_cell(matrix.miou())} and mean Dice {_cell(matrix.mean_dice())} over "
-                 f"{matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
-                 f"{_cell(matrix.pixel_accuracy())} and kappa {_cell(matrix.kappa())}, all over "
-                 f"{matrix.labelled_pixels():,} labelled pixels")
-    lines.append("precision is the user's accuracy, recall the producer's accuracy")
-    return "\n".join(lines)
-
-
 def class_map(logits):
     """The most likely class per pixel.
 
@@ -215,8 +190,3 @@ def plain(value):
     """A score as a float, or None for NaN."""
     value = float(value)
     return None if math.isnan(value) else value
-
-
-def _cell(value):
-    """A score as the text of a table cell."""
-    return "-" if math.isnan(value) else f"{value:.3f}"

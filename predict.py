@@ -38,13 +38,7 @@ from engine.device import pick_device
 from engine.meta import display_limits
 from geo.maps import NO_DATA, RowBlock, check_free, overview_stride, write_maps
 from geo.windows import (
-    WINDOW,
-    axis_windows,
-    discarded_margin,
-    predict_window,
-    valid_slices,
-    window_and_margin,
-)
+    WINDOW, axis_windows, discarded_margin, predict_window, valid_slices, window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.scenes import at_scale, open_scene, warn_of_unread
@@ -64,7 +58,8 @@ def parse_args(argv=None):
     flag("--scale", type=number(float, 1e-6, 16),
          help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
               "the factor of the training scenes")
-    flag("--max-pixels", type=number(int, 1), default=2**31, help="largest PNG or JPEG to decode, px")
+    flag("--max-pixels", type=number(int, 1), default=2**31,
+         help="largest PNG or JPEG to decode, px")
     flag = parser.add_argument_group("what to write").add_argument
     flag("--out", default=".", help="folder for the maps")
     flag("--probabilities", action="store_true",

@@ -25,13 +25,7 @@ from engine import runs
 from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
-    all_reduce,
-    average_buffers,
-    broadcast,
-    data_parallel,
-    disable_tqdm,
-    init_distributed,
-)
+    all_reduce, average_buffers, broadcast, data_parallel, disable_tqdm, init_distributed)
 from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
 from evaluate import evaluate
@@ -434,9 +428,9 @@ def report(run, args, meta, device):
     """Score the chosen weights on the test split; write and print the results."""
     from engine.checkpoint import load_model
     from evaluate import write_scores
-    from metrics import score_table
     from report.figures import save_png
     from report.panels import learning_curves, preview
+    from report.tables import score_table
     broadcast("rank 0 has written the checkpoint")
     folder = pathlib.Path(args.out)
     checkpoint = folder / f"{args.final}.pt"

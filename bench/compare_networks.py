@@ -16,24 +16,9 @@ import time
 
 import torch
 from experiments import (
-    RESULTS,
-    Experiment,
-    append,
-    difference,
-    experiment_parser,
-    listed,
-    make_demo,
-    markdown,
-    mean_and_spread,
-    numbered,
-    origin,
-    paired_gains,
-    processor,
-    read_rows,
-    run_missing,
-    scores_of,
-    write_report,
-)
+    RESULTS, Experiment, append, difference, experiment_parser, listed, make_demo, markdown,
+    mean_and_spread, numbered, origin, paired_gains, processor, read_rows, run_missing, scores_of,
+    write_report)
 from measure import in_turns
 from speed import BANDS, CLASSES, SIDE, batch, our_step
 from torch.utils.flop_counter import FlopCounterMode

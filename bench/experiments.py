@@ -164,7 +164,9 @@ def data_folder(experiment):
 @functools.cache
 def test_set_digest(folder):
     """A short digest of a prepared set's test split."""
-    from engine.prepared import data_fingerprint  # here, because importing torch takes seconds
+    from engine.prepared import (
+        data_fingerprint,  # here, because importing torch takes seconds
+    )
     counts = data_fingerprint(folder)
     content = json.dumps([counts["pixels of test"], counts["look of test"]])
     return hashlib.sha256(content.encode()).hexdigest()[:8]

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from data import TileDataset, normalise
 from engine.meta import checkpoint_meta
 from evaluate import write_scores
-from metrics import ConfusionMatrix, score_table
+from metrics import ConfusionMatrix
+from report.tables import score_table
 from train import parse_args
 
 DECAY = 1e-3  # of the weights, relative to the mean cross-entropy

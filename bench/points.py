@@ -22,25 +22,9 @@ import math
 import statistics
 
 from experiments import (
-    RESULTS,
-    ROOT,
-    Experiment,
-    class_iou,
-    difference,
-    experiment_parser,
-    listed,
-    make_demo,
-    markdown,
-    mean_and_spread,
-    numbered,
-    paired_gains,
-    paired_p,
-    read_rows,
-    run_missing,
-    score_again,
-    scores_of,
-    write_report,
-)
+    RESULTS, ROOT, Experiment, class_iou, difference, experiment_parser, listed, make_demo,
+    markdown, mean_and_spread, numbered, paired_gains, paired_p, read_rows, run_missing,
+    score_again, scores_of, write_report)
 
 from report.figures import curves, save_png
 

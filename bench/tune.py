@@ -14,21 +14,8 @@ import pathlib
 import shutil
 
 from experiments import (
-    RESULTS,
-    ROOT,
-    Experiment,
-    call,
-    difference,
-    experiment_parser,
-    listed,
-    markdown,
-    mean_and_spread,
-    paired_gains,
-    read_rows,
-    run_missing,
-    scores_of,
-    write_report,
-)
+    RESULTS, ROOT, Experiment, call, difference, experiment_parser, listed, markdown,
+    mean_and_spread, paired_gains, read_rows, run_missing, scores_of, write_report)
 
 BASE = {"demo": "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last",
         "dubai": "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 15 --loss ce+jaccard --jitter 0.2"

@@ -346,3 +346,24 @@ def check_options(splits, count, dtype, gsd_m, nodata):
     whole = isinstance(limits, np.finfo) or nodata == np.round(nodata)
     if not limits.min <= nodata <= limits.max or not whole:
         raise ValueError(f"nodata {nodata}: give a value that {dtype} can hold, or None")
+
+
+def write_arrays(folder, images, labels, splits, meta):
+    """Write the arrays and tiles.csv; return what dataset.json holds of them: pixels, mean, std."""
+    num_classes = len(meta["classes"])
+    pixels = {split: np.zeros(num_classes, int) for split in SPLITS}
+    statistics = BandStatistics(meta["bands"])
+    with TileWriter(folder, meta["tiles"], meta["tile"], meta["bands"], meta["dtype"]) as writer:
+        for number, (image, label, split) in enumerate(zip(images, labels, splits)):
+            valid = np.isfinite(image).all(axis=2)
+            if meta["nodata"] is not None:
+                valid &= (image != meta["nodata"]).any(axis=2)
+            label = np.where(valid, label, 255).astype(np.uint8)
+            pixels[split] += np.bincount(label[label != 255], minlength=num_classes)
+            if split == "train":
+                statistics.add(image[valid])
+            source = (f"tile {number}", 0, 0)  # each tile is a scene of its own
+            writer.write(split, image.astype(meta["dtype"]), label, source)
+    mean, std = statistics.mean_and_std()
+    counts = {split: pixels[split].tolist() for split in SPLITS}
+    return {"pixels": counts, "mean": mean, "std": std}

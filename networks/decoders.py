@@ -12,15 +12,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from unet import (
-    FusionBlock,
-    conv_norm_relu,
-    double_conv,
-    initialise,
-    pad_to_stride,
-    separable_conv,
-    upsample,
-    upsample_block,
-)
+    FusionBlock, conv_norm_relu, double_conv, initialise, pad_to_stride, separable_conv, upsample,
+    upsample_block)
 
 
 class FPN(nn.Module):

@@ -6,16 +6,7 @@ from data import normalise
 from engine.meta import display_limits
 from metrics import class_map
 from report.figures import (
-    IGNORED,
-    RIGHT,
-    WRONG,
-    colour_map,
-    curves,
-    draw_points,
-    error_map,
-    panel_grid,
-    to_rgb,
-)
+    IGNORED, RIGHT, WRONG, colour_map, curves, draw_points, error_map, panel_grid, to_rgb)
 from report.layout import stack_images
 from report.stats import NUM_BINS
 from report.tables import read_log

@@ -1,7 +1,38 @@
 """Tables: lists of dicts as text, to and from CSV files."""
 
 import csv
+import math
 import os
+
+
+def score_table(matrix, names):
+    """Format the scores as text: a line per class, then the means and what they are over.
+
+    Args:
+        matrix: ConfusionMatrix.
+        names: K class names.
+    Returns:
+        text without a newline at its end.
+    """
+    width = max(len("class"), *map(len, names))
+    lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]
+    columns = [matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()]
+    for k, name in enumerate(names):
+        iou, dice, precision, recall = (_score(column[k]) for column in columns)
+        pixels = int(matrix.counts[k].sum())
+        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  "
+                     f"{pixels:>10,}")
+    lines.append(f"mean IoU {_score(matrix.miou())} and mean Dice {_score(matrix.mean_dice())} over "
+                 f"{matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
+                 f"{_score(matrix.pixel_accuracy())} and kappa {_score(matrix.kappa())}, all over "
+                 f"{matrix.labelled_pixels():,} labelled pixels")
+    lines.append("precision is the user's accuracy, recall the producer's accuracy")
+    return "\n".join(lines)
+
+
+def _score(value):
+    """A score as the text of a table cell."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def text_table(rows, columns=None):

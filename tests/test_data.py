@@ -8,17 +8,8 @@ import torch
 from helpers import write_set
 
 from data import (
-    Augmentation,
-    TileDataset,
-    augment,
-    crop_labels,
-    draw_views,
-    epoch_order,
-    missing_pixels,
-    normalise,
-    prefetch,
-    training_batches,
-)
+    Augmentation, TileDataset, augment, crop_labels, draw_views, epoch_order, missing_pixels,
+    normalise, prefetch, training_batches)
 from engine.prepared import load_meta
 from weak.superpixels import superpixel_labels
 

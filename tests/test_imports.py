@@ -14,7 +14,9 @@ def rooms_imported(path):
     """The commands, ideas and folders of this project that a file imports, anywhere in it."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     modules = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
-    modules += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
     return {module.split(".")[0] for module in modules} & (COMMANDS | FOLDERS | ALLOWED.keys())
 
 

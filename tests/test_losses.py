@@ -7,15 +7,8 @@ import pytest
 import torch
 
 from losses import (
-    SPARSE_BELOW,
-    build_loss,
-    class_weights,
-    count_labelled,
-    dice_loss,
-    focal_loss,
-    jaccard_loss,
-    partial_cross_entropy,
-)
+    SPARSE_BELOW, build_loss, class_weights, count_labelled, dice_loss, focal_loss, jaccard_loss,
+    partial_cross_entropy)
 from unet import UNet
 
 # Two classes; class 0 has probability 3/4 wherever the logits are (ln 3, 0).

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import ConfusionMatrix, class_map, score_table
+from metrics import ConfusionMatrix, class_map
+from report.tables import score_table
 
 TRUTH = torch.tensor([[0, 0, 0], [1, 1, 255], [0, 1, 255]])
 GUESS = torch.tensor([[0, 0, 1], [1, 1, 0], [0, 0, 2]])

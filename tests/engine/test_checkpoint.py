@@ -5,12 +5,7 @@ import pickle
 import pytest
 import torch
 
-from engine.checkpoint import (
-    find_checkpoint,
-    load_checkpoint,
-    load_model,
-    save_checkpoint,
-)
+from engine.checkpoint import find_checkpoint, load_checkpoint, load_model, save_checkpoint
 from engine.meta import checkpoint_meta
 from networks import build_model
 

@@ -11,13 +11,7 @@ import pytest
 import torch
 
 from engine.device import (
-    amp_dtype,
-    compile_network,
-    out_of_memory,
-    peak_memory_mb,
-    pick_device,
-    to_device,
-)
+    amp_dtype, compile_network, out_of_memory, peak_memory_mb, pick_device, to_device)
 
 ROOT = pathlib.Path(__file__).parents[2]
 

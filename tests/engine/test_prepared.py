@@ -10,13 +10,7 @@ import evaluate
 import predict
 import train
 from data import TileDataset, write_prepared
-from engine.prepared import (
-    BandStatistics,
-    class_entries,
-    draw_splits,
-    load_meta,
-    new_folder,
-)
+from engine.prepared import BandStatistics, class_entries, draw_splits, load_meta, new_folder
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]

@@ -8,19 +8,8 @@ from helpers import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
 from geo.windows import (
-    average_symmetries,
-    axis_windows,
-    center_crop,
-    decode_inside,
-    decoder_crops,
-    discarded_margin,
-    even_window,
-    logits_inside,
-    predict_window,
-    valid_slices,
-    window_and_margin,
-    window_origins,
-)
+    average_symmetries, axis_windows, center_crop, decode_inside, decoder_crops, discarded_margin,
+    even_window, logits_inside, predict_window, valid_slices, window_and_margin, window_origins)
 from networks import build_model, fold_batch_norm
 from unet import UNet
 

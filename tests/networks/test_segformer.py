@@ -9,14 +9,7 @@ import pytest
 import torch
 from helpers import digest, randomise, reference
 
-from networks.segformer import (
-    TRANSFORMERS,
-    Attention,
-    MixTransformer,
-    SegFormer,
-    to_map,
-    to_tokens,
-)
+from networks.segformer import TRANSFORMERS, Attention, MixTransformer, SegFormer, to_map, to_tokens
 
 
 def test_to_tokens__and_back_share_channels_last_memory():

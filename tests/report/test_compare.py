@@ -8,13 +8,7 @@ import torch
 
 from engine.checkpoint import save_checkpoint
 from report.compare import (
-    common_data,
-    compared_curves,
-    paired_intervals,
-    run_checkpoint,
-    run_rows,
-    write_comparison,
-)
+    common_data, compared_curves, paired_intervals, run_checkpoint, run_rows, write_comparison)
 from report.stats import EvalStats
 
 

@@ -8,13 +8,7 @@ import pytest
 import torch
 
 from report.stats import (
-    NUM_BINS,
-    EvalStats,
-    contiguous_blocks,
-    mean_iou,
-    near_boundary,
-    tile_positions,
-)
+    NUM_BINS, EvalStats, contiguous_blocks, mean_iou, near_boundary, tile_positions)
 
 TRUTH = torch.tensor([[[0, 0, 0], [1, 1, 255], [0, 1, 255]],
                       [[1, 1, 1], [1, 1, 1], [1, 1, 1]]], dtype=torch.uint8)

@@ -7,14 +7,7 @@ import pytest
 
 from report import sweep_tables as tables
 from report.sweep_tables import (
-    by_setting,
-    grid_figure,
-    markdown_table,
-    report,
-    search_figure,
-    spread,
-    state,
-)
+    by_setting, grid_figure, markdown_table, report, search_figure, spread, state)
 
 
 def made_row(lr, bs, seed=0, miou=0.5, status="finished", error="", **more):

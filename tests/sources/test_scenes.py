@@ -12,14 +12,7 @@ from sources import scenes
 from sources.labels import MaskLabels, land_classes, read_points
 from sources.raw import RawDataset, Region, Scene
 from sources.scenes import (
-    ScaledRaster,
-    SceneReader,
-    check_footprint,
-    check_scenes,
-    open_scene,
-    resize,
-    scaled,
-)
+    ScaledRaster, SceneReader, check_footprint, check_scenes, open_scene, resize, scaled)
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]

@@ -15,14 +15,7 @@ from prepare_data import frequency_table, main, parse_args
 from sources.labels import land_classes
 from sources.scenes import open_scene
 from sources.sentinel2 import (
-    ALL_BANDS,
-    BANDS,
-    CATALONIA,
-    CloudTest,
-    downsample_mask,
-    find_sites,
-    read_weights,
-)
+    ALL_BANDS, BANDS, CATALONIA, CloudTest, downsample_mask, find_sites, read_weights)
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 

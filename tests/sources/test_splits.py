@@ -12,13 +12,7 @@ from sources import splits
 from sources.labels import land_classes
 from sources.raw import RawDataset, Region, Scene
 from sources.splits import (
-    cut,
-    cut_blocks,
-    listed_tiles,
-    number_polygons,
-    plan_regions,
-    split_by_scene,
-)
+    cut, cut_blocks, listed_tiles, number_polygons, plan_regions, split_by_scene)
 
 
 def test_cut__covers_a_region_and_stays_inside():
