@@ -230,7 +230,7 @@ class Views(NamedTuple):
 
 
 def draw_views(labels, bands, how, seed, epoch, places, ignore=255):
-    """Draw a crop and its light for each image of a batch.
+    """Draw Views: a crop and its light for each image of a batch.
 
     A crop that would hold no label of its tile is moved to where it holds one: with one point per
     tile, every second crop would teach nothing. In a crop that is turned freely or zoomed, a single
@@ -242,8 +242,6 @@ def draw_views(labels, bands, how, seed, epoch, places, ignore=255):
         seed, epoch: the run's.
         places: (B,) each image's place in the epoch's order; with seed and epoch it decides all
             that is random.
-    Returns:
-        Views.
     """
     tile = labels.shape[-1]
     side = how.crop or tile
@@ -352,7 +350,7 @@ class Batch(NamedTuple):
 
 
 def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_size=1):
-    """Yield the batches of an epoch, each made by a thread while the network works on the last.
+    """Yield each Batch of an epoch, made by a thread while the network works on the last.
 
     Args:
         tiles: TileDataset; how: an Augmentation.
@@ -360,8 +358,6 @@ def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_s
         batch_size: tiles per step, over all processes.
         steps: range of the steps to do.
         rank, world_size: of several processes, each takes every world_size-th image of a batch.
-    Yields:
-        Batch.
     """
     order = epoch_order(len(tiles), seed, epoch)
 
