@@ -22,8 +22,8 @@ def score_table(matrix, names):
         pixels = int(matrix.counts[k].sum())
         lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  "
                      f"{pixels:>10,}")
-    lines.append(f"mean IoU {_score(matrix.miou())} and mean Dice {_score(matrix.mean_dice())} over "
-                 f"{matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
+    lines.append(f"mean IoU {_score(matrix.miou())} and mean Dice {_score(matrix.mean_dice())} "
+                 f"over {matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
                  f"{_score(matrix.pixel_accuracy())} and kappa {_score(matrix.kappa())}, all over "
                  f"{matrix.labelled_pixels():,} labelled pixels")
     lines.append("precision is the user's accuracy, recall the producer's accuracy")

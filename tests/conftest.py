@@ -7,12 +7,22 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: nets this small gain nothing from a second thread
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported: nets this small gain nothing from a second thread
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run what takes longer than five seconds")
-    parser.addoption("--fuzz", type=int, default=30, metavar="N", help="spoilt inputs that test_fuzz.py tries; 30")
+    parser.addoption(
+        "--slow", action="store_true", help="also run what takes longer than five seconds"
+    )
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        default=30,
+        metavar="N",
+        help="spoilt inputs that test_fuzz.py tries; 30",
+    )
 
 
 def pytest_configure(config):
@@ -22,5 +32,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(config, items):
     if not config.getoption("--slow"):
         for item in items:
-            if item.get_closest_marker("slow"):  # not its keywords: they hold the names of folders too
+            if item.get_closest_marker(
+                "slow"
+            ):  # not its keywords: they hold the names of folders too
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))

@@ -1,4 +1,4 @@
-"""Prepared sets are checked, points stay frozen, normalisation and augmentation do what they say and no more."""
+"""Frozen points, batches, normalisation and augmentation of prepared tiles."""
 
 import dataclasses
 
@@ -8,8 +8,17 @@ import torch
 from helpers import write_set
 
 from data import (
-    Augmentation, TileDataset, augment, crop_labels, draw_views, epoch_order, missing_pixels,
-    normalise, prefetch, training_batches)
+    Augmentation,
+    TileDataset,
+    augment,
+    crop_labels,
+    draw_views,
+    epoch_order,
+    missing_pixels,
+    normalise,
+    prefetch,
+    training_batches,
+)
 from engine.prepared import load_meta
 from weak.superpixels import superpixel_labels
 
@@ -30,7 +39,7 @@ def test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen(tmp_pa
     seen = set()
     for epoch in range(3):
         for start in range(0, 5, 2):
-            order = epoch_order(5, 0, epoch)[start:start + 2]
+            order = epoch_order(5, 0, epoch)[start : start + 2]
             for tile, labels in zip(order, tiles.get_batch(order)[1]):
                 seen |= {(int(tile), int(place)) for place in (labels.reshape(-1) != 255).nonzero()}
     assert len(seen) == 5 * 4 == tiles.labelled_pixels == tiles.class_counts.sum()
@@ -39,7 +48,9 @@ def test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen(tmp_pa
 def test_points_are_the_true_labels_and_nested(tmp_path):
     write_set(tmp_path)
     truth = np.load(tmp_path / "train_labels.npy")
-    few, many = (TileDataset(tmp_path, "train", points=k).get_batch(range(6))[1].numpy() for k in (2, 9))
+    few, many = (
+        TileDataset(tmp_path, "train", points=k).get_batch(range(6))[1].numpy() for k in (2, 9)
+    )
     assert ((few != 255) <= (many != 255)).all()
     assert np.array_equal(many[many != 255], truth[many != 255])
 
@@ -47,7 +58,11 @@ def test_points_are_the_true_labels_and_nested(tmp_path):
 def test_labelled_pixels_is_the_sum_of_min_k_labelled(tmp_path):
     write_set(tmp_path)
     labels = np.load(tmp_path / "train_labels.npy")
-    labels[0], labels[0, 0, :2], labels[1] = 255, 1, 255  # two labelled pixels in tile 0, none in tile 1
+    labels[0], labels[0, 0, :2], labels[1] = (
+        255,
+        1,
+        255,
+    )  # two labelled pixels in tile 0, none in tile 1
     np.save(tmp_path / "train_labels.npy", labels)
     tiles = TileDataset(tmp_path, "train", points=7)
     assert tiles.labelled_pixels == 2 + 0 + 4 * 7
@@ -94,7 +109,10 @@ def test_every_label_beyond_the_classes_is_refused_but_255(tmp_path, stranger):
 def test_normalise():
     images = torch.tensor([[[[0, 100], [10, 200]]]], dtype=torch.uint8)  # (1, 1, 2, 2)
     values = normalise(images, [10.0, 100.0], [5.0, 50.0])
-    assert values[0, :, 0].tolist() == [[-2.0, 0.0], [0.0, 2.0]]  # band 0 of both pixels, then band 1
+    assert values[0, :, 0].tolist() == [
+        [-2.0, 0.0],
+        [0.0, 2.0],
+    ]  # band 0 of both pixels, then band 1
 
 
 @pytest.mark.parametrize("dtype", [torch.uint16, torch.int16])
@@ -105,7 +123,9 @@ def test_normalise_keeps_16_bits(dtype):
 
 
 def test_missing_values_take_the_bands_mean():
-    images = torch.tensor([[[[float("nan"), 7.0], [float("inf"), 8.0], [-9999.0, -9999.0], [-9999.0, 5.0]]]])
+    images = torch.tensor(
+        [[[[float("nan"), 7.0], [float("inf"), 8.0], [-9999.0, -9999.0], [-9999.0, 5.0]]]]
+    )
     values = normalise(images, [5.0, 6.0], [1.0, 1.0], nodata=-9999.0)
     assert values[0, :, 0].tolist() == [[0.0, 0.0, 0.0, -10004.0], [1.0, 2.0, 0.0, -1.0]]
 
@@ -145,25 +165,36 @@ def test_flips_give_all_eight_symmetries_and_move_labels_with_the_image():
     moved, moved_labels = seen(images, labels, how, 0, 0, range(200))
     assert torch.allclose(moved[:, 0], moved_labels.float(), atol=1e-5)
     found = {tuple(label.reshape(-1).tolist()) for label in moved_labels}
-    expected = {tuple(np.rot90(side, turns).reshape(-1).tolist())
-                for side in (tile[0, 0].numpy(), tile[0, 0].numpy().T) for turns in range(4)}
+    expected = {
+        tuple(np.rot90(side, turns).reshape(-1).tolist())
+        for side in (tile[0, 0].numpy(), tile[0, 0].numpy().T)
+        for turns in range(4)
+    }
     assert found == expected
 
 
 def test_a_shift_reflects_the_image_and_knows_nothing_of_what_it_uncovers():
     side = 8
-    images = torch.arange(float(side)).expand(1, 1, side, side).contiguous()  # the value is the column
+    images = (
+        torch.arange(float(side)).expand(1, 1, side, side).contiguous()
+    )  # the value is the column
     labels = torch.zeros(1, side, side, dtype=torch.uint8)
     for place in range(20):
         how = Augmentation(flips=False, shift=0.5, jitter=0)
         moved, moved_labels = seen(images, labels, how, 0, 0, [place])
-        assert 0 <= moved.min() and moved.max() <= side - 1  # reflected: no value that was not there
+        assert (
+            0 <= moved.min() and moved.max() <= side - 1
+        )  # reflected: no value that was not there
         unknown = (moved_labels == 255)[0]
         rows, cols = unknown.all(1).sum(), unknown.all(0).sum()
-        assert unknown.sum() == rows * side + cols * side - rows * cols  # whole rows and columns at the border
+        assert (
+            unknown.sum() == rows * side + cols * side - rows * cols
+        )  # whole rows and columns at the border
         known = moved[0, 0][:, ~unknown.all(0)]
         steps = known[:, 1:] - known[:, :-1]
-        assert torch.allclose(steps[:, 1:-1], torch.ones_like(steps[:, 1:-1]), atol=1e-4)  # where it is known it only moved
+        assert torch.allclose(
+            steps[:, 1:-1], torch.ones_like(steps[:, 1:-1]), atol=1e-4
+        )  # where it is known it only moved
 
 
 def test_labels_are_moved_by_nearest_pixel():
@@ -175,20 +206,30 @@ def test_labels_are_moved_by_nearest_pixel():
 
 def test_crops_are_cut_out_of_the_tile():
     images, labels = batch(count=50)
-    moved, moved_labels = seen(images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50))
+    moved, moved_labels = seen(
+        images, labels, Augmentation(flips=False, shift=0, jitter=0, crop=5), 0, 0, range(50)
+    )
     assert moved.shape == (50, 3, 5, 5) and moved_labels.shape == (50, 5, 5)
     assert (moved_labels != 255).all()  # without a shift a crop stays inside
 
 
 def lonely_labels(*pixels, count=400, side=16):
-    """Labels (count, side, side) that are known at some pixels alone: class 1 at the first, 2 at the next, ..."""
+    """Labels (count, side, side) at a few pixels only: class 1 at the first, 2 at the next."""
     labels = torch.full((count, side, side), 255, dtype=torch.uint8)
     for label, (row, column) in enumerate(pixels, 1):
         labels[:, row, column] = label
     return labels
 
 
-@pytest.mark.parametrize("how", [Augmentation(crop=5), Augmentation(crop=12, shift=0.3), Augmentation(shift=0.5), Augmentation(crop=1, shift=0)])
+@pytest.mark.parametrize(
+    "how",
+    [
+        Augmentation(crop=5),
+        Augmentation(crop=12, shift=0.3),
+        Augmentation(shift=0.5),
+        Augmentation(crop=1, shift=0),
+    ],
+)
 @pytest.mark.parametrize("pixel", [(0, 0), (15, 3), (7, 8)])
 def test_a_crop_holds_the_only_label_of_its_tile(how, pixel):
     images = torch.rand(400, 1, 16, 16)
@@ -201,22 +242,35 @@ def test_a_crop_holds_the_only_label_of_its_tile(how, pixel):
 
 @pytest.mark.parametrize("corner", [(0, 0), (20, 30), (0, 40)])
 def test_the_label_does_not_fall_into_a_corner_that_a_free_rotation_cuts_off(corner):
-    """Three by three pixels, for nearest sampling may miss a single one; the frame's edge may still cut through them."""
+    """Three by three pixels, because nearest sampling may miss a single one."""
     labels = torch.full((1000, 48, 48), 255, dtype=torch.uint8)
-    labels[:, corner[0]:corner[0] + 3, corner[1]:corner[1] + 3] = 1
-    _, moved = seen(torch.zeros(1000, 1, 48, 48), labels, Augmentation(crop=20, rotate=45), 0, 0, range(1000))
-    assert (moved == 1).flatten(1).any(1).float().mean() > 0.99  # without looking for corners: 0.89 to 0.95
+    labels[:, corner[0] : corner[0] + 3, corner[1] : corner[1] + 3] = 1
+    _, moved = seen(
+        torch.zeros(1000, 1, 48, 48), labels, Augmentation(crop=20, rotate=45), 0, 0, range(1000)
+    )
+    assert (moved == 1).flatten(1).any(
+        1
+    ).float().mean() > 0.99  # without looking for corners: 0.89 to 0.95
 
 
 def test_the_label_lies_anywhere_in_the_crop_alike():
-    labels = seen(torch.rand(3000, 1, 16, 16), lonely_labels((7, 8), count=3000), Augmentation(crop=4, shift=0), 0, 0, range(3000))[1]
+    labels = seen(
+        torch.rand(3000, 1, 16, 16),
+        lonely_labels((7, 8), count=3000),
+        Augmentation(crop=4, shift=0),
+        0,
+        0,
+        range(3000),
+    )[1]
     where = (labels == 1).float().mean(0) * 16
     assert where.min() > 0.7 and where.max() < 1.3
 
 
 def test_of_several_labels_each_draws_crops_alike():
     labels = lonely_labels((0, 0), (15, 15), (15, 14), count=3000)
-    moved = seen(torch.rand(3000, 1, 16, 16), labels, Augmentation(crop=1, shift=0), 0, 0, range(3000))[1].flatten()
+    moved = seen(
+        torch.rand(3000, 1, 16, 16), labels, Augmentation(crop=1, shift=0), 0, 0, range(3000)
+    )[1].flatten()
     assert all(abs(int((moved == label).sum()) - 1000) < 100 for label in (1, 2, 3))
 
 
@@ -226,8 +280,17 @@ def test_a_crop_that_holds_a_label_and_a_tile_that_has_none_stay_as_they_were_dr
     nowhere = seen(images, lonely_labels(count=200), how, 0, 0, range(200))
     assert torch.equal(everywhere[0], nowhere[0]) and (nowhere[1] == 255).all()
     lonely = seen(images, lonely_labels((7, 7), (2, 13), count=200), how, 0, 0, range(200))
-    there = torch.ones(200, 1, 16, 16).masked_fill(lonely_labels((7, 7), (2, 13), count=200)[:, None] != 255, 0)
-    held = seen(there, torch.zeros(200, 16, 16, dtype=torch.uint8), dataclasses.replace(how, jitter=0), 0, 0, range(200))
+    there = torch.ones(200, 1, 16, 16).masked_fill(
+        lonely_labels((7, 7), (2, 13), count=200)[:, None] != 255, 0
+    )
+    held = seen(
+        there,
+        torch.zeros(200, 16, 16, dtype=torch.uint8),
+        dataclasses.replace(how, jitter=0),
+        0,
+        0,
+        range(200),
+    )
     held = ((held[0][:, 0] < 0.5) & (held[1] != 255)).flatten(1).any(1)
     assert 20 < held.sum() < 180 and torch.equal(lonely[0][held], everywhere[0][held])
     assert (lonely[1] != 255).flatten(1).any(1).all()
@@ -235,7 +298,9 @@ def test_a_crop_that_holds_a_label_and_a_tile_that_has_none_stay_as_they_were_dr
 
 @pytest.mark.parametrize("side, target", [(12, 0), (12, 7), (13, 6), (9, 9)])
 def test_without_free_rotation_and_zoom_pixels_are_copied_and_not_blurred(side, target):
-    images = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side).repeat(6, 1, 1, 1)
+    images = (
+        torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side).repeat(6, 1, 1, 1)
+    )
     labels = torch.zeros(6, side, side, dtype=torch.uint8)
     moved, _ = seen(images, labels, Augmentation(shift=0.2, crop=target, jitter=0), 0, 0, range(6))
     assert (moved - moved.round()).abs().max() < 1e-3
@@ -244,17 +309,30 @@ def test_without_free_rotation_and_zoom_pixels_are_copied_and_not_blurred(side, 
 def test_zoom_sees_less_or_more_ground():
     images = torch.arange(32.0).expand(40, 1, 32, 32).contiguous()
     labels = torch.zeros(40, 32, 32, dtype=torch.uint8)
-    moved, _ = seen(images, labels, Augmentation(flips=False, shift=0, jitter=0, zoom=2), 0, 0, range(40))
+    moved, _ = seen(
+        images, labels, Augmentation(flips=False, shift=0, jitter=0, zoom=2), 0, 0, range(40)
+    )
     slope = (moved[:, 0, 16, 17] - moved[:, 0, 16, 16]).abs()
     assert slope.min() < 0.7 and slope.max() > 1.4 and (slope < 2.01).all() and (slope > 0.49).all()
 
 
 def test_jitter_scales_and_shifts_bands():
     images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
-    moved, _ = seen(images, torch.zeros(2, 4, 4, dtype=torch.uint8), Augmentation(False, shift=0, jitter=0.2), 0, 0, [5, 5])
+    moved, _ = seen(
+        images,
+        torch.zeros(2, 4, 4, dtype=torch.uint8),
+        Augmentation(False, shift=0, jitter=0.2),
+        0,
+        0,
+        [5, 5],
+    )
     offset, gain = moved[0], moved[1] - moved[0]
-    assert (offset.std((1, 2)) < 1e-5).all() and len(offset[:, 0, 0].unique()) == 3  # one offset a band
-    assert offset.abs().max() <= 0.3 and (gain.log().abs() <= 0.3 + 1e-5).all() and (gain != 1).any()
+    assert (offset.std((1, 2)) < 1e-5).all() and len(
+        offset[:, 0, 0].unique()
+    ) == 3  # one offset a band
+    assert (
+        offset.abs().max() <= 0.3 and (gain.log().abs() <= 0.3 + 1e-5).all() and (gain != 1).any()
+    )
 
 
 def test_epochs_visit_every_tile_once_in_an_order_of_their_own():
@@ -281,11 +359,12 @@ def test_prefetch_keeps_order_and_hands_on_errors():
 def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
     write_set(tmp_path, count=3)
     bars = []
-    monkeypatch.setattr("weak.superpixels.tqdm", lambda items, *_, **how: bars.append((len(items), how["disable"])) or items)
+    monkeypatch.setattr(
+        "weak.superpixels.tqdm",
+        lambda items, *_, **how: bars.append((len(items), how["disable"])) or items,
+    )
     superpixel_labels(TileDataset(tmp_path, "train", points=1), 4)
     assert bars == [(3, None)]
-
-
 
 
 def test_missing_pixels__all_bands_nodata_or_not_finite():

@@ -7,13 +7,22 @@ import pytest
 import torch
 
 from losses import (
-    SPARSE_BELOW, build_loss, class_weights, count_labelled, dice_loss, focal_loss, jaccard_loss,
-    partial_cross_entropy)
+    SPARSE_BELOW,
+    build_loss,
+    class_weights,
+    count_labelled,
+    dice_loss,
+    focal_loss,
+    jaccard_loss,
+    partial_cross_entropy,
+)
 from unet import UNet
 
 # Two classes; class 0 has probability 3/4 wherever the logits are (ln 3, 0).
 SURE = math.log(3.0)
-LABELS = torch.tensor([[[0, 255, 255], [255, 1, 255], [255, 255, 0]]], dtype=torch.uint8)  # (1, 3, 3)
+LABELS = torch.tensor(
+    [[[0, 255, 255], [255, 1, 255], [255, 255, 0]]], dtype=torch.uint8
+)  # (1, 3, 3)
 PIXELWISE = (partial_cross_entropy, focal_loss)
 ALL = (partial_cross_entropy, focal_loss, dice_loss, jaccard_loss)
 
@@ -41,7 +50,9 @@ def test_partial_cross_entropy_by_eye():
 def test_class_weights_weigh_pixels_and_divide():
     weight = torch.tensor([1.0, 3.0], dtype=torch.float64)
     expected = (2 * math.log(4 / 3) + 3 * math.log(4)) / (2 + 3)
-    assert float(partial_cross_entropy(logits_3x3(), LABELS, weight=weight)) == pytest.approx(expected, abs=1e-12)
+    assert float(partial_cross_entropy(logits_3x3(), LABELS, weight=weight)) == pytest.approx(
+        expected, abs=1e-12
+    )
     focal = (2 * (1 / 4) ** 2 * math.log(4 / 3) + 3 * (3 / 4) ** 2 * math.log(4)) / (2 + 3)
     assert float(focal_loss(logits_3x3(), LABELS, weight=weight)) == pytest.approx(focal, abs=1e-12)
 
@@ -53,7 +64,9 @@ def test_focal_by_eye():
 
 def test_focal_with_gamma_0_is_cross_entropy():
     logits, labels = random_case(0.5)
-    assert float(focal_loss(logits, labels, gamma=0.0)) == pytest.approx(float(partial_cross_entropy(logits, labels)), abs=1e-12)
+    assert float(focal_loss(logits, labels, gamma=0.0)) == pytest.approx(
+        float(partial_cross_entropy(logits, labels)), abs=1e-12
+    )
 
 
 def test_dice_and_jaccard_by_eye():
@@ -78,10 +91,17 @@ def test_any_value_may_be_the_ignored_one(ignore):
     other = torch.where(labels == 255, ignore, labels)
     weight = torch.tensor([2.0, 1.0]).double()
     for loss_function in (dice_loss, jaccard_loss, focal_loss, partial_cross_entropy):
-        assert torch.equal(loss_function(logits_3x3(), other, ignore=ignore), loss_function(logits_3x3(), labels))
-    assert torch.equal(partial_cross_entropy(logits_3x3(), other, ignore=ignore, weight=weight),
-                       partial_cross_entropy(logits_3x3(), labels, weight=weight))
-    assert torch.equal(focal_loss(logits_3x3(), other, ignore=ignore, weight=weight), focal_loss(logits_3x3(), labels, weight=weight))
+        assert torch.equal(
+            loss_function(logits_3x3(), other, ignore=ignore), loss_function(logits_3x3(), labels)
+        )
+    assert torch.equal(
+        partial_cross_entropy(logits_3x3(), other, ignore=ignore, weight=weight),
+        partial_cross_entropy(logits_3x3(), labels, weight=weight),
+    )
+    assert torch.equal(
+        focal_loss(logits_3x3(), other, ignore=ignore, weight=weight),
+        focal_loss(logits_3x3(), labels, weight=weight),
+    )
 
 
 @pytest.mark.parametrize("loss_function", ALL)
@@ -89,7 +109,9 @@ def test_any_value_may_be_the_ignored_one(ignore):
 def test_nothing_labelled_costs_nothing_and_pulls_nowhere(loss_function, weight):
     logits = logits_3x3().requires_grad_()
     labels = torch.full((1, 3, 3), 255, dtype=torch.uint8)
-    arguments = {"weight": weight.double()} if weight is not None and loss_function in PIXELWISE else {}
+    arguments = (
+        {"weight": weight.double()} if weight is not None and loss_function in PIXELWISE else {}
+    )
     loss = loss_function(logits, labels, **arguments)
     assert float(loss.detach()) == 0.0
     loss.backward()  # still connected to the graph
@@ -103,11 +125,14 @@ def test_sparse_and_dense_paths_equal_the_sum_written_out(share, memory_format):
     logits.requires_grad_()
     labelled = labels != 255
     image, row, col = labelled.nonzero(as_tuple=True)
-    expected = sum(-logits[b, :, y, x].log_softmax(0)[labels[b, y, x].long()] for b, y, x in zip(image, row, col)) / len(image)
+    expected = sum(
+        -logits[b, :, y, x].log_softmax(0)[labels[b, y, x].long()]
+        for b, y, x in zip(image, row, col)
+    ) / len(image)
     loss = partial_cross_entropy(logits.contiguous(memory_format=memory_format), labels)
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-12)
-    ours, = torch.autograd.grad(loss, logits)
-    theirs, = torch.autograd.grad(expected, logits)
+    (ours,) = torch.autograd.grad(loss, logits)
+    (theirs,) = torch.autograd.grad(expected, logits)
     assert (ours - theirs).abs().max() < 1e-14
     assert (ours[~labelled[:, None].expand_as(ours)] == 0).all()
 
@@ -117,7 +142,9 @@ def test_what_unlabelled_pixels_say_does_not_matter(loss_function):
     logits, labels = random_case(0.5)
     noisy = logits.detach().clone()
     noisy += torch.where(labels == 255, 7.0, 0.0)[:, None] * torch.randn_like(noisy)
-    assert float(loss_function(noisy, labels)) == pytest.approx(float(loss_function(logits, labels)), abs=1e-12)
+    assert float(loss_function(noisy, labels)) == pytest.approx(
+        float(loss_function(logits, labels)), abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("loss_function", ALL)
@@ -140,10 +167,13 @@ def test_parts_of_a_batch_add_up_to_the_whole():
 @pytest.mark.parametrize("name", ["ce", "focal", "ce+focal"])
 @pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)])
 def test_parts_of_a_batch_have_the_gradients_of_the_whole(name, weight):
-    """As --accumulate cuts it: float64, batch norm in evaluation mode, unequal numbers of labelled pixels in the parts."""
+    """As --accumulate cuts it, with unequal numbers of labelled pixels in the parts."""
     torch.manual_seed(0)
     model, loss = UNet(2, 3, width=4, depth=1).double().eval(), build_loss(name, weight=weight)
-    images, (_, labels) = torch.randn(4, 2, 16, 16, dtype=torch.float64), random_case(0.9, classes=3, batch=4)
+    images, (_, labels) = (
+        torch.randn(4, 2, 16, 16, dtype=torch.float64),
+        random_case(0.9, classes=3, batch=4),
+    )
     labels[0], labels[1, 1:] = 255, 255  # none, a few, nearly all of them, and all but a corner
     labels[3, :8, :8] = 255
 
@@ -170,8 +200,8 @@ def test_class_weights():
     assert class_weights([50, 50], "sqrt").tolist() == [1.0, 1.0]
     # 80 and 20 of 100: an even share is 50, so inverse weights are 50/80 and 50/20.
     assert class_weights([80, 20, 0], "inverse").tolist() == pytest.approx([0.625, 2.5, 1.0])
-    assert class_weights([80, 20, 0], "sqrt").tolist() == pytest.approx([0.625 ** 0.5, 2.5 ** 0.5, 1.0])
-    assert class_weights([10 ** 6, 1], "inverse").tolist() == pytest.approx([0.5, 3.0])  # clipped
+    assert class_weights([80, 20, 0], "sqrt").tolist() == pytest.approx([0.625**0.5, 2.5**0.5, 1.0])
+    assert class_weights([10**6, 1], "inverse").tolist() == pytest.approx([0.5, 3.0])  # clipped
     with pytest.raises(ValueError, match="choose none, inverse or sqrt"):
         class_weights([1, 1], "log")
 

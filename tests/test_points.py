@@ -1,4 +1,4 @@
-"""Points are a pure function of (seed, tile index), nested, uniform, never more than asked for; superpixels and their lent labels."""
+"""Points are a pure function of (seed, tile index), nested and uniform; superpixels."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,19 @@ def test_points_are_nested(per):
 
 
 def test_seeds_and_tiles_have_points_of_their_own():
-    draws = {tuple(sorted(choose_points(dense(), 5, seed, index))) for seed in range(4) for index in range(4)}
+    draws = {
+        tuple(sorted(choose_points(dense(), 5, seed, index)))
+        for seed in range(4)
+        for index in range(4)
+    }
     assert len(draws) == 16
 
 
 def test_a_map_in_another_memory_order_has_its_points_too():
     for labels in (dense().T, np.asfortranarray(dense()), np.rot90(dense())):
-        assert np.array_equal(point_labels(labels, 5, 0, 0), point_labels(labels.copy(order="C"), 5, 0, 0))
+        assert np.array_equal(
+            point_labels(labels, 5, 0, 0), point_labels(labels.copy(order="C"), 5, 0, 0)
+        )
         assert (point_labels(labels, 5, 0, 0) != 255).sum() == 5
 
 
@@ -58,7 +64,9 @@ def test_per_class_draws_k_of_every_class_present():
 def test_points_are_uniform_over_the_labelled_pixels():
     labels = np.zeros((4, 4), np.uint8)
     labels[0] = 255
-    hits = np.bincount(np.concatenate([choose_points(labels, 3, 0, index) for index in range(4000)]), minlength=16)
+    hits = np.bincount(
+        np.concatenate([choose_points(labels, 3, 0, index) for index in range(4000)]), minlength=16
+    )
     assert hits[:4].sum() == 0
     assert np.all(np.abs(hits[4:] - 1000) < 4 * np.sqrt(1000))  # twelve pixels, four deviations
 
@@ -71,7 +79,7 @@ def test_what_makes_no_sense_is_refused():
 
 
 def two_fields(side=40, border=18):
-    """Dark left of the border, light right of it, with noise of a tenth of the step; (side, side, 2)."""
+    """(side, side, 2): dark left of the border, light right of it, with a little noise."""
     image = np.random.default_rng(0).normal(0, 0.1, (side, side, 2))
     image[:, border:] += 1
     return image
@@ -85,22 +93,28 @@ def test_superpixels_follow_an_edge_that_the_grid_does_not():
 
 def test_superpixels_of_a_plain_image_are_the_grid():
     cells = np.arange(5).repeat(8)[:36]
-    assert np.array_equal(superpixels(np.zeros((36, 30, 3)), 8), (4 * cells[:, None] + cells)[:36, :30])
+    assert np.array_equal(
+        superpixels(np.zeros((36, 30, 3)), 8), (4 * cells[:, None] + cells)[:36, :30]
+    )
 
 
 def test_superpixels_stay_near_their_seed_and_are_the_same_each_time():
     image = np.random.default_rng(1).normal(size=(50, 60, 4))
     segments = superpixels(image, 10)
     rows, cols = np.indices(segments.shape)
-    assert np.abs(rows // 10 - segments // 6).max() <= 1 and np.abs(cols // 10 - segments % 6).max() <= 1
+    assert (
+        np.abs(rows // 10 - segments // 6).max() <= 1
+        and np.abs(cols // 10 - segments % 6).max() <= 1
+    )
     assert np.array_equal(segments, superpixels(image, 10))
     with pytest.raises(ValueError, match="2 px or more"):
         superpixels(image, 1)
 
 
 def test_superpixels_are_the_nearest_of_nine_centres():
-    # The last assignment written out pixel by pixel: after it, no pixel is nearer to another patch's mean than to its own
-    # by more than what the last move of the means explains. With many rounds that is nothing.
+    # The last assignment written out pixel by pixel: after it, no pixel is nearer to another
+    # patch's mean than to its own by more than what the last move of the means explains. With many
+    # rounds that is nothing.
     image = np.random.default_rng(2).normal(size=(12, 12, 1)).astype(np.float32)
     segments = superpixels(image, 4, compactness=1.0, rounds=50)
     points = np.concatenate([image, np.stack(np.indices((12, 12)), -1) / 4], -1).astype(np.float64)

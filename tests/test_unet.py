@@ -15,7 +15,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from unet import (
-    RESNETS, FusionBlock, ResNet, ResUNet, UNet, initialise, pad_to_stride, upsample, upsample_block)
+    RESNETS, FusionBlock, ResNet, ResUNet, UNet, initialise, pad_to_stride, upsample,
+    upsample_block)
 
 
 def gflop(model):

@@ -1,4 +1,4 @@
-"""Points to label next are drawn by doubt, apart from each other, and found strip by strip as at once."""
+"""Points to label next: drawn by uncertainty, apart from each other, block by block."""
 
 import numpy as np
 import pytest
@@ -15,23 +15,39 @@ def two_classes(sure):
 
 def test_uncertainty_by_hand():
     flat = torch.tensor([0.5, 0.3, 0.2])[None, :, None, None].expand(1, 3, 4, 4)
-    assert torch.allclose(margin_uncertainty(flat), torch.tensor(0.8))  # 1 - (0.5 - 0.3), also at the corners
+    assert torch.allclose(
+        margin_uncertainty(flat), torch.tensor(0.8)
+    )  # 1 - (0.5 - 0.3), also at the corners
     assert torch.allclose(margin_uncertainty(flat.flip(1)), torch.tensor(0.8))
     assert torch.allclose(margin_uncertainty(torch.full((1, 4, 3, 3), 0.25)), torch.tensor(1.0))
     line = torch.ones(1, 9)
     line[0, 4] = 0.5
     doubt = margin_uncertainty(two_classes(line)[None])[0, 0].tolist()
-    assert doubt[4] == pytest.approx(1 / 5) and doubt[2] == pytest.approx(1 / 5) and doubt[1] == 0  # over five px
-    assert margin_uncertainty(torch.ones(1, 1, 5, 5)).tolist() == torch.zeros(1, 5, 5).tolist()  # one class only
+    assert (
+        doubt[4] == pytest.approx(1 / 5) and doubt[2] == pytest.approx(1 / 5) and doubt[1] == 0
+    )  # over five px
+    assert (
+        margin_uncertainty(torch.ones(1, 1, 5, 5)).tolist() == torch.zeros(1, 5, 5).tolist()
+    )  # one class only
 
 
 def test_pixels_are_drawn_in_proportion_to_their_doubt():
     doubt = np.array([[0.1, 0.2, 0.7, -np.inf]])
     first = [int(gumbel_scores(doubt, seed).argmax()) for seed in range(2000)]
-    assert np.bincount(first) / 2000 == pytest.approx([0.1, 0.2, 0.7], abs=0.03)  # three deviations of a share
-    assert gumbel_scores(doubt).tolist() == gumbel_scores(doubt).tolist() != gumbel_scores(doubt, seed=1).tolist()
-    rest = [int(gumbel_scores(doubt, seed)[0, :2].argmax()) for seed in range(2000) if first[seed] == 2]
-    assert np.mean(rest) == pytest.approx(2 / 3, abs=0.04)  # and what is drawn next, among those that are left
+    assert np.bincount(first) / 2000 == pytest.approx(
+        [0.1, 0.2, 0.7], abs=0.03
+    )  # three deviations of a share
+    assert (
+        gumbel_scores(doubt).tolist()
+        == gumbel_scores(doubt).tolist()
+        != gumbel_scores(doubt, seed=1).tolist()
+    )
+    rest = [
+        int(gumbel_scores(doubt, seed)[0, :2].argmax()) for seed in range(2000) if first[seed] == 2
+    ]
+    assert np.mean(rest) == pytest.approx(
+        2 / 3, abs=0.04
+    )  # and what is drawn next, among those that are left
 
 
 def test_a_network_that_is_sure_of_everything_has_its_pixels_drawn_alike():
@@ -42,7 +58,9 @@ def test_a_network_that_is_sure_of_everything_has_its_pixels_drawn_alike():
 def test_the_doubtful_half_of_a_tile_gets_most_points():
     sure = np.full((64, 64), 0.95)  # a doubt of 0.1
     sure[:, 32:] = 0.55  # of 0.9
-    cols = np.concatenate([suggest_points(two_classes(sure), 4, seed=seed) % 64 for seed in range(100)])
+    cols = np.concatenate(
+        [suggest_points(two_classes(sure), 4, seed=seed) % 64 for seed in range(100)]
+    )
     assert 0.8 < (cols >= 32).mean() < 0.95
 
 
@@ -54,16 +72,25 @@ def test_points_keep_their_distance_also_from_those_taken():
     rows, cols = np.divmod(np.concatenate([taken, positions]), 64)
     assert (np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(8)).min() >= 9
     assert suggest_points(two_classes(sure), 6, taken, distance=9).tolist() == positions.tolist()
-    assert suggest_points(two_classes(sure), 4, taken, distance=9).tolist() == positions[:4].tolist()
-    assert suggest_points(two_classes(sure), 6, taken, distance=9, seed=1).tolist() != positions.tolist()
+    assert (
+        suggest_points(two_classes(sure), 4, taken, distance=9).tolist() == positions[:4].tolist()
+    )
+    assert (
+        suggest_points(two_classes(sure), 6, taken, distance=9, seed=1).tolist()
+        != positions.tolist()
+    )
 
 
 def test_only_where_points_may_lie_and_no_more_than_there_is_room_for():
     where = np.zeros((30, 30), bool)
     where[3:5, 7:25] = True
-    positions = suggest_points(two_classes(np.random.default_rng(0).random((30, 30))), 50, distance=4, where=where)
+    positions = suggest_points(
+        two_classes(np.random.default_rng(0).random((30, 30))), 50, distance=4, where=where
+    )
     assert 3 <= len(positions) <= 6 and where.reshape(-1)[positions].all()
-    assert suggest_points(two_classes(np.ones((5, 5))), 3, where=np.zeros((5, 5), bool)).tolist() == []
+    assert (
+        suggest_points(two_classes(np.ones((5, 5))), 3, where=np.zeros((5, 5), bool)).tolist() == []
+    )
     assert len(suggest_points(two_classes(np.ones((5, 5))), 3, distance=100)) == 1
 
 
@@ -80,7 +107,11 @@ def test_a_scene_in_strips_yields_the_same_points(cuts):
     assert (rows[0], cols[0]) == highest and found.tolist() == classes[rows, cols].tolist()
     whole = Candidates(100, 130, distance=16)
     whole.add(0, doubt, classes)
-    assert [column.tolist() for column in whole.choose(4)] == [rows.tolist(), cols.tolist(), found.tolist()]
+    assert [column.tolist() for column in whole.choose(4)] == [
+        rows.tolist(),
+        cols.tolist(),
+        found.tolist(),
+    ]
 
 
 def test_a_scene_s_points_are_apart_and_on_data():
@@ -91,11 +122,16 @@ def test_a_scene_s_points_are_apart_and_on_data():
         candidates.add(top, doubt[top:end], np.zeros((end - top, 130), np.uint8))
     rows, cols, _ = candidates.choose(10**6)
     assert len(rows) > 50 and cols.max() < 129
-    assert (np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(len(rows))).min() >= 8
+    assert (
+        np.hypot(rows[:, None] - rows, cols[:, None] - cols) + 99 * np.eye(len(rows))
+    ).min() >= 8
 
 
 def test_few_candidates_are_kept_however_large_the_scene():
-    candidates, strip = Candidates(30000, 30000), np.random.default_rng(0).random((512, 30000), dtype=np.float32)
+    candidates, strip = (
+        Candidates(30000, 30000),
+        np.random.default_rng(0).random((512, 30000), dtype=np.float32),
+    )
     candidates.add(0, strip, np.zeros(strip.shape, np.uint8))
     assert candidates.found[-1].shape[1] * 30000 / 512 < 1.3 * 2**16
     assert len(candidates.choose(5)[0]) == 5

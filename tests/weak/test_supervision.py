@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiles(tmp_path):
-    """Six tiles of two fields, dark and bright, with one point each; two rows of tile 2 are missing."""
+    """Six tiles of a dark and a bright field, one point each; two rows of tile 2 are missing."""
     meta = write_set(tmp_path)
     images = np.load(tmp_path / "train_images.npy")
     images[:, :, :4] = 20
@@ -37,7 +37,9 @@ def first_batch(tiles, how=STILL):
 
 
 def test_weights__superpixels_fade_out_and_the_teacher_comes_in_late():
-    assert superpixel_weight(0.0) == 0.5 > superpixel_weight(0.3) == 0.25 > superpixel_weight(0.6) == 0
+    assert (
+        superpixel_weight(0.0) == 0.5 > superpixel_weight(0.3) == 0.25 > superpixel_weight(0.6) == 0
+    )
     assert teacher_weight(0.2) == 0 and teacher_weight(0.4) == 1
     assert teacher_weight(0.3) == pytest.approx(0.5)
 
@@ -79,9 +81,14 @@ def test_loss__the_teacher_is_divided_by_all_valid_pixels(tiles, tmp_path):
     confident = torch.zeros(6, 3, 8, 8)
     confident[:, 0, :, ::2] = 9.0
     nothing = torch.full_like(labels, 255)
-    loss = weak.loss(slice(0, 6), images, nothing, torch.zeros(6, 3, 8, 8),
-                     model=lambda views: torch.zeros(len(views), 3, 8, 8),
-                     teacher=lambda views: confident[:len(views)])
+    loss = weak.loss(
+        slice(0, 6),
+        images,
+        nothing,
+        torch.zeros(6, 3, 8, 8),
+        model=lambda views: torch.zeros(len(views), 3, 8, 8),
+        teacher=lambda views: confident[: len(views)],
+    )
     assert 0.45 * np.log(3) < float(loss) < 0.55 * np.log(3)  # CutMix moves columns by odd steps
 
 
@@ -95,8 +102,12 @@ def test_loss__parts_of_a_batch_add_up_and_every_term_has_a_gradient(tiles, supe
     weak.begin_batch(batch, epoch=0, progress=0.5, device=CPU)
 
     def total(parts):
-        return sum(weak.loss(part, images[part], labels[part], model(images[part]), model,
-                             copy.deepcopy(model)) for part in parts)
+        return sum(
+            weak.loss(
+                part, images[part], labels[part], model(images[part]), model, copy.deepcopy(model)
+            )
+            for part in parts
+        )
 
     whole = total([slice(0, 6)])
     whole.backward()

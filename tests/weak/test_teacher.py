@@ -11,10 +11,14 @@ from weak.teacher import cutmix, cutmix_masks, pseudo_labels, strong_augment
 
 
 def test_teacher_is_believed_where_it_is_sure_and_labels_come_first():
-    # Probabilities of class 0: 0.95, 0.95, 0.65 and 0.4 (class 1: 0.6). Bars: 0.8, and 0.8 * 0.6 / 0.85 for class 1.
+    # Probabilities of class 0: 0.95, 0.95, 0.65 and 0.4 (class 1: 0.6). Bars: 0.8, and 0.8 * 0.6 /
+    # 0.85 for class 1.
     p = torch.tensor([0.95, 0.95, 0.65, 0.4]).view(1, 1, 2, 2)
     logits = torch.cat([p, 1 - p], 1).log()
-    nothing, seen = torch.full((1, 2, 2), 255, dtype=torch.uint8), torch.ones(1, 2, 2, dtype=torch.bool)
+    nothing, seen = (
+        torch.full((1, 2, 2), 255, dtype=torch.uint8),
+        torch.ones(1, 2, 2, dtype=torch.bool),
+    )
     assert pseudo_labels(logits, nothing, seen, 0.8).tolist() == [[[0, 0], [255, 1]]]
     labels = torch.tensor([[[1, 255], [255, 255]]], dtype=torch.uint8)
     seen[0, 0, 1] = False
@@ -46,14 +50,20 @@ def test_boxes_and_views_depend_on_seed_epoch_and_place_alone():
         assert not torch.equal(strong[1], strong_augment(images[1:2], seed, epoch, [place])[0])
     many = cutmix_masks(0, 0, range(200), 32, 32)
     areas = many.float().mean((1, 2))
-    assert len({tuple(box.flatten().tolist()) for box in many}) > 190 and areas.min() > 0.2 and areas.max() < 0.55
+    assert (
+        len({tuple(box.flatten().tolist()) for box in many}) > 190
+        and areas.min() > 0.2
+        and areas.max() < 0.55
+    )
 
 
 def test_strong_view_moves_no_pixel():
     image = torch.zeros(40, 2, 9, 9)
     image[:, :, 4, 4] = 10
     light = strong_augment(image, 0, 0, range(40))
-    assert (light.flatten(2).argmax(2) == 4 * 9 + 4).float().mean() > 0.4  # a blurred point has eight equals
+    assert (
+        light.flatten(2).argmax(2) == 4 * 9 + 4
+    ).float().mean() > 0.4  # a blurred point has eight equals
     assert (light - light.flip(2)).abs().max() < 1e-5 and (light - light.flip(3)).abs().max() < 1e-5
 
 
