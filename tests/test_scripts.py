@@ -23,7 +23,7 @@ def command(folder, *words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     script, *rest = map(str, words)
     return subprocess.run([sys.executable, ROOT / script, *rest], cwd=folder, env=environment,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=1200)
 
 
 def succeeds(folder, *words):
