@@ -45,8 +45,8 @@ MUTATIONS = [
      "return (labels != ignore).count_nonzero().float()",
      "return torch.tensor(float(labels.numel()))",
      "test_losses.py::test_partial_cross_entropy_by_eye"),
-    ("losses: with class weights, the divisor is the number of pixels instead of the sum of their "
-     "weights", "losses.py",
+    (("losses: with class weights, the divisor is the number of pixels instead of the sum of their "
+     "weights"), "losses.py",
      "return (counts * weight).sum().float()",
      "return counts.sum().float()",
      "test_losses.py::test_class_weights_weigh_pixels_and_divide"),
@@ -72,8 +72,8 @@ MUTATIONS = [
      "test_metrics.py::test_update__counts_by_hand"),
     ("points: drawn anew at every visit", "data.py",
      "chosen = self.points[index]\n",
-     "candidates = np.flatnonzero(tile.reshape(-1) != self.ignore)\n"
-     "                chosen = np.random.permutation(candidates)[:len(self.points[index])]\n",
+     ("candidates = np.flatnonzero(tile.reshape(-1) != self.ignore)\n"
+     "                chosen = np.random.permutation(candidates)[:len(self.points[index])]\n"),
      "test_data.py::test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen"),
     ("points: drawn with an unseeded generator", "data.py",
      "np.random.default_rng([seed, index]).permutation(candidates)",
@@ -222,8 +222,8 @@ MUTATIONS = [
      "[args.seed, *scene.name.encode()]",
      "sources/test_splits.py::test_cut_blocks__two_seasons_of_a_site_are_cut_alike"),
     ("splits: scenes of a site are drawn one by one", "sources/splits.py",
-     "drawn = dict(zip(sites, draw_splits(len(sites), fractions, seed)))\n"
-     "    return [drawn[scene.site] for scene in source.scenes]",
+     ("drawn = dict(zip(sites, draw_splits(len(sites), fractions, seed)))\n"
+     "    return [drawn[scene.site] for scene in source.scenes]"),
      "return draw_splits(len(source.scenes), fractions, seed)",
      "sources/test_splits.py::test_split_by_scene__scenes_of_a_site_are_drawn_together"),
     ("networks: the radius is a stride too small", "unet.py",
@@ -252,8 +252,8 @@ MUTATIONS = [
      "geo/test_windows.py::test_decoder_crops__by_hand"),
     ("georeference: the half pixel of PixelIsPoint is ignored when tie points move",
      "geo/georeference.py",
-     "pixels = ties[:, :2] + self.centre - (col, row)\n"
-     "            ties[:, :2] = pixels / (across, down) - self.centre",
+     ("pixels = ties[:, :2] + self.centre - (col, row)\n"
+     "            ties[:, :2] = pixels / (across, down) - self.centre"),
      "ties[:, :2] = (ties[:, :2] - (col, row)) / (across, down)",
      "geo/test_georeference.py::test_window__lies_where_its_pixels_lay"),
     ("georeference: the offset of a window is lost", "geo/georeference.py",
