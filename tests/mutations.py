@@ -1,10 +1,11 @@
-"""Break the meanings that must not drift, one at a time, and see that a test fails for each.
+"""Break one meaning of the code at a time, and check that a test fails for each.
 
     python tests/mutations.py
 
-copies the project to a temporary folder, replaces one piece of text in one file, and runs the tests that should notice, up
-to the first that fails. The table goes into README.md beside this file. A piece of text that is no longer there, and a
-change that no test notices, are errors: exit code 1.
+copies the project to a temporary folder, replaces one piece of text in one file, and runs the tests
+that should notice, up to the first failure. The results become the table in README.md beside this
+file. A text that is not in its file exactly once is an error, and so is a change that no test
+notices: exit code 1.
 """
 
 import contextlib
@@ -17,105 +18,253 @@ import sys
 import tempfile
 
 import pytest
-import torch  # noqa: F401, so that no copy of this process has to
+import torch  # noqa: F401, so that the processes below need not import it again
 
 TESTS = pathlib.Path(__file__).resolve().parent
+NOT_COPIED = {".git", "data", "runs", "sweeps", "results", "docs"}  # at the top of the project
 HEAD = """# Tests of the tests
 
-`python -m pytest` runs the suite, `--slow` also what takes longer than five seconds, `--fuzz 1000` a thousand spoilt inputs.
+`python -m pytest` runs the tests. `--slow` adds those that take more than five seconds, and
+`--fuzz 1000` tries a thousand damaged inputs.
 
-Each row is a meaning broken on purpose, and the first test that failed for it. `python tests/mutations.py` repeats this and
-writes this page.
+Does a test fail when the code is wrong? Each row below is one change that makes the code wrong,
+and the first test that failed because of it. `python tests/mutations.py` makes all these changes
+again, each in a copy of the project, and writes this page.
 
 | what was broken | in | first test that failed |
 |---|---|---|
 """
-# What is broken; the file; its text and what takes its place; the test files, or single tests of them, that should notice.
+# What is broken; the file; its text and the replacement; the test files, or single tests, below
+# tests/ that should notice.
 MUTATIONS = [
-    ("the ignore index of a loss", "losses.py", "labelled = values != ignore\n", "labelled = values != ignore + 1\n", "losses"),
-    ("the ignored label in the confusion matrix", "metrics.py", "others[self.ignore - self.classes] = 0",
-     "others[:] = 0", "metrics"),
-    ("the divisor of partial cross-entropy: every pixel in place of the labelled ones", "losses.py",
-     "return (labels != ignore).count_nonzero().float()", "return torch.tensor(float(labels.numel()))", "losses"),
-    ("the divisor with class weights: their number in place of their sum", "losses.py",
-     "return (counts * weight).sum().float()", "return counts.sum().float()", "losses"),
-    ("a batch without labels: 0 / 0", "losses.py", "return loss / _not_zero(total)", "return loss / total", "losses"),
-    ("the divisor over the whole batch: that of each part of it", "train.py", "loss_function(logits.float(), part_layers[:, 0], totals[0], len(chunks[0]) * run.size)",
-     "loss_function(logits.float(), part_layers[:, 0]) / (len(chunks[0]) * run.size)", "train::test_accumulating_equals_the_large_batch"),
-    ("Dice masks the prediction too", "losses.py", "labelled = (labels != ignore)[:, None]  # (P, 1)",
-     "labelled = torch.ones_like(labels, dtype=torch.bool)[:, None]", "losses"),
-    ("frozen points: drawn anew at every visit", "data.py", "labels.scatter_(1, self.positions[indices], self.classes[indices])",
-     "labels[:, :-1] = self.labels[indices].flatten(1).where(torch.rand(len(indices), side * side) < .1, self.ignore)", "data"),
-    ("frozen points: a function of the seed alone, not of the tile", "data.py", "points, [seed, index])", "points, [seed])", "points"),
-    ("nested points: another shuffle for each number of points", "data.py", "np.random.default_rng(key)",
-     "np.random.default_rng([*key, points])", "points data"),
-    ("points a class: k of all in place of k of each", "data.py", 'if per == "image":', 'if per != "":', "points"),
-    ("labelled pixels of a run: N * k in place of the sum of min(k, labelled)", "data.py",
-     "self.labelled_pixels = int(self.class_counts.sum())",
-     "self.labelled_pixels = points * len(self.images) or int(self.class_counts.sum())", "data"),
-    ("mean IoU over the classes present: absent ones score 0", "metrics.py", "return float(self.iou().nanmean())",
-     "return float(self.iou().nan_to_num().mean())", "metrics"),
-    ("rows of the confusion matrix are the truth", "metrics.py",
+    ("losses: the sparse path ignores another label", "losses.py",
+     "labelled = values != ignore\n",
+     "labelled = values != ignore + 1\n",
+     "test_losses.py::test_partial_cross_entropy_by_eye"),
+    ("losses: cross-entropy is divided by all pixels instead of the labelled ones", "losses.py",
+     "return (labels != ignore).count_nonzero().float()",
+     "return torch.tensor(float(labels.numel()))",
+     "test_losses.py::test_partial_cross_entropy_by_eye"),
+    (("losses: with class weights, the divisor is the number of pixels instead of the sum of their "
+     "weights"), "losses.py",
+     "return (counts * weight).sum().float()",
+     "return counts.sum().float()",
+     "test_losses.py::test_class_weights_weigh_pixels_and_divide"),
+    ("losses: a batch without labels gives 0 / 0", "losses.py",
+     "return loss.sum() / _not_zero(num_labelled)",
+     "return loss.sum() / num_labelled",
+     "test_losses.py::test_nothing_labelled_costs_nothing_and_pulls_nowhere"),
+    ("losses: Dice counts the prediction of unlabelled pixels", "losses.py",
+     "labelled = (labels != ignore)[:, None]  # (P, 1)",
+     "labelled = torch.ones_like(labels, dtype=torch.bool)[:, None]",
+     "test_losses.py::test_dice_and_jaccard_by_eye"),
+    ("metrics: labels that are no class are ignored instead of refused", "metrics.py",
+     "others[self.ignore - self.classes] = 0",
+     "others[:] = 0",
+     "test_metrics.py::test_update__refuses_what_is_out_of_range_and_counts_nothing"),
+    ("metrics: a class that is absent scores 0 and counts in mean IoU", "metrics.py",
+     "return float(self.iou().nanmean())",
+     "return float(self.iou().nan_to_num().mean())",
+     "test_metrics.py::test_miou__absent_class_is_nan_and_not_in_the_mean"),
+    ("metrics: rows of the confusion matrix are predicted classes", "metrics.py",
      "keys = truth * self.classes + prediction",
-     "keys = prediction * self.classes + truth.clamp(max=self.classes - 1)", "metrics"),
-    ("splits: blocks without a gap", "sources/splits.py", "start = end + BLOCK_GAP", "start = end - 1", "prepare_data"),
-    ("splits: two seasons of a place are cut apart", "sources/splits.py", "[args.seed, *scene.site.encode()]",
-     "[args.seed, *scene.name.encode()]", "splits"),
-    ("splits: scenes of a place are drawn one by one", "sources/splits.py",
-     "drawn = dict(zip(sites, draw_splits(len(sites), fractions, seed)))\n    return [drawn[scene.site] for scene in source.scenes]",
-     "return draw_splits(len(source.scenes), fractions, seed)", "splits"),
-    ("mean and deviation of the training tiles: of all tiles", "prepare_data.py", 'if tile.split == "train":\n                statistics',
-     "if tile.split:\n                statistics", "prepare_data"),
-    ("no label where a tile is filled up", "prepare_data.py", "filling, constant_values=NO_LABEL)", "filling, constant_values=0)",
-     "prepare_data"),
-    ("labels move by nearest pixel", "data.py", 'grid, mode="nearest", padding_mode="zeros"', 'grid, mode="bilinear", padding_mode="zeros"',
-     "data"),
-    ("no label where a shift uncovers", "data.py", "moved = torch.where(moved == 0, ignore, moved - 1)",
-     "moved = torch.where(moved == 0, 0, moved - 1)", "data"),
-    ("masks are scaled by nearest pixel", "sources/scenes.py", "mask = ScaledRaster(scene.mask, source, smooth=False)",
-     "mask = ScaledRaster(scene.mask, source, smooth=True)", "scenes"),
-    ("the margin: half the radius", "geo/windows.py", "if model.radius is None else model.radius",
-     "if model.radius is None else model.radius // 2", "predict"),
-    ("windows start on a multiple of the stride", "geo/windows.py",
+     "keys = prediction * self.classes + truth.clamp(max=self.classes - 1)",
+     "test_metrics.py::test_update__counts_by_hand"),
+    ("points: drawn anew at every visit", "data.py",
+     "chosen = self.points[index]\n",
+     ("candidates = np.flatnonzero(tile.reshape(-1) != self.ignore)\n"
+     "                chosen = np.random.permutation(candidates)[:len(self.points[index])]\n"),
+     "test_data.py::test_over_three_epochs_no_more_than_n_k_labelled_pixels_are_ever_seen"),
+    ("points: drawn with an unseeded generator", "data.py",
+     "np.random.default_rng([seed, index]).permutation(candidates)",
+     "np.random.default_rng().permutation(candidates)",
+     "test_points.py::test_the_same_call_gives_the_same_points"),
+    ("points: the same in every tile", "data.py",
+     "np.random.default_rng([seed, index]).permutation(candidates)",
+     "np.random.default_rng([seed]).permutation(candidates)",
+     "test_points.py::test_seeds_and_tiles_have_points_of_their_own"),
+    ("points: another shuffle for each number of points, so not nested", "data.py",
+     "np.random.default_rng([seed, index]).permutation(candidates)",
+     "np.random.default_rng([seed, index, points]).permutation(candidates)",
+     "test_points.py::test_points_are_nested"),
+    ("points: per class, k of all instead of k of each", "data.py",
+     'if per == "image":',
+     'if per != "":',
+     "test_points.py::test_per_class_draws_k_of_every_class_present"),
+    ("points: the labelled pixels of a run are N * k instead of the sum of min(k, labelled)",
+     "data.py",
+     "self.labelled_pixels = int(self.class_counts.sum())",
+     "self.labelled_pixels = points * len(self.images) or int(self.class_counts.sum())",
+     "test_data.py::test_labelled_pixels_is_the_sum_of_min_k_labelled"),
+    ("data: missing values stay NaN instead of becoming the band's mean", "data.py",
+     "torch.where(values.isfinite(), values, 0.0)",
+     "values",
+     "test_data.py::test_missing_values_take_the_bands_mean"),
+    ("data: the order of an epoch differs from run to run", "data.py",
+     "np.random.default_rng([seed, epoch]).permutation(count)",
+     "np.random.default_rng().permutation(count)",
+     "test_data.py::test_epochs_visit_every_tile_once_in_an_order_of_their_own"),
+    ("augmentation: the same in every epoch", "data.py",
+     "np.random.default_rng([seed, epoch, int(place)])",
+     "np.random.default_rng([seed, int(place)])",
+     "test_data.py::test_augmentation_depends_on_seed_epoch_and_place_alone"),
+    ("augmentation: labels are interpolated", "data.py",
+     '"nearest", "zeros"',
+     '"bilinear", "zeros"',
+     "test_data.py::test_labels_are_moved_by_nearest_pixel"),
+    ("augmentation: class 0 instead of no label beyond the tile", "data.py",
+     "torch.where(values == 0, ignore, values - 1)",
+     "torch.where(values == 0, 0, values - 1)",
+     "test_data.py::test_a_crop_holds_the_only_label_of_its_tile"),
+    ("augmentation: flips and shifts interpolate pixels instead of copying them", "data.py",
+     "* tile / 2 + spare).round() - spare)",
+     "* tile / 2 + spare) - spare)",
+     "test_data.py::test_without_free_rotation_and_zoom_pixels_are_copied_and_not_blurred"),
+    ("augmentation: a crop without a label is left where it was drawn", "data.py",
+     "if not _sees_label(known, centre, turn, size):",
+     "if False:",
+     "test_data.py::test_a_crop_holds_the_only_label_of_its_tile"),
+    ("training: each part of a batch is divided by its own labelled pixels", "train.py",
+     "labels[part], num_labelled,",
+     "labels[part], None,",
+     "test_train.py::test_train_one_epoch__accumulating_equals_the_large_batch"),
+    ("training: gradients are kept for the next step", "train.py",
+     "run.optimizer.zero_grad()\n",
+     "pass\n",
+     "test_train.py::test_optimizer_step__clips_the_gradient_and_leaves_none"),
+    ("training: gradients are not clipped", "train.py",
+     "run.model.parameters(), GRADIENT_CLIP)",
+     'run.model.parameters(), float("inf"))',
+     "test_train.py::test_optimizer_step__clips_the_gradient_and_leaves_none"),
+    ("training: the learning rate is one step late", "train.py",
+     "return args.lr * (step + 1) / warm_up",
+     "return args.lr * step / warm_up",
+     "test_train.py::test_learning_rate__cosine_rises_then_falls_to_0"),
+    ("training: weight decay applies to biases and batch norm too", "train.py",
+     "args.weight_decay if is_matrix else 0.0",
+     "args.weight_decay",
+     "test_train.py::test_build_optimizer__decay_is_for_matrices_alone"),
+    ("training: dropout does not depend on the step alone", "train.py",
+     "torch.manual_seed(args.seed + done)",
+     "pass",
+     "test_train.py::test_main__dropout_is_a_function_of_the_step"),
+    ("evaluation: the model stays in training mode", "evaluate.py",
+     "    model.eval()\n",
+     "",
+     "test_evaluate.py::test_evaluate__leaves_batch_norm_alone"),
+    ("weak labels: superpixels of each part are divided by its own labels", "weak/supervision.py",
+     "self.class_weight,\n                self.num_labelled)",
+     "self.class_weight,\n                None)",
+     "weak/test_supervision.py::test_loss__parts_of_a_batch_add_up_and_every_term_has_a_gradient"),
+    ("weak labels: the teacher's loss is divided by its confident pixels alone",
+     "weak/supervision.py",
+     "num_labelled=self.num_valid)",
+     "num_labelled=None)",
+     "weak/test_supervision.py::test_loss__the_teacher_is_divided_by_all_valid_pixels"),
+    ("processes: each divides by its own labelled pixels", "train.py",
+     "num_labelled = all_reduce(count_labelled(labels, run.class_weight))",
+     "num_labelled = count_labelled(labels, run.class_weight)",
+     "engine/test_distributed.py::test_data_parallel__two_processes_equal_one"),
+    ("processes: gradients are averaged instead of added up", "train.py",
+     "run.scaler.scale(loss * run.world_size)",
+     "run.scaler.scale(loss)",
+     "engine/test_distributed.py::test_data_parallel__two_processes_equal_one"),
+    ("runs: log.csv is not cut back on resume", "engine/runs.py",
+     "kept = lines[:epochs + 1] if epochs else []",
+     "kept = lines",
+     "engine/test_runs.py::test_cut_log__keeps_the_finished_epochs"),
+    ("runs: best.pt holds the weights of the last step instead of their average",
+     "engine/runs.py",
+     "scored = run.ema_model or run.model",
+     "scored = run.model",
+     "engine/test_runs.py::test_save__the_average_is_what_is_kept_as_best"),
+    ("runs: two processes may write to one folder", "engine/lock.py",
+     "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+     "pass",
+     "engine/test_lock.py"),
+    ("checkpoints: the checksum is not compared", "engine/checkpoint.py",
+     "if digest != expected:",
+     "if False:",
+     "engine/test_checkpoint.py::test_load_checkpoint__checksum_covers_every_part"),
+    ("checkpoints: a file may run code", "engine/checkpoint.py",
+     "weights_only=True",
+     "weights_only=False",
+     "engine/test_checkpoint.py::test_load_checkpoint__refuses_other_files_in_one_line"),
+    ("checkpoints: the old file is overwritten before the new one is complete",
+     "engine/checkpoint.py",
+     'temporary = f"{path}.tmp"',
+     "temporary = str(path)",
+     "engine/test_checkpoint.py::test_save_checkpoint__old_file_survives_a_full_disk"),
+    ("data sets: the shapes of the arrays are not compared with dataset.json",
+     "engine/prepared.py",
+     "array.shape != tuple(shape) or ",
+     "",
+     "engine/test_meta.py::test_load_meta__arrays_that_do_not_fit_are_one_line"),
+    ("preparing: mean and deviation are those of all tiles instead of the training tiles",
+     "prepare_data.py",
+     'if tile.split == "train":\n                statistics',
+     "if tile.split:\n                statistics",
+     "test_prepare_data.py::test_write_tiles__mean_and_std_are_those_of_the_training_pixels"),
+    ("preparing: class 0 instead of no label where a tile is filled up", "prepare_data.py",
+     "filling, constant_values=NO_LABEL)",
+     "filling, constant_values=0)",
+     "test_prepare_data.py::test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says"),
+    ("preparing: masks are resized by averaging", "sources/scenes.py",
+     "mask = ScaledRaster(scene.mask, source, smooth=False)",
+     "mask = ScaledRaster(scene.mask, source, smooth=True)",
+     "sources/test_scenes.py"),
+    ("splits: no gap between blocks", "sources/splits.py",
+     "start = end + BLOCK_GAP",
+     "start = end - 1",
+     "test_prepare_data.py::test_main__blocks_of_a_scene_never_touch"),
+    ("splits: two seasons of a site are cut differently", "sources/splits.py",
+     "[args.seed, *scene.site.encode()]",
+     "[args.seed, *scene.name.encode()]",
+     "sources/test_splits.py::test_cut_blocks__two_seasons_of_a_site_are_cut_alike"),
+    ("splits: scenes of a site are drawn one by one", "sources/splits.py",
+     ("drawn = dict(zip(sites, draw_splits(len(sites), fractions, seed)))\n"
+     "    return [drawn[scene.site] for scene in source.scenes]"),
+     "return draw_splits(len(source.scenes), fractions, seed)",
+     "sources/test_splits.py::test_split_by_scene__scenes_of_a_site_are_drawn_together"),
+    ("networks: the radius is a stride too small", "unet.py",
+     "return reach + stem * stride - 1",
+     "return reach - 1",
+     "networks/test_networks.py::test_radius__holds_and_is_not_too_large"),
+    ("windows: the margin is half the radius", "geo/windows.py",
+     "if model.radius is None else model.radius",
+     "if model.radius is None else model.radius // 2",
+     "geo/test_windows.py::test_window_and_margin__defaults_hold_the_margins"),
+    ("windows: they do not start on a multiple of the stride", "geo/windows.py",
      "return [*range(0, last, window - 2 * margin), last]",
-     "return [*range(0, last, window - 2 * margin - 1), last - 1]", "windows"),
-    ("windows keep their centre", "geo/windows.py", "[origin + margin for origin in origins[1:]]",
-     "[origin for origin in origins[1:]]", "windows"),
-    ("windows are evened out too far", "geo/windows.py", "stride) + 2 * margin\n", "stride) + margin\n", "windows"),
-    ("the way up is cut two pixels too far", "geo/windows.py", "max(margin // factor - 3, 0)", "max(margin // factor - 1, 0)", "windows"),
-    ("the radius of the network: a stride too small", "unet.py", "return reach + stem * stride - 1", "return reach - 1", "networks"),
-    ("georeference: tie points move on the map's side of the file's half pixel", "geo/georeference.py",
-     "pixels = ties[:, :2] + self.centre - (col, row)\n            ties[:, :2] = pixels / (across, down) - self.centre",
-     "ties[:, :2] = (ties[:, :2] - (col, row)) / (across, down)", "georeference"),
-    ("georeference of a window: its offset is lost", "geo/georeference.py", "ties[:, :2] + self.centre - (col, row)",
-     "ties[:, :2] + self.centre", "georeference"),
-    ("nearest takes the middle of a block", "geo/raster.py", "middle_row = min(factor // 2, down - 1)", "middle_row = 0", "raster_classes"),
-    ("the checksum of a checkpoint", "engine/checkpoint.py", 'if content.get("sha256") != digest:', "if False:", "checkpoint"),
-    ("a checkpoint runs no code", "engine/checkpoint.py", "weights_only=True", "weights_only=False", "checkpoint"),
-    ("the previous checkpoint lives until the new one is whole", "engine/checkpoint.py", 'temporary = f"{path}.tmp"', "temporary = str(path)",
-     "checkpoint"),
-    ("dataset.json is compared with its arrays", "engine/meta.py", "array.shape != tuple(shape) or", "", "meta"),
-    ("randomness is stateless: dropout from the step", "train.py", "torch.manual_seed(args.seed + run.epoch * steps + step)", "pass",
-     "train::test_stopped_between_epochs_and_resumed_equals_never_stopped"),
-    ("randomness is stateless: the order of an epoch", "data.py", "random = np.random.default_rng([seed, epoch])\n    if weights",
-     "random = np.random.default_rng()\n    if weights", "data"),
-    ("on resume the log is cut back", "engine/runs.py", "splitlines(keepends=True)[:epochs + 1 if epochs else 0]",
-     "splitlines(keepends=True)", "runs::test_a_torn_row_of_the_log_is_cut_off"),
-    ("one process writes to a run's folder", "engine/runs.py", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass",
-     "runs::test_two_processes_do_not_write_to_one_folder"),
-    ("the average of the weights is what is kept as best", "engine/runs.py", "scored = run.average or run.model", "scored = run.model",
-     "runs::test_the_average_is_what_is_kept_as_best_and_rebuilt"),
-    ("the divisor over all processes: that of each", "train.py",
-     "totals = all_reduce(divisors(layers, run.weight, tiles.ignore))",
-     "totals = divisors(layers, run.weight, tiles.ignore)", "ranks"),
-    ("the divisor of superpixels over the whole batch: that of each part", "weak/teacher.py", "total=totals[1])", "total=None)", "weak"),
-    ("the gradients of all processes are added up", "engine/distributed.py", "gradients = [p.grad for p in model.parameters() if p.grad is not None]",
-     "gradients = []", "ranks"),
-    ("augmentation copies pixels", "data.py", "* side / 2 + spare).round() - spare)", "* side / 2 + spare) - spare)", "data"),
-    ("a crop holds a label: left where it was drawn", "data.py", "torch.where(stays, centre, moved)", "centre", "data"),
-    ("missing pixels become the band's mean", "data.py", "torch.where(values.isfinite(), values, 0.0)", "values", "data"),
-    ("a batch counts once: gradients are put back to 0", "train.py", "run.optimizer.zero_grad()\n", "pass\n",
-     "train::test_a_step_leaves_no_gradient_for_the_next"),
+     "return [*range(0, last, window - 2 * margin - 1), last - 1]",
+     "geo/test_windows.py::test_window_origins__by_hand"),
+    ("windows: a part of the margin is kept", "geo/windows.py",
+     "[origin + margin for origin in origins[1:]]",
+     "[origin for origin in origins[1:]]",
+     "geo/test_windows.py::test_axis_windows__valid_parts_cover_the_axis"),
+    ("windows: made smaller than their number allows", "geo/windows.py",
+     "stride) + 2 * margin\n",
+     "stride) + margin\n",
+     "geo/test_windows.py::test_even_window__is_the_smallest_for_its_number"),
+    ("windows: the decoder's maps are cropped two pixels too far", "geo/windows.py",
+     "max(margin // factor - 3, 0)",
+     "max(margin // factor - 1, 0)",
+     "geo/test_windows.py::test_decoder_crops__by_hand"),
+    ("georeference: the half pixel of PixelIsPoint is ignored when tie points move",
+     "geo/georeference.py",
+     ("pixels = ties[:, :2] + self.centre - (col, row)\n"
+     "            ties[:, :2] = pixels / (across, down) - self.centre"),
+     "ties[:, :2] = (ties[:, :2] - (col, row)) / (across, down)",
+     "geo/test_georeference.py::test_window__lies_where_its_pixels_lay"),
+    ("georeference: the offset of a window is lost", "geo/georeference.py",
+     "ties[:, :2] + self.centre - (col, row)",
+     "ties[:, :2] + self.centre",
+     "geo/test_georeference.py::test_window__lies_where_its_pixels_lay"),
+    ("rasters: nearest takes the first row of a block instead of the middle one",
+     "geo/raster.py",
+     "middle_row = min(factor // 2, down - 1)",
+     "middle_row = 0",
+     "geo/test_raster_classes.py::test_downscale_classes__by_eye"),
 ]
 
 
@@ -131,24 +280,30 @@ class Failures:
             self.names.append(report.nodeid.removeprefix("tests/"))
 
 
-def first_failure(mutation):
-    """Break a copy of the project in one place; returns the first test that fails there, or None where all pass.
+def not_copied(folder, names):
+    """The names in a folder that a copy of the project does without."""
+    return NOT_COPIED if pathlib.Path(folder) == TESTS.parent else {"__pycache__"}
 
+
+def first_failure(mutation):
+    """Break a copy of the project in one place and run its tests.
+
+    Returns:
+        the first test that fails there, or None if all pass.
     Raises:
-        ValueError: the text to replace is not there, or more than once.
+        ValueError: the text to replace is not in its file exactly once.
         RuntimeError: the tests could not be run, which proves nothing.
     """
-    what, name, text, other, tests = mutation
+    _, name, text, replacement, tests = mutation
     with tempfile.TemporaryDirectory() as place:
-        folder = shutil.copytree(TESTS.parent, pathlib.Path(place, "copy"), ignore=shutil.ignore_patterns(
-            ".git", "data", "runs", "__pycache__", "results", "docs"))
-        whole = (folder / name).read_text(encoding="utf-8")
-        if whole.count(text) != 1:
-            raise ValueError(f"{name} holds {whole.count(text)} times, and not once: {text!r}")
-        (folder / name).write_text(whole.replace(text, other), encoding="utf-8")
+        folder = shutil.copytree(TESTS.parent, pathlib.Path(place, "copy"), ignore=not_copied)
+        content = (folder / name).read_text(encoding="utf-8")
+        if content.count(text) != 1:
+            raise ValueError(f"{name} holds {content.count(text)} times, and not once: {text!r}")
+        (folder / name).write_text(content.replace(text, replacement), encoding="utf-8")
         os.chdir(folder)
         failures = Failures()
-        files = [f"tests/test_{word.replace('::', '.py::') if '::' in word else word + '.py'}" for word in tests.split()]
+        files = [f"tests/{test}" for test in tests.split()]
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failures])
         os.chdir(TESTS)
@@ -158,17 +313,21 @@ def first_failure(mutation):
 
 
 def main():
-    """Try all mutations, each in a process of its own, and write README.md; returns the exit code."""
-    rows, survivors = [], 0
-    every = " ".join(sorted({word for *_, tests in MUTATIONS for word in tests.split()}))
+    """Try all mutations, each in its own process, and write README.md; returns the exit code."""
+    rows = []
+    survivors = 0
+    all_tests = " ".join(sorted({mutation[-1] for mutation in MUTATIONS}))
     _, name, text, _, _ = MUTATIONS[0]
-    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:  # which have torch from the first moment
-        failed = pool.apply(first_failure, [("nothing", name, text, text, every)])
+    # Forked processes have imported torch already.
+    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+        failed = pool.apply(first_failure, [("nothing", name, text, text, all_tests)])
         if failed:
-            raise RuntimeError(f"{failed} fails with nothing broken: mend it first")
-        for (what, name, *_), failed in zip(MUTATIONS, pool.imap(first_failure, MUTATIONS)):
+            raise RuntimeError(f"{failed} fails with nothing broken: repair it first")
+        results = pool.imap(first_failure, MUTATIONS)
+        for (what, name, *_), failed in zip(MUTATIONS, results):
             survivors += failed is None
-            rows.append(f"| {what} | `{name}` | {f'`{failed}`' if failed else '**none**'} |")
+            test = f"`{failed}`" if failed else "**none**"
+            rows.append(f"| {what} | `{name}` | {test} |")
             print(rows[-1], flush=True)
     (TESTS / "README.md").write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
     return int(survivors > 0)

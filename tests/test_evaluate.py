@@ -96,6 +96,14 @@ def test_evaluate__counts_every_pixel_once_however_batches_fall(tmp_path, batch_
     assert loss == pytest.approx(0.75 * right + 0.25 * wrong, rel=1e-5)
 
 
+def test_evaluate__leaves_batch_norm_alone(tmp_path):
+    tiles = readable_set(tmp_path)
+    model = torch.nn.BatchNorm2d(3).train()
+    evaluate.evaluate(model, tiles, tiles.meta, CPU)
+    assert not model.training
+    assert model.running_mean.tolist() == [0, 0, 0]
+
+
 def test_evaluate__no_label_at_all_is_nan(tmp_path):
     tiles = readable_set(tmp_path)
     tiles.labels[:] = 255

@@ -254,6 +254,21 @@ def test_build_optimizer__encoder_rate_needs_an_encoder():
         train.build_optimizer(torch.nn.Conv2d(1, 2, 3), args)
 
 
+def test_main__dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
+    """No network here has dropout, but a fork's may: its resumed run ends with the same bits."""
+    def build_model(name, weights, **kwargs):
+        model = TinyNet(**kwargs)
+        return torch.nn.Sequential(model.encoder, torch.nn.Dropout(0.5), model.classifier)
+
+    monkeypatch.setattr(train, "build_model", build_model)
+    run(data, tmp_path / "whole", "--epochs", "3", "--stop-after", "2")
+    run(data, tmp_path / "parts", "--epochs", "3", "--stop-after", "1")
+    run(data, tmp_path / "parts", "--epochs", "3", "--stop-after", "2", "--resume")
+    whole = load_checkpoint(tmp_path / "whole" / "last.pt")["model"]["state"]
+    parts = load_checkpoint(tmp_path / "parts" / "last.pt")["model"]["state"]
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
 def test_main__frozen_encoder_stays_and_the_log_shows_the_rate(data, tmp_path, monkeypatch,
                                                                capsys):
     monkeypatch.setattr(train, "build_model", lambda name, weights, **kwargs: TinyNet(**kwargs))
