@@ -187,7 +187,7 @@ def resume(run, args, meta, device):
         load_optimizer(run.optimizer, train["optimizer"])
         run.scaler.load_state_dict(train["scaler"])
         if run.scheduler:
-            load_scheduler(run.scheduler, train["scheduler"])
+            load_scheduler(run.scheduler, train["scheduler"], args.lr)
         run.step_log.copy_(train["record"])
         run.epoch = int(train["epoch"])
         run.step = int(train["step"])
@@ -242,9 +242,16 @@ def load_optimizer(optimizer, saved):
             raise ValueError("the optimiser's moments are of other shapes")
 
 
-def load_scheduler(scheduler, saved):
-    """Load the state of --schedule plateau, of this version or of those that kept it by hand."""
+def load_scheduler(scheduler, saved, lr):
+    """Load the state of --schedule plateau, of this version or of those that kept it by hand.
+
+    Args:
+        scheduler: torch's ReduceLROnPlateau; saved: its state.
+        lr: the run's --lr, of which earlier versions kept the share that is left.
+    """
     if "lowest" in saved:
+        for group in scheduler.optimizer.param_groups:
+            group["lr"] = lr * saved["factor"] * group["share"]
         saved = {"best": saved["lowest"], "num_bad_epochs": saved["epochs"]}
     scheduler.load_state_dict(saved)
 

@@ -257,17 +257,21 @@ def test_load_optimizer__settings_are_the_commands(data, paused):
 
 def test_load_scheduler__takes_the_state_of_earlier_versions():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
+    optimizer.param_groups[0]["share"] = 1.0
 
     def scheduler():
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
 
     old = scheduler()
-    runs.load_scheduler(old, {"lowest": 0.5, "epochs": 3})
+    # They set the rate at the next step, so a rate just halved is in the factor alone.
+    runs.load_scheduler(old, {"lowest": 0.5, "epochs": 3, "factor": 0.25}, 0.8)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.2)
     old.step(0.6)  # the fourth epoch that is not better
-    assert optimizer.param_groups[0]["lr"] == 0.4
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     state = old.state_dict()
     new = scheduler()
-    runs.load_scheduler(new, state)
+    runs.load_scheduler(new, state, 0.8)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
     assert new.best == 0.5 and new.state_dict() == state
 
 
