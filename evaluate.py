@@ -109,8 +109,8 @@ def score(checkpoint, data, args, device):
     site_of = tiles.meta.get("places") if args.compare else None
     blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
     stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore)
-    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp_dtype(device),
-                            stats, args.tta)
+    amp = amp_dtype(device, content["args"].get("amp"))  # as the run scored itself
+    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp, stats, args.tta)
     return ScoredRun(checkpoint, model, meta, labelled_pixels, data, tiles, positions, matrix,
                      loss, stats)
 

@@ -36,7 +36,7 @@ from weak.ema import update_ema
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
-PATIENCE = 3  # epochs without a lower validation loss, before --schedule plateau halves the rate
+PATIENCE = 3  # epochs without a lower validation loss that --schedule plateau lets pass
 
 
 def parse_args(argv=None):
@@ -90,7 +90,7 @@ def add_learning_flags(parser):
          "encoder")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
-         f"rate; plateau halves it after {PATIENCE} epochs without a lower validation loss")
+         f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
     flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd has momentum "
          "0.9")
     flag("--weight-decay", type=number(float, 0, 1e6), default=1e-2, help="of convolution weights")
@@ -118,8 +118,8 @@ def add_run_flags(parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
     flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
-    flag("--stop-after", type=number(int, 0), default=0, help="pause after this many epochs; 0 "
-         "does not")
+    flag("--stop-after", type=number(int, 0), default=0, help="pause when this many epochs "
+         "of the run are done; 0 does not")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
     flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")

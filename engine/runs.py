@@ -26,6 +26,7 @@ from engine.lock import locked
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final",
                         "tensorboard")
+SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 # Flags of earlier versions, with their defaults: a run that used one cannot go on here.
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
                  "fusion_at": "bottleneck", "upsampling": None, "skips": True, "output_stride": 16,
@@ -77,10 +78,24 @@ def resumed_flags(out):
     flags = load_checkpoint(path)["args"]
     for name, default in REMOVED_FLAGS.items():
         if flags.get(name, default) != default:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--resume: {out} was started with --{flag}, which no longer exists: "
-                             "start a new run")
+            raise ValueError(f"--resume: {out} was started with {flag_of(name)}, which no longer "
+                             "exists: start a new run")
     return flags
+
+
+def flag_of(name):
+    """A flag as it is typed: --no-flips stands for what is called `flips` in the code."""
+    return f"--{'no-' if name in SWITCHED_OFF else ''}{name.replace('_', '-')}"
+
+
+def describe_change(name, before, now):
+    """The difference in one flag, such as "--lr was 0.1 and is 0.2 now"."""
+    if name in SWITCHED_OFF:
+        before = not before
+        now = not now
+    words = {True: "on", False: "off"}
+    before, now = (words[value] if isinstance(value, bool) else value for value in (before, now))
+    return f"{flag_of(name)} was {before} and is {now} now"
 
 
 def next_free_folder(data, model):
@@ -211,7 +226,7 @@ def check_same_command(args, saved):
     for name, value in vars(args).items():
         before = saved.get(name, value)
         if name not in MAY_CHANGE_ON_RESUME and before != value:
-            changed.append(f"--{name.replace('_', '-')} was {before} and is {value} now")
+            changed.append(describe_change(name, before, value))
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with the flags in {args.out}/args.json, or "
                          "start a new run")
