@@ -54,7 +54,7 @@ def choose_points(labels, points, seed, index, per="image", ignore=255):
     labels = np.asarray(labels).reshape(-1)  # (H * W,)
     if per == "image":
         candidates = np.flatnonzero(labels != ignore)
-        return np.random.default_rng([seed, index]).permutation(candidates)[:points]
+        return np.random.default_rng([seed, index]).permutation(candidates)[:points].copy()
     chosen = [np.empty(0, dtype=np.int64)]
     for k in np.unique(labels[labels != ignore]):
         random = np.random.default_rng([seed, index, int(k)])

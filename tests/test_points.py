@@ -46,6 +46,13 @@ def test_kept_labels_are_the_true_ones_and_exactly_k():
     assert (kept != 255).sum() == 20 and np.array_equal(kept[kept != 255], labels[kept != 255])
 
 
+def test_choose_points__keep_no_more_in_memory_than_themselves():
+    """A slice of the shuffle would keep all of it: half a megabyte per tile of 256 px."""
+    for per in ("image", "class"):
+        chosen = choose_points(dense(), 5, 0, 0, per)
+        assert chosen.base is None or chosen.base.size == chosen.size
+
+
 def test_unlabelled_pixels_are_never_drawn():
     labels = dense()
     labels[:, 4:] = 255
