@@ -97,7 +97,7 @@ def add_learning_flags(parser):
     flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
          "weights, with this decay per step, such as 0.99; 0 is off")
     flag("--accumulate", type=number(int, 1), default=1, help="parts a batch is cut into, to save "
-         "memory")
+         "memory; exact for ce and focal, but batch norm, dice, jaccard and --teacher see parts")
 
 
 def add_augmentation_flags(parser):
@@ -196,7 +196,7 @@ def main(args):
         else:
             runs.save("last.pt", run, meta, args)
         if run.epoch == args.epochs and pathlib.Path(args.out, "metrics.json").exists():
-            print(f"{args.out} is finished: python evaluate.py --checkpoint {args.out} scores it")
+            print(f"finished; next: python evaluate.py --checkpoint {args.out}/{args.final}.pt")
             return None
         if args.tensorboard and rank == 0:
             run.writer = runs.open_tensorboard(args, run)

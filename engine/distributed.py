@@ -10,6 +10,7 @@ prints.
 import atexit
 import os
 import sys
+import warnings
 
 import torch
 import torch.distributed
@@ -77,8 +78,11 @@ def data_parallel(model, device):
     if not torch.distributed.is_initialized():
         return model
     device_ids = [device] if device.type == "cuda" else None
-    # Batch-norm statistics are averaged instead, see `average_buffers`.
-    return torch.nn.parallel.DistributedDataParallel(model, device_ids, broadcast_buffers=False)
+    with warnings.catch_warnings():  # newer torch calls the argument forward_sync_buffers
+        warnings.simplefilter("ignore", FutureWarning)
+        # Batch-norm statistics are averaged instead, see `average_buffers`.
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids,
+                                                         broadcast_buffers=False)
 
 
 def average_buffers(model):

@@ -113,7 +113,7 @@ def test_main__a_run_without_its_report_writes_it_when_resumed(data, tmp_path, c
     assert run(data, out, "--epochs", "1", "--resume")["split"] == "test"
     assert (out / "metrics.json").exists() and (out / "curves.png").exists()
     assert run(data, out, "--epochs", "1", "--resume") is None
-    assert "is finished" in capsys.readouterr().out
+    assert "finished" in capsys.readouterr().out
 
 
 def test_report__metrics_are_written_last(data, tmp_path, monkeypatch):
