@@ -2,14 +2,17 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported: nets this small gain nothing from a second thread
+# Before torch is imported, because networks this small gain nothing from a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts its background jobs with Ctrl-C ignored, and tests of interruption need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
