@@ -11,7 +11,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from geo.raster import open_raster
-from sources.labels import NO_LABEL, MaskLabels, points_in_scene
+from sources.labels import NO_LABEL, points_in_scene
+from sources.masks import MaskLabels
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 

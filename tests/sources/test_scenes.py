@@ -9,7 +9,8 @@ from PIL import Image
 
 from geo.raster import Georeference, open_raster, write_geotiff
 from sources import scenes
-from sources.labels import MaskLabels, land_classes, read_points
+from sources.labels import land_classes, read_points
+from sources.masks import MaskLabels
 from sources.raw import RawDataset, Region, Scene
 from sources.scenes import (
     ScaledRaster, SceneReader, check_footprint, check_scenes, open_scene, resize, scaled)
