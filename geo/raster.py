@@ -33,12 +33,13 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian,
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
 
-def open_raster(path, max_pixels=2**31):
-    """Open a TIFF (its first page), PNG or JPEG for reading in windows; reads headers only.
+def open_raster(path, max_pixels=2**31, page=0):
+    """Open a TIFF, PNG or JPEG for reading in windows; reads headers only.
 
     Args:
         path: the file.
         max_pixels: largest PNG or JPEG to accept, px, because these are decoded whole.
+        page: the number of a TIFF's page, from 0.
     Returns:
         Raster.
     Raises:
@@ -53,7 +54,7 @@ def open_raster(path, max_pixels=2**31):
         if not start:
             raise ValueError("it is empty")
         if start in TIFF_STARTS:
-            return _open_tiff(path)
+            return _open_tiff(path, page)
         if start != b"\x89PNG" and start[:3] != b"\xff\xd8\xff":
             # Checked first, so that no large file of another kind is read whole.
             raise ValueError("it is no TIFF, PNG or JPEG")
@@ -145,16 +146,16 @@ class Raster:
 
 
 class _Tiff:
-    """The first page of a TIFF, decoded strip by strip or tile by tile (segments), with a cache.
+    """A page of a TIFF, decoded strip by strip or tile by tile (segments), with a cache.
 
     An uncompressed image that lies in one piece is mapped instead, in segments of a size that
     keeps the pages touched within the cache.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, number):
         self.path = path
         with tifffile.TiffFile(path) as file:
-            self.page = page = file.pages[0]
+            self.page = page = file.pages[number]
             self.tags = {tag.code: tag.value for tag in page.tags}
             self.has_mask = len(file.pages) > 1 and bool(file.pages[1].subfiletype & 4)
             self.decoder = page.decode  # prepared now, because both read the open file
@@ -259,9 +260,9 @@ def _overlap(window, window_size, segment, segment_size):
     return slice(start - window, end - window), slice(start - segment, end - segment)
 
 
-def _open_tiff(path):
-    """Raster of the first page of a TIFF; those after it are overviews, masks or other scenes."""
-    source = _Tiff(path)
+def _open_tiff(path, number):
+    """Raster of a page of a TIFF; those after the first are overviews, masks or other scenes."""
+    source = _Tiff(path, number)
     page = source.page
     tags = source.tags
     has_alpha = bool(page.extrasamples) and page.extrasamples[-1] in (1, 2)

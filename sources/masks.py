@@ -1,44 +1,135 @@
-"""The labels of a scene in its mask: ids, the classes' colours, or a palette."""
+"""The labels of a scene in its mask: ids, colours, a palette, or a band per class.
+
+Where a mask is transparent, masked or nodata there is no label.
+"""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import tifffile
 
+from geo.raster import open_raster
 from sources.labels import NO_LABEL
+
+ROWS = 512  # px, height of the blocks in which a mask is searched
+LISTED = 40  # ids or colours that are proposed as classes, the most frequent
+BLUR = 24  # how far JPEG compression moves the values 0 and 255
 
 
 class MaskLabels:
-    """The labels of a scene in its mask of ids or of the classes' colours.
+    """The labels of a scene in its mask.
 
-    A palette counts as colours where a class has no id. What no class claims is an error, except
-    255, NaN and the file's nodata value among ids, which mean no label.
+    What no class claims is an error, except 255, NaN and the file's nodata value among ids, which
+    mean no label.
 
     Args:
         mask: ScaledRaster.
         source: RawDataset, of which class_table, threshold and tolerance matter.
+    Raises:
+        ValueError: the mask does not fit the classes.
     """
 
     def __init__(self, mask, source):
         self.mask = mask
         self.path = mask.path
-        self.palette = mask.raster.palette
+        self.raster = mask.raster
         self.threshold = source.threshold
         self.tolerance = source.tolerance
-        colours = {row.colour: row.index for row in source.class_table if row.colour is not None}
-        values = {row.value: row.index for row in source.class_table if row.value is not None}
-        all_have_ids = all(row.value is not None for row in source.class_table)
-        in_palette = self.palette is not None and not all_have_ids  # else it is for the eye alone
-        self.coloured = bool(colours) and (mask.raster.bands >= 3 or in_palette)
-        if self.coloured and mask.raster.dtype != np.uint8:
-            raise ValueError(f"{self.path} is in colours of {mask.raster.dtype}: save it with 8 "
+        self.table = source.class_table
+        self.transparent = transparent_code(self.raster)
+        self.greys = set()  # the values of a mask of three equal bands
+        self.form = self._find_form()
+        if self.form in ("colours", "palette"):
+            index_of = {row.colour: row.index for row in self.table if row.colour is not None}
+        elif self.form == "bands":
+            index_of = {band: row.index for band, row in enumerate(rows_of_bands(self.table))}
+        else:
+            index_of = {row.value: row.index for row in self.table if row.value is not None}
+        self._check_form(index_of)
+        self.codes = np.array(sorted(index_of))
+        self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
+        self._warn(source)
+
+    def _find_form(self):
+        """What the mask holds: "ids", "colours", "palette" (colours too) or "bands".
+
+        A palette is for the eye alone where all classes have ids. Three equal bands are ids, unless
+        their greys are colours of classes.
+        """
+        bands = self.raster.bands - (self.raster.alpha is not None)
+        colours = {row.colour for row in self.table if row.colour is not None}
+        have_ids = all(row.value is not None for row in self.table)
+        if bands == 1:
+            has_colours = colours and self.raster.palette is not None
+            return "palette" if has_colours and not have_ids else "ids"
+        if bands not in (3, 4):
+            return "bands"
+        for pixels in blocks_of(self.mask):
+            if (pixels[:, :, :3] != pixels[:, :, :1]).any():
+                no_colours = pixels.max() <= 1 or bands == 4 and not colours
+                return "bands" if no_colours and bands == len(self.table) else "colours"
+            self.greys.update(np.unique(pixels[:, :, 0]).tolist())
+        are_colours = all(grey * 0x10101 in colours for grey in self.greys)
+        return "ids" if have_ids and not are_colours or not colours else "colours"
+
+    def _check_form(self, index_of):
+        """Refuse a mask whose form does not fit the classes; {code: class index} by its form."""
+        bands = self.raster.bands - (self.raster.alpha is not None)
+        if self.form == "bands" and bands != len(self.table):
+            raise ValueError(f"{self.path} has {self.raster.bands} bands or pages, but classes.csv "
+                             f"{len(self.table)} rows: give one band of ids, three of colours, or "
+                             "a band of 0 and 1 for each row")
+        if self.form == "colours" and not index_of:
+            raise ValueError(f"{self.path} is in colours, but the classes have none: give r,g,b "
+                             "in classes.csv")
+        if self.form == "colours" and self.raster.dtype != np.uint8:
+            raise ValueError(f"{self.path} is in colours of {self.raster.dtype}: save it with 8 "
                              "bits a band")
-        if not self.coloured and not values:
+        if not index_of:
             raise ValueError(f"{self.path} holds ids, but the classes have only colours: give "
                              "them ids as well")
-        if self.threshold is not None and not self.coloured and set(values) != {0, 255}:
+        if self.threshold is not None and self.form == "ids" and set(index_of) != {0, 255}:
             raise ValueError(f"{self.path}: --threshold makes its values 0 and 255: give the "
                              "classes these ids")
-        index_of = colours if self.coloured else values
-        self.codes = np.array(sorted(index_of))  # ids, or colours as numbers 0xRRGGBB
-        self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
+
+    def _warn(self, source):
+        """Warn, once per data set, of what could be read in two ways."""
+        if self.form == "bands":
+            names = ", ".join(row.name for row in rows_of_bands(self.table))
+            source.warn("bands", f"{self.path} has a band (or page) per class, read as: {names}")
+        if self.form == "colours" and self.raster.bands == 4 and self.raster.alpha is None:
+            source.warn("fourth", f"{self.path} has a fourth band that is not marked as alpha, and "
+                        "that is not read")
+        grey_of = {row.value: row.colour // 0x10101 for row in self.table if row.colour is not None}
+        if self.form == "colours" and self.greys <= {row.value for row in self.table} and any(
+                grey_of.get(grey) != grey for grey in self.greys):
+            source.warn("grey", f"{self.path} holds greys that are colours of classes, and ids of "
+                        "others: they are read as colours; leave the colours out of classes.csv if "
+                        "they are ids")
+        if self.form != "ids":
+            return
+        for row in [row for row in self.table if row.value is not None]:
+            if row.value == self.raster.nodata and row.index != NO_LABEL:
+                source.warn("nodata", f"{self.path} states {row.value:g} as nodata, which is also "
+                            f"the id of '{row.name}': these pixels are labelled {row.name}; name "
+                            "that row of classes.csv ignore if they have no label")
+            if self.raster.palette is not None and self._palette_contradicts(row):
+                source.warn("palette", f"{self.path} shows value {row.value:g} in the colour of a "
+                            f"class other than '{row.name}': its values are read, not its colours; "
+                            "leave the ids out of classes.csv to read colours")
+        if is_jpeg(self.raster) and not set(self.codes) <= {0, 255}:
+            source.warn("jpeg", f"{self.path} is a JPEG, which changes ids: save masks as PNG or "
+                        "TIFF, or give --threshold for two classes")
+
+    def _palette_contradicts(self, row):
+        """Whether the palette shows a class's id in the colour of another class."""
+        if row.value not in range(256):
+            return False
+        shown = int.from_bytes(self.raster.palette[int(row.value)].tobytes(), "big")
+        others = [other.colour for other in self.table if other.index != row.index]
+        return shown != row.colour and shown in others
 
     def read(self, row, col, height, width):
         """The class indices of a window, (height, width) uint8, 255 for no label.
@@ -46,10 +137,11 @@ class MaskLabels:
         Raises:
             ValueError: a value or colour that no class has, and how many pixels have it.
         """
-        codes = self._read_codes(row, col, height, width)
+        codes, hidden = self._read_codes(row, col, height, width)
         nearest = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
         labels = self.indices[nearest]
-        invalid = self.codes[nearest] != codes
+        labels[hidden] = NO_LABEL
+        invalid = (self.codes[nearest] != codes) & ~hidden
         if invalid.any():
             unknown, inverse = np.unique(codes[invalid], return_inverse=True)
             found = [self._class_of_unknown(code) for code in unknown]
@@ -57,18 +149,32 @@ class MaskLabels:
         return labels
 
     def _read_codes(self, row, col, height, width):
-        """(height, width) ids, or colours as numbers 0xRRGGBB."""
+        """(height, width) ids, bands, or colours 0xRRGGBB; and where the mask hides them, bool."""
         pixels = self.mask.read(row, col, height, width)
-        if self.coloured and self.palette is not None:
-            pixels = self.palette[pixels[:, :, 0]]
+        hidden = np.zeros((height, width), bool)
+        if self.raster.alpha is not None:
+            hidden = pixels[:, :, self.raster.alpha] == 0
+            pixels = np.delete(pixels, self.raster.alpha, axis=2)
+        if len(self.transparent):
+            hidden |= np.isin(as_codes(pixels), self.transparent)
+        if self.form == "bands":
+            return self._band_of_class(pixels, hidden)
+        if self.form == "palette":
+            pixels = self.raster.palette[pixels[:, :, 0]]
         if self.threshold is not None:
             pixels = np.where(pixels > self.threshold, 255, 0)
-        if self.coloured:
-            return pixels[:, :, :3].astype(int) @ (1 << 16, 1 << 8, 1)
-        if pixels.shape[2] >= 3 and (pixels[:, :, :3] != pixels[:, :, :1]).any():
-            raise ValueError(f"{self.path} is in colours, but the classes have none: give r,g,b "
-                             "in classes.csv")
-        return pixels[:, :, 0]
+        return (pixels[:, :, 0] if self.form == "ids" else as_codes(pixels)), hidden
+
+    def _band_of_class(self, pixels, hidden):
+        """The band that is set in each pixel of (h, w, K), and where none is."""
+        is_set = pixels != 0
+        number_set = is_set.sum(axis=2)
+        values = np.unique(pixels)
+        if number_set.max() > 1 or len(values) > 2 or values[-1] not in (0, 1, 255):
+            raise ValueError(f"{self.path}: is not one band per class, because a pixel is set in "
+                             f"two of its {pixels.shape[2]} bands, or holds other values than 0 "
+                             "and 1 (or 255): save one band of ids")
+        return is_set.argmax(axis=2), hidden | (number_set == 0)
 
     def _class_of_unknown(self, code):
         """The class index of a code that no class has: the nearest colour's, or 255.
@@ -76,27 +182,202 @@ class MaskLabels:
         Raises:
             ValueError: no colour is near enough, or it is an id that is not known as no label.
         """
-        if self.coloured:
+        in_colours = self.form != "ids"
+        if in_colours:
             distances = np.abs(_split_colour(self.codes) - _split_colour(code)).max(axis=-1)
             if distances.min() <= self.tolerance:
                 return self.indices[distances.argmin()]
-        elif code in (NO_LABEL, self.mask.raster.nodata) or np.isnan(code):
+        elif code in (NO_LABEL, self.raster.nodata) or np.isnan(code):
             return NO_LABEL
         what = f"value {code}"
         advice = "list it in classes.csv, maybe as 'ignore'"
-        if self.coloured:
+        counts = count_codes(self)
+        if in_colours:
             what = f"colour {','.join(map(str, _split_colour(code)))}"
             advice += ", or allow blurred colours by --tolerance"
-        raise ValueError(f"{self.path}: {what} ({self._count(code)} px) is no class: {advice}")
+        elif is_blurred(counts):
+            advice = ("its values lie around 0 and 255, as in a JPEG of two classes: give these the "
+                      "ids 0 and 255, and read it with --threshold 127")
+        raise ValueError(f"{self.path}: {what} ({counts[code]} px) is no class: {advice}")
 
-    def _count(self, code):
-        """How many pixels of the whole mask have a code."""
-        count = 0
-        for row in range(0, self.mask.height, 512):
-            height = min(512, self.mask.height - row)
-            codes = self._read_codes(row, 0, height, self.mask.width)
-            count += np.count_nonzero(codes == code)
-        return count
+
+def rows_of_bands(table):
+    """The rows of a class table in the order of a mask's bands: by their ids, if these are
+    0 to K - 1 or 1 to K, else as they are listed."""
+    ids = [row.value for row in table]
+    first = 1 if 1 in ids and 0 not in ids else 0
+    if set(ids) == set(range(first, first + len(ids))):
+        return sorted(table, key=lambda row: row.value)
+    return table
+
+
+def propose_classes(masks):
+    """A classes.csv to fill in, as text: the ids or colours of masks, the most frequent first.
+
+    Args:
+        masks: list of ScaledRaster.
+    """
+    colours = Counter()  # {(r, g, b): px}
+    ids = Counter()
+    shown = {}  # {id: (r, g, b) of a palette}
+    for mask in masks:
+        raster = mask.raster
+        for pixels in blocks_of(mask):
+            if raster.alpha is not None:
+                visible = pixels[:, :, raster.alpha] != 0
+                pixels = np.delete(pixels, raster.alpha, axis=2)[visible][:, None]  # (n, 1, C)
+            values, numbers = np.unique(as_codes(pixels), return_counts=True)
+            found = dict(zip(values.tolist(), numbers.tolist()))
+            (colours if pixels.shape[2] >= 3 else ids).update(found)
+        if raster.palette is not None:
+            shown.update(enumerate(raster.palette.tolist()))
+    if all(code % 0x10101 == 0 for code in colours):  # grey RGB
+        ids.update({code // 0x10101: number for code, number in colours.items()})
+        colours.clear()
+    total = sum(ids.values()) + sum(colours.values())
+    lines = ["id,name,r,g,b,share"]
+    for code, number in ids.most_common(LISTED):
+        colour = ",".join(map(str, shown.get(code, ("", "", ""))))
+        lines.append(f"{code},,{colour},{number / total:.4f}")
+    for code, number in colours.most_common(LISTED):
+        colour = ",".join(map(str, _split_colour(code)))
+        lines.append(f",,{colour},{number / total:.4f}")
+    if len(ids) + len(colours) > len(lines) - 1:
+        lines.append(f"(and {len(ids) + len(colours) - len(lines) + 1} more)")
+    return "\n".join(lines)
+
+
+def add_validity(raster):
+    """A mask's Raster with the mask beside its bands, if there is one, as an alpha band.
+
+    That is a page of its own in a TIFF, or a file NAME.tif.msk, as GDAL writes them.
+    """
+    if raster.alpha is not None:
+        return raster
+    beside = Path(f"{raster.path}.msk")
+    page = find_mask_page(raster.path)
+    if beside.is_file():
+        validity = open_raster(beside)
+    elif page:
+        validity = open_raster(raster.path, page=page)
+    else:
+        return raster
+    if (validity.height, validity.width) != (raster.height, raster.width):
+        raise ValueError(f"{validity.path}: the mask of valid pixels is {validity.height} x "
+                         f"{validity.width} px, the file {raster.height} x {raster.width}: save "
+                         "both anew")
+    return dataclasses.replace(raster, source=WithAlpha(raster, validity), alpha=raster.bands,
+                               bands=raster.bands + 1, sparse=False)
+
+
+def find_mask_page(path):
+    """The number of the page of a TIFF that masks its first page; None without one."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with tifffile.TiffFile(path) as file:
+        size = file.pages[0].shape[:2]
+        for number, page in enumerate(file.pages):
+            is_mask = page.subfiletype & 4 and not page.subfiletype & 1  # 1: of an overview
+            if is_mask and page.shape[:2] == size:
+                return number
+    return None
+
+
+class WithAlpha:
+    """The source of a Raster: the bands of one raster, and the validity of another as the last."""
+
+    def __init__(self, raster, validity):
+        self.raster = raster
+        self.validity = validity
+
+    def copy(self, row, col, window):
+        """Fill window (h, w, C + 1) with the pixels at row, col."""
+        height, width, _ = window.shape
+        window[:, :, :-1] = self.raster.read(row, col, height, width)
+        window[:, :, -1] = self.validity.read(row, col, height, width)[:, :, 0] != 0
+
+
+def hide_as_nodata(raster, taken):
+    """A Raster of ids whose transparent pixels have a nodata value, in place of an alpha band.
+
+    Args:
+        raster: from `add_validity`, of one band and perhaps alpha.
+        taken: values that are ids.
+    """
+    if raster.alpha is None or raster.bands != 2 or raster.dtype.kind not in "ui":
+        return raster
+    limits = np.iinfo(raster.dtype)
+    free = (value for value in range(limits.max, limits.min, -1) if value not in taken)
+    nodata = raster.nodata if raster.nodata not in (None, *taken) else next(free)
+    return dataclasses.replace(raster, source=Hidden(raster, nodata), bands=1, alpha=None,
+                               nodata=nodata)
+
+
+class Hidden:
+    """The source of a Raster: the first band of another, with nodata where its alpha is 0."""
+
+    def __init__(self, raster, nodata):
+        self.raster = raster
+        self.nodata = nodata
+
+    def copy(self, row, col, window):
+        """Fill window (h, w, 1) with the pixels at row, col."""
+        pixels = self.raster.read(row, col, *window.shape[:2])
+        hidden = pixels[:, :, self.raster.alpha] == 0
+        window[:, :, 0] = np.where(hidden, self.nodata, pixels[:, :, 0])
+
+
+def transparent_code(raster):
+    """The palette entries, the value or the colour that a PNG declares transparent, as a list."""
+    image = getattr(raster.source, "image", None)
+    declared = image.info.get("transparency") if image else None
+    if declared is None:
+        return []
+    if isinstance(declared, bytes):  # the alpha of each palette entry
+        return [entry for entry, alpha in enumerate(declared) if alpha == 0]
+    if isinstance(declared, tuple):
+        return [as_codes(np.array([[declared]])).item()]
+    return [declared]
+
+
+def is_jpeg(raster):
+    """Whether a raster's file is a JPEG, or a TIFF compressed as one."""
+    image = getattr(raster.source, "image", None)
+    page = getattr(raster.source, "page", None)
+    return (image is not None and image.format == "JPEG") or (
+        page is not None and page.compression in (6, 7))
+
+
+def as_codes(pixels):
+    """(h, w, C) pixels as (h, w) numbers: colours 0xRRGGBB of three bands or more, else values."""
+    if pixels.shape[2] < 3:
+        return pixels[:, :, 0]
+    return pixels[:, :, :3].astype(int) @ (1 << 16, 1 << 8, 1)
+
+
+def blocks_of(mask):
+    """Yield the pixels (h, W, C) of a whole mask, block of rows by block of rows."""
+    for row in range(0, mask.height, ROWS):
+        yield mask.read(row, 0, min(ROWS, mask.height - row), mask.width)
+
+
+def count_codes(labels):
+    """How many pixels of a whole mask have each code: Counter; `labels` is its MaskLabels."""
+    counts = Counter()
+    mask = labels.mask
+    for row in range(0, mask.height, ROWS):
+        height = min(ROWS, mask.height - row)
+        codes, hidden = labels._read_codes(row, 0, height, mask.width)
+        values, numbers = np.unique(codes[~hidden], return_counts=True)
+        counts.update(dict(zip(values.tolist(), numbers.tolist())))
+    return counts
+
+
+def is_blurred(counts):
+    """Whether the values {value: px} of a mask lie around 0 and 255, and are more than these."""
+    near = [value for value in counts if value <= BLUR or 255 - BLUR <= value <= 255]
+    share = sum(counts[value] for value in near) / sum(counts.values())
+    return len(counts) > 2 and share > 0.9 and min(near) <= BLUR < max(near)
 
 
 def _split_colour(code):

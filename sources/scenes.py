@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from geo.raster import open_raster
 from sources.labels import NO_LABEL, points_in_scene
-from sources.masks import MaskLabels
+from sources.masks import MaskLabels, add_validity
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -244,13 +244,14 @@ class ScaledRaster:
     Args:
         path: the image, a list of images, or the mask.
         source: RawDataset, of which scale and max_pixels matter.
-        smooth: as for `resize`.
+        smooth: as for `resize`; False also reads the file's mask of valid pixels, as alpha.
     """
 
     def __init__(self, path, source, smooth):
         self.path = path
         self.smooth = smooth
-        self.raster = open_scene(path, source.max_pixels)
+        raster = open_scene(path, source.max_pixels)
+        self.raster = raster if smooth else add_validity(raster)
         self.height = scaled(self.raster.height, source.scale)
         self.width = scaled(self.raster.width, source.scale)
 
