@@ -30,6 +30,7 @@ from report.figures import default_colours, save_png
 from sources import flags, sentinel2
 from sources.demo import demo
 from sources.labels import NO_LABEL, name_scenes, read_classes, read_points
+from sources.overlap import footprints, join_sites, shared_ground
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
 from sources.scenes import SceneReader, check_scenes, each_tile, shared_nodata
@@ -123,9 +124,11 @@ def make_demo(out, seed=0):
 def prepare(args, folder):
     """Write a prepared data set to an existing folder; returns what dataset.json holds."""
     source = find_source(args, folder)
-    sizes, measured, missing = check_scenes(source, args.gsd)
+    sizes, georeferences, measured, missing = check_scenes(source, args.gsd)
+    source = join_sites(source, footprints(source, sizes, georeferences))
     meta = {**build_meta(source, measured["bands"], args), **measured}
     regions = plan_regions(source, sizes, args)
+    meta["shared_ground"] = shared_ground(source.scenes, regions)
     tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
     meta.update(counts)
     meta["nodata"] = shared_nodata(source, tiles, missing, meta["dtype"])
@@ -209,7 +212,7 @@ def choose_tiles(source, regions, gsd_m, args):
             raise ValueError(f"--drop-only {name}: give one of {', '.join(names)}")
     tiles_of = [[] for _ in source.scenes]
     for region in regions:
-        tiles_of[region.scene] += cut(region, args.tile, args.overlap)
+        tiles_of[region.scene] += cut(region, args.tile, args.overlap, args.pad_edges)
     kept = []
     pixels = {split: np.zeros(len(names), int) for split in SPLITS}
     dropped = {split: Counter() for split in SPLITS}
@@ -308,7 +311,8 @@ def write_tiles(folder, source, tiles, meta):
                 cloudy[tile.split] += shares
                 row += list(np.round(shares, 4))
             if tile.split == "train":
-                statistics.add(image[valid])
+                counted = valid[tile.shared_rows:, tile.shared_cols:]
+                statistics.add(image[tile.shared_rows:, tile.shared_cols:][counted])
             mark_missing(image, valid, meta["nodata"])
             filling = [(0, side - tile.height), (0, side - tile.width)]
             image = np.pad(image, [*filling, (0, 0)], mode="reflect")

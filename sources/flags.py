@@ -71,6 +71,9 @@ def add_tile_flags(parser, kind):
     flag("--tile", type=number(int, 1, 2**14), default=128 if kind == "demo" else 256,
          help="side of the tiles, px after --scale")
     flag("--overlap", type=number(int, 0), default=0, help="px that neighbouring tiles share")
+    flag("--pad-edges", action="store_true", help="leave the last tiles of a scene where they are, "
+         "and fill them up with the image mirrored; not given: they are moved inwards, and what "
+         "they share with their neighbours has no label in them")
     flag("--min-labelled", type=number(int, 0), default=1, help="drop tiles with fewer labelled "
          "px; 0 drops none")
     flag("--drop-only", nargs="+", default=[], metavar="CLASS", help="drop tiles that show no "
@@ -95,12 +98,16 @@ def add_split_flags(parser, kind):
     names = SITES.get(kind, "the scenes' names")
     flag("--test-places", nargs="+", default=[], metavar="NAME", help=f"sites to test on: {names}; "
          "sites named for neither train")
-    flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each scene, single tiles "
-         "(neighbours then stand on both sides, so scores are too high), or polygons of sparse "
-         "labels; not given: the data set's own split, else scene")
+    flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each site, single tiles "
+         "(neighbours then stand on both sides, so scores are too high), polygons of sparse labels, "
+         "or none: all is for training; not given: the data set's own split, else scene, else block "
+         "where there are fewer sites than splits")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or "
          f"train.txt val.txt test.txt of lines SCENE_N, where N counts the scene's {LISTED_TILE} "
          "px tiles row by row from 0")
+
+
+SWITCHES = ("--drop-single-class", "--pad-edges")
 
 
 def kind_first(words, kinds):
@@ -109,7 +116,7 @@ def kind_first(words, kinds):
         return words
     for place, word in enumerate(words[1:], 1):
         before = words[place - 1]
-        is_value = before.startswith("--") and "=" not in before and before != "--drop-single-class"
+        is_value = before.startswith("--") and "=" not in before and before not in SWITCHES
         if word in kinds and not is_value:
             return [word, *words[:place], *words[place + 1:]]
     return words

@@ -26,6 +26,8 @@ class Scene(NamedTuple):
     mask: Path | None
     site: str
     split: str | None = None
+    grid: str | None = None  # see RawDataset.grid_of
+    footprint: object = None  # see overlap.Footprint
 
 
 class Region(NamedTuple):
@@ -38,6 +40,8 @@ class Region(NamedTuple):
     height: int
     width: int
     labels: SparseLabels | None = None  # in place of the scene's; see splits.split_by_polygon
+    shared_rows: int = 0  # px at its top and left that count in the tile before; see splits.cut
+    shared_cols: int = 0
 
     @property
     def window(self):
@@ -92,7 +96,7 @@ class RawDataset:
 
     def grid_of(self, scene):
         """A name that scenes share whose pixels lie on each other: their site's if aligned."""
-        return scene.site if self.aligned else scene.name
+        return scene.grid or (scene.site if self.aligned else scene.name)
 
 
 def find_files(pattern):

@@ -215,16 +215,16 @@ def warn_of_unread(raster):
         print(f"warning: {raster.path} {raster.unread}, and that is not read", file=sys.stderr)
 
 
-def epsg(raster):
-    """The code of a raster's coordinate system; None where it has none or a private one (32767)."""
-    keys = raster.georeference.keys
+def epsg(georeference):
+    """The code of a coordinate system; None where the file names none or a private one (32767)."""
+    keys = georeference.keys
     code = keys.get(3072) or keys.get(2048)  # ProjectedCRS, GeodeticCRS
     return None if code == 32767 else code
 
 
 def same_crs(one, other):
     """Whether two rasters have the same coordinate system, as far as both are known."""
-    return len({epsg(one), epsg(other)} - {None}) < 2
+    return len({epsg(one.georeference), epsg(other.georeference)} - {None}) < 2
 
 
 def extent(raster):
@@ -235,7 +235,7 @@ def extent(raster):
     ends = np.array([0, raster.height]), np.array([0, raster.width])
     xs, ys = raster.georeference.to_map(*ends)
     return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
-            f"(EPSG {epsg(raster) or 'unknown'})")
+            f"(EPSG {epsg(raster.georeference) or 'unknown'})")
 
 
 class ScaledRaster:
@@ -303,12 +303,15 @@ class SceneReader:
         return pixels, ~self.raster.no_data(pixels)
 
     def read_labels(self, region):
-        """The (h, w) uint8 class indices of a Region; 255 without a label or without data."""
+        """The (h, w) uint8 class indices of a Region; 255 without a label or without data, and
+        where the pixel counts in the tile before."""
         source = self.labels if region.labels is None else region.labels
         labels = source.read(*region.window)
         if self.has_gaps:
             _, valid = self.read_image(region)
             labels[~valid] = NO_LABEL
+        labels[:region.shared_rows] = NO_LABEL
+        labels[:, :region.shared_cols] = NO_LABEL
         return labels
 
     def is_empty(self, regions):
@@ -376,14 +379,16 @@ def check_scenes(source, gsd=None):
         source: RawDataset.
         gsd: ground sample distance of the files, m; None takes it from the files.
     Returns:
-        [(height, width)] of the scenes' files, px; a dict of bands, dtype and gsd_m after scaling
-        (None if one is unknown, or they differ by more than 1 %); and how scenes mark missing
-        pixels, a list of (nodata or None, whether there is an alpha band), each way once.
+        [(height, width)] of the scenes' files, px; their [Georeference or None]; a dict of bands,
+        dtype and gsd_m after scaling (None if one is unknown, or they differ by more than 1 %); and
+        how scenes mark missing pixels, a list of (nodata or None, whether there is an alpha band),
+        each way once.
     Raises:
         ValueError, OSError: scenes of different bands or dtype, or a point outside all of them.
     """
     sizes = []
     gsds = []
+    georeferences = []
     missing = {}
     covered = False  # (N,) of the points
     first = None
@@ -397,6 +402,7 @@ def check_scenes(source, gsd=None):
                                  "apart, or make them alike")
             warn_of_unread(raster)
             sizes.append((raster.height, raster.width))
+            georeferences.append(raster.georeference)
             gsds.append(gsd or (raster.georeference.gsd_m if raster.georeference else None))
             nodata = raster.nodata
             if nodata is not None and np.isnan(nodata):
@@ -410,7 +416,7 @@ def check_scenes(source, gsd=None):
     known = None not in gsds and max(gsds) <= 1.01 * min(gsds)
     gsd_m = gsds[0] / source.scale if known else None
     measured = {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsd_m}
-    return sizes, measured, list(missing)
+    return sizes, georeferences, measured, list(missing)
 
 
 def shared_nodata(source, tiles, missing, dtype):

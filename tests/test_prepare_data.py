@@ -153,9 +153,10 @@ def test_parse_args__each_kind_shows_only_its_own_flags(capsys):
     assert all({"--tile", "--out", "--split-by", "--seed"} <= flags for flags in shown.values())
 
 
-def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path):
+@pytest.mark.parametrize("words", [[], ["--pad-edges"]])
+def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path, words):
     write_set(tmp_path)
-    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, *words)
     assert meta["tiles"] == {"train": 12, "val": 12, "test": 12}  # 3 x 4 tiles of a scene
     seen = np.zeros((3, 40, 50), int)
     for row in rows:
@@ -166,24 +167,29 @@ def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path):
         assert (image[:height, :width, 0] == np.arange(top, top + height)[:, None]).all()
         assert (image[:height, :width, 1] == np.arange(left, left + width)).all()
         assert (image[:height, :width, 2] == scene).all()
-        assert (labels[:height, :width] == (np.arange(left, left + width) >= 25)).all()
-        assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
-        seen[scene, top : top + height, left : left + width] += 1
+        labelled = labels != 255
+        here = np.broadcast_to(np.arange(left, left + 16) >= 25, (16, 16))
+        assert (labels[labelled] == here[labelled]).all()
+        assert not labelled[height:].any() and not labelled[:, width:].any()
+        assert words or (height, width) == (16, 16)
+        seen[scene, top : top + height, left : left + width] += labelled[:height, :width]
     assert (seen == 1).all()
     assert (
         meta["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")}
-        and meta["places"] == {})
+        and meta["places"] == {} and meta["shared_ground"] == {"val": 0, "test": 0})
     assert [entry["name"] for entry in meta["classes"]] == ["water", "wood"]
     assert (
         meta["classes"][1]["colour"] == [0, 120, 0] and meta["gsd_m"] is None
         and meta["km2"] is None)
 
 
-def test_write_tiles__a_cut_tile_is_filled_with_the_image_mirrored(tmp_path):
+def test_write_tiles__padding_is_the_image_mirrored_without_labels(tmp_path):
     write_set(tmp_path, count=1, height=8, width=11)
-    _, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    _, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0, "--pad-edges")
     assert arrays["train_images"][1, 0, :, 1].tolist() == [8, 9, 10, 9, 8, 9, 10, 9]
     assert arrays["train_labels"][1, 0].tolist() == [1, 1, 1, 255, 255, 255, 255, 255]
+    _, arrays, _ = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, out="small")
+    assert arrays["train_images"][0, :, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 5]
 
 
 def test_write_tiles__mean_and_std_are_those_of_the_training_pixels(tmp_path):

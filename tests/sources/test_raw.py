@@ -1,7 +1,5 @@
 """Images find their masks by name, whatever words the names have around what tells them apart."""
 
-import re
-
 import pytest
 
 from sources.raw import find_files, pair_scenes
@@ -67,10 +65,3 @@ def test_pair_scenes__a_doubtful_pair_is_refused_with_patterns(
     touch(tmp_path, *(f"{mask_folder}/{name}.png" for name in masks.split()))
     with pytest.raises(ValueError, match=message):
         pair_scenes(tmp_path / "i", tmp_path / mask_folder)
-
-
-def test_find_files__two_files_of_one_name_are_told_apart_by_a_pattern(tmp_path):
-    touch(tmp_path, "1.jpg", "1.png")
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "*.png"))):
-        find_files(tmp_path)
-    assert list(find_files(tmp_path / "*.jpg")) == ["1"]

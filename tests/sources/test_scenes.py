@@ -347,7 +347,7 @@ def test_points_in_scene__points_on_the_map_count_in_every_scene_they_lie_in(tmp
             found.append(
                 [(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
     assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
-    sizes, meta, missing = check_scenes(source)
+    sizes, _, meta, missing = check_scenes(source)
     assert (
         sizes == [(3, 4)] * 2 and meta == {"bands": 1, "dtype": "uint8", "gsd_m": 2}
         and missing == [(None, False)])
@@ -375,7 +375,7 @@ def test_check_scenes__finds_what_scenes_have_in_common(tmp_path, monkeypatch):
     def meta(*numbers, **more):
         source = RawDataset(
             land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
-        return check_scenes(source, **more)[1:]
+        return check_scenes(source, **more)[2:]
 
     bars = []
     monkeypatch.setattr(
@@ -471,7 +471,7 @@ def test_open_scene__a_pixel_missing_in_one_file_is_missing_in_all(tmp_path, nam
             [nodata] * 4 if gap else [*one, *two]
             for one, two, gap in zip(first[0], second[0], missing)]
     ]
-    assert check_scenes(source)[2] == [(nodata, False)]
+    assert check_scenes(source)[3] == [(nodata, False)]
 
 
 def test_open_scene__a_band_that_is_not_finite_makes_all_bands_missing(tmp_path):

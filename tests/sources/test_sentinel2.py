@@ -47,13 +47,14 @@ def write_place(folder, name="p", height=40, width=30, factor=10):
     is one of its pixels wide.
     """
     rows, cols = np.indices((height, width))
+    x = 500000 + 10000 * (ord(name[0]) - ord("p"))  # each place lies elsewhere
     for number, season in enumerate(("spring", "autumn")):
         image = np.stack([1000 * number + rows, 5000 + cols], -1).astype(np.uint16)
-        save(image, folder / f"{name}_{season}.tif", grid(10))
+        save(image, folder / f"{name}_{season}.tif", grid(10, x))
     mask = np.where(np.arange(width * factor) < width // 2 * factor, 1, 2) * np.ones(
         (height * factor, 1), int)
     mask[:, 11 * factor // 2] = 3
-    save(mask.astype(np.uint8), folder / f"{name}_mask.tif", grid(10 / factor), nodata=0)
+    save(mask.astype(np.uint8), folder / f"{name}_mask.tif", grid(10 / factor, x), nodata=0)
     (folder / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n2,water\n3,road\n")
 
 
@@ -203,7 +204,7 @@ def test_name_sites__errors_of_files_made_on_the_way_name_the_site(tmp_path):
     for name in "pq":
         write_place(tmp_path, name)
     for season in ("spring", "autumn"):
-        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10))
+        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10, 510000))
     with pytest.raises(
         ValueError, match="^place 'q' has 6 bands of uint16, but place 'p' 4 of uint16: "):
         prepare(tmp_path, "--seasons", "stack")

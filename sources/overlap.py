@@ -1,0 +1,139 @@
+"""Where scenes lie on the ground: which of them overlap, and how much two splits share."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.prepared import SPLITS
+from sources.scenes import epsg, scaled
+
+TOLERANCE = 0.5  # px: neighbours whose edges were rounded do not overlap
+LISTED = 4  # sites that the name of a joined site lists
+
+
+class Footprint(NamedTuple):
+    """Where a scene lies, after --scale."""
+
+    plane: object  # EPSG code, or a name; coordinates in different planes do not compare
+    affine: tuple  # (a, b, c, d, e, f): x = a * col + b * row + c, y = d * col + e * row + f
+    height: int  # px
+    width: int
+
+    def corners(self, row, col, height, width):
+        """(4,) xs and (4,) ys of a window's corners, px."""
+        a, b, c, d, e, f = self.affine
+        rows = np.array([row, row, row + height, row + height])
+        cols = np.array([col, col + width, col, col + width])
+        return a * cols + b * rows + c, d * cols + e * rows + f
+
+    def bounds(self, row, col, height, width):
+        """(left, low, right, high) of a window, px, in units of the plane."""
+        xs, ys = self.corners(row, col, height, width)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    @property
+    def whole(self):
+        """(left, low, right, high) of the scene."""
+        return self.bounds(0, 0, self.height, self.width)
+
+
+def footprints(source, sizes, georeferences):
+    """Find where each scene lies: on the map, or in a plane of its own.
+
+    A scene whose file names no coordinate system lies in the others', if these have but one.
+
+    Args:
+        source: RawDataset.
+        sizes: [(height, width)] of the scenes' files, px.
+        georeferences: [Georeference or None].
+    Returns:
+        list of Footprint.
+    """
+    codes = [georeference and epsg(georeference) for georeference in georeferences]
+    known = set(codes) - {None}
+    unnamed = known.pop() if len(known) == 1 else "map"
+    found = []
+    for scene, (height, width), georeference, code in zip(source.scenes, sizes, georeferences,
+                                                          codes):
+        size = scaled(height, source.scale), scaled(width, source.scale)
+        if georeference is None:
+            plane = f"pixels of {source.grid_of(scene)}"
+            found.append(Footprint(plane, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), *size))
+            continue
+        scaled_down = georeference.window(0, 0, (height / size[0], width / size[1]))
+        found.append(Footprint(code or unnamed, scaled_down.affine, *size))
+    return found
+
+
+def join_sites(source, places):
+    """Make one site of scenes that overlap on the ground.
+
+    Args:
+        source: RawDataset.
+        places: list of Footprint.
+    Returns:
+        RawDataset whose scenes have their footprint, and the site that they are joined to.
+    """
+    sites = [scene.site for scene in source.scenes]
+    bounds = np.array([place.whole for place in places])  # (N, 4)
+    units = np.array([[abs(right - left) / place.width, abs(high - low) / place.height]
+                      for place, (left, low, right, high) in zip(places, bounds)])  # (N, 2)
+    planes = np.array([str(place.plane) for place in places])
+    joined = {site: site for site in sites}  # each site's first
+    for number in range(len(sites)):
+        low = np.maximum(bounds[number, :2], bounds[:number, :2])
+        high = np.minimum(bounds[number, 2:], bounds[:number, 2:])
+        least = TOLERANCE * np.minimum(units[number], units[:number])
+        overlaps = (high - low > least).all(axis=1) & (planes[:number] == planes[number])
+        for other in np.flatnonzero(overlaps):
+            one = joined[sites[number]]
+            joined = {site: joined[sites[other]] if first == one else first
+                      for site, first in joined.items()}
+    members = {}
+    for site, first in joined.items():
+        members.setdefault(first, []).append(site)
+    scenes = []
+    for scene, place in zip(source.scenes, places):
+        together = members[joined[scene.site]]
+        name = "+".join(together[:LISTED])
+        if len(together) > LISTED:
+            name += f"+{len(together) - LISTED} more"
+        scenes.append(scene._replace(site=name, grid=source.grid_of(scene), footprint=place))
+    joined = [" + ".join(together) for together in members.values() if len(together) > 1]
+    if joined:
+        print(f"these overlap on the ground, and are in one split together: {', '.join(joined)}")
+    return dataclasses.replace(source, scenes=scenes)
+
+
+def shared_ground(scenes, regions):
+    """The share of the ground of val and of test that train shows too.
+
+    Args:
+        scenes: list of Scene with footprints.
+        regions: list of Region.
+    Returns:
+        {split: 0 to 1}, without splits that have no region.
+    """
+    rectangles = {}  # {(split, plane): [(left, low, right, high)]}
+    for region in regions:
+        place = scenes[region.scene].footprint
+        rectangle = place.bounds(*region.window)
+        rectangles.setdefault((region.split, place.plane), []).append(rectangle)
+    shares = {}
+    for split in SPLITS[1:]:
+        area = 0
+        shared = 0
+        for (owner, plane), own in rectangles.items():
+            if owner != split:
+                continue
+            trained = np.array(rectangles.get(("train", plane), np.zeros((0, 4))))
+            for left, low, right, high in own:
+                width = np.minimum(right, trained[:, 2]) - np.maximum(left, trained[:, 0])
+                height = np.minimum(high, trained[:, 3]) - np.maximum(low, trained[:, 1])
+                common = (width.clip(0) * height.clip(0)).sum()
+                area += (right - left) * (high - low)
+                shared += min(common, (right - left) * (high - low))
+        if area:
+            shares[split] = float(shared / area)
+    return shares
