@@ -2,7 +2,7 @@
 
     python prepare_data.py demo                               procedural scenes, made in seconds
     python prepare_data.py folder --images DIR --masks DIR --classes classes.csv --out data/NAME
-    python prepare_data.py points --images DIR --points-file points.csv --classes classes.csv
+    python prepare_data.py points scene.tif points.csv --classes classes.csv --out data/NAME
     python prepare_data.py dubai --src DIR --scale 0.5
     python prepare_data.py sentinel2 --images spring.tif autumn.tif --masks landcover_1m.tif
 
@@ -25,16 +25,18 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.cli import Parser, one_line_errors
-from engine.prepared import SPLITS, BandStatistics, TileWriter, new_folder, write_meta
+from engine.prepared import (
+    SPLITS, BandStatistics, TileWriter, classes_without_labels, new_folder, write_meta)
 from report.figures import default_colours, save_png
 from sources import flags, sentinel2
 from sources.demo import demo
 from sources.labels import NO_LABEL, name_scenes, read_classes, read_points
+from sources.masks import propose_classes
 from sources.overlap import footprints, join_sites, shared_ground
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
-from sources.scenes import SceneReader, check_scenes, each_tile, shared_nodata
-from sources.splits import cut, plan_regions
+from sources.scenes import SceneReader, ScaledRaster, check_scenes, each_tile, shared_nodata
+from sources.splits import cut, guess_tile, plan_regions
 from sources.summary import contact_sheet, frequency_table
 
 KINDS = {
@@ -73,34 +75,14 @@ def parse_args(argv=None):
         flags.add_split_flags(own, kind)
     words = flags.kind_first(sys.argv[1:] if argv is None else argv, KINDS)
     flags.check_flags_of_kind(kinds.choices, words)
-    return parser.parse_args(words)
-
-
-def check_args(args):
-    """Refuse flags that do not go together.
-
-    Raises:
-        ValueError: with their names.
-    """
-    if args.kind in ("folder", "points") and len(args.images) > 1:
-        raise ValueError("--images takes several for sentinel2 alone: quote a pattern such as "
-                         "'DIR/*.tif'")
-    if args.val_places and (args.split_by or args.split_list):
-        raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and "
-                         "--split-list")
-    if args.overlap >= args.tile:
-        raise ValueError(f"--overlap {args.overlap}: give less than --tile {args.tile}")
-    if args.overlap and args.split_by == "tile":
-        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share "
-                         "pixels: leave one out")
-    if not 0 < sum(args.fractions) < 1e9:
-        raise ValueError(f"--fractions {args.fractions}: give at least one above 0, such as "
-                         "0.7 0.2 0.1")
+    args = parser.parse_args(words)
+    flags.take_positionals(args, kinds.choices)
+    return args
 
 
 def main(args):
     """Prepare a data set in a temporary folder that is renamed to --out when all is written."""
-    check_args(args)
+    flags.check_args(args)
     out = Path(args.out).resolve()
     with new_folder(out) as work:
         try:
@@ -108,10 +90,8 @@ def main(args):
         except ValueError as error:
             raise ValueError(name_sites(str(error), work)) from error
     print(frequency_table(meta))
-    for index, entry in enumerate(meta["classes"]):
-        if not any(meta["pixels"][split][index] for split in SPLITS):
-            print(f"warning: not one pixel is labelled {entry['name']}: look at the masks' values",
-                  file=sys.stderr)
+    for line in classes_without_labels(meta):
+        print(f"warning: {line}", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
     print(f"next: python train.py --data {shlex.quote(str(args.out))}")
 
@@ -126,8 +106,9 @@ def prepare(args, folder):
     source = find_source(args, folder)
     sizes, georeferences, measured, missing = check_scenes(source, args.gsd)
     source = join_sites(source, footprints(source, sizes, georeferences))
-    meta = {**build_meta(source, measured["bands"], args), **measured}
     regions = plan_regions(source, sizes, args)
+    args.tile = args.tile or guess_tile(regions, args.overlap)
+    meta = {**build_meta(source, measured["bands"], args), **measured}
     meta["shared_ground"] = shared_ground(source.scenes, regions)
     tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
     meta.update(counts)
@@ -160,8 +141,10 @@ def find_source(args, folder):
     elif args.kind in PUBLIC:
         source = PUBLIC[args.kind](args.src)
     else:
-        class_table = read_classes(args.classes)
-        source = RawDataset(class_table, pair_scenes(args.images[0], args.masks))
+        scenes = pair_scenes(args.images, args.masks)
+        if args.masks and not args.classes:
+            ask_for_classes(scenes, args)
+        source = RawDataset(read_classes(args.classes), scenes)
     options = {"scale": args.scale, "tolerance": args.tolerance, "nodata": args.nodata,
                "max_pixels": args.max_pixels}
     if args.threshold is not None:
@@ -170,6 +153,14 @@ def find_source(args, folder):
         points = read_points(args.points_file, source.class_table)
         options["points"] = name_scenes(points, source.scenes)
     return dataclasses.replace(source, **options)
+
+
+def ask_for_classes(scenes, args):
+    """Print what masks hold as a classes.csv to fill in, and end with an error."""
+    source = RawDataset([], [], max_pixels=args.max_pixels)
+    print(propose_classes(ScaledRaster(scene.mask, source, smooth=False) for scene in scenes))
+    raise ValueError("--classes: masks do not name their classes; fill in the names above, without "
+                     "the last column if you like, save this as classes.csv, and give it")
 
 
 def build_meta(source, bands, args):
@@ -279,7 +270,7 @@ def check_splits_have_tiles(regions, number_of_tiles, dropped):
         if not number_of_tiles[split]:
             reasons = [f"{count} tiles: {reason}" for reason, count in dropped[split].items()]
             raise ValueError(f"no tile of {split} is left, dropped were {', '.join(reasons)}; "
-                             "split otherwise or drop less")
+                             "split otherwise, drop less, or train on all by --split-by none")
 
 
 def write_tiles(folder, source, tiles, meta):

@@ -58,6 +58,27 @@ def load_meta(folder):
     return meta
 
 
+def classes_without_labels(meta):
+    """Describe the classes that cannot be learned or scored, one line for each reason.
+
+    Args:
+        meta: content of dataset.json. Splits without tiles are left out.
+    """
+    pixels = {split: meta["pixels"][split] for split in SPLITS if meta["tiles"][split]}
+    names = [entry["name"] for entry in meta["classes"]]
+    nowhere = [name for name, *counts in zip(names, *pixels.values()) if not any(counts)]
+    lines = []
+    if nowhere:
+        lines.append(f"not one pixel is labelled {', '.join(nowhere)}: look at the labels' values")
+    for split, effect in (("train", "it cannot be learned"), ("test", "its score is not known")):
+        counts = pixels.get(split, [])
+        without = [name for name, count in zip(names, counts) if not count and name not in nowhere]
+        if without:
+            lines.append(f"{', '.join(without)} has no label in {split}, so that {effect}: split "
+                         "otherwise, or label more of it")
+    return lines
+
+
 def wrong_entry(meta):
     """The first entry of a dataset.json that makes no sense, or None."""
     checks = {

@@ -2,10 +2,12 @@
 
 from engine.cli import number
 from engine.prepared import FRACTIONS
+from sources.public import PUBLIC
 from sources.splits import LISTED_TILE, SPLIT_BY
 
 POINTS_HELP = ("labelled points: CSV of scene,row,col,class (px, from 0) or of x,y,class (map "
                "units), or GeoJSON points in the scenes' coordinate system")
+TILE = {"demo": 128, **dict.fromkeys(PUBLIC, 256)}  # others: by the size of what is cut
 SITES = {"demo": "place_01 to place_12", "dubai": "1+3, 2, 4+7+8, 5, 6",
          "sentinel2": "what the star stands for"}  # else the scenes' names
 
@@ -23,18 +25,23 @@ def add_file_flags(parser, kind):
     images = ("a folder of images, one image, a list of its files NAME.txt, or a quoted pattern "
               "such as 'DIR/*_sat.jpg'")
     classes = "table id,name,r,g,b with a row per class"
+    if kind == "folder":
+        classes += "; not given: prints one to fill in, with what the masks hold"
     if kind == "sentinel2":
         images += "; one of these per season"
         classes += "; not given: the land-cover map of Catalonia in twelve classes"
-    group.add_argument("--images", required=True, nargs="+", metavar="IMAGES", help=images)
+    if kind == "points":
+        group.add_argument("files", nargs="*", metavar="IMAGES POINTS", help="the images and the "
+                           "file of points, in place of --images and --points-file")
+    group.add_argument("--images", required=kind != "points", nargs="+", metavar="IMAGES",
+                       help=images)
     labels = group
     if kind != "points":
         labels = group.add_mutually_exclusive_group(required=True)
         labels.add_argument("--masks", help="likewise; masks pair with images by file name, or by "
                             "what the star stands for")
-    labels.add_argument("--points-file", required=kind == "points", metavar="FILE",
-                        help=POINTS_HELP)
-    group.add_argument("--classes", required=kind != "sentinel2", metavar="CSV", help=classes)
+    labels.add_argument("--points-file", metavar="FILE", help=POINTS_HELP)
+    group.add_argument("--classes", metavar="CSV", help=classes)
 
 
 def add_reading_flags(parser, kind):
@@ -68,8 +75,12 @@ def add_tile_flags(parser, kind):
     flag("--out", default=f"data/{kind}", help="folder to write")
     flag("--scale", type=number(float, 0.001, 16), default=1.0, help="resize scenes first, new "
          "side / old side: images by area, masks by nearest pixel")
-    flag("--tile", type=number(int, 1, 2**14), default=128 if kind == "demo" else 256,
-         help="side of the tiles, px after --scale")
+    side = "side of the tiles, px after --scale"
+    if kind in TILE:
+        flag("--tile", type=number(int, 1, 2**14), default=TILE[kind], help=side)
+    else:
+        flag("--tile", type=number(int, 1, 2**14), help=side + "; not given: 256, or less where "
+             "scenes or their blocks are smaller")
     flag("--overlap", type=number(int, 0), default=0, help="px that neighbouring tiles share")
     flag("--pad-edges", action="store_true", help="leave the last tiles of a scene where they are, "
          "and fill them up with the image mirrored; not given: they are moved inwards, and what "
@@ -107,6 +118,21 @@ def add_split_flags(parser, kind):
          "px tiles row by row from 0")
 
 
+def take_positionals(args, parsers):
+    """Read the images and the points of `points IMAGES POINTS` as if they had flags."""
+    if args.kind != "points":
+        return
+    if args.files and (args.images or args.points_file):
+        parsers["points"].error(f"{args.files[0]}: give the files alone, or --images and "
+                                "--points-file")
+    if args.files:
+        *args.images, args.points_file = args.files
+    for flag, value in (("--images", args.images), ("--points-file", args.points_file)):
+        if not value:
+            parsers["points"].error(f"{flag} is missing: give images and points, such as "
+                                    "prepare_data.py points scene.tif points.csv")
+
+
 SWITCHES = ("--drop-single-class", "--pad-edges")
 
 
@@ -136,3 +162,22 @@ def check_flags_of_kind(parsers, words):
         flag = word.split("=")[0]
         if flag in flags and flag not in own._option_string_actions:
             own.error(f"{flag} is not for {words[0]}: leave it out")
+
+
+def check_args(args):
+    """Refuse flags that do not go together.
+
+    Raises:
+        ValueError: with their names.
+    """
+    if args.val_places and (args.split_by or args.split_list):
+        raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and "
+                         "--split-list")
+    if args.tile and args.overlap >= args.tile:
+        raise ValueError(f"--overlap {args.overlap}: give less than --tile {args.tile}")
+    if args.overlap and args.split_by == "tile":
+        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share "
+                         "pixels: leave one out")
+    if not 0 < sum(args.fractions) < 1e9:
+        raise ValueError(f"--fractions {args.fractions}: give at least one above 0, such as "
+                         "0.7 0.2 0.1")

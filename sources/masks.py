@@ -38,6 +38,7 @@ class MaskLabels:
         self.threshold = source.threshold
         self.tolerance = source.tolerance
         self.table = source.class_table
+        self.warn = source.warn
         self.transparent = transparent_code(self.raster)
         self.greys = set()  # the values of a mask of three equal bands
         self.form = self._find_form()
@@ -50,7 +51,7 @@ class MaskLabels:
         self._check_form(index_of)
         self.codes = np.array(sorted(index_of))
         self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
-        self._warn(source)
+        self._warn_of_doubts()
 
     def _find_form(self):
         """What the mask holds: "ids", "colours", "palette" (colours too) or "bands".
@@ -94,33 +95,33 @@ class MaskLabels:
             raise ValueError(f"{self.path}: --threshold makes its values 0 and 255: give the "
                              "classes these ids")
 
-    def _warn(self, source):
+    def _warn_of_doubts(self):
         """Warn, once per data set, of what could be read in two ways."""
         if self.form == "bands":
             names = ", ".join(row.name for row in rows_of_bands(self.table))
-            source.warn("bands", f"{self.path} has a band (or page) per class, read as: {names}")
+            self.warn("bands", f"{self.path} has a band (or page) per class, read as: {names}")
         if self.form == "colours" and self.raster.bands == 4 and self.raster.alpha is None:
-            source.warn("fourth", f"{self.path} has a fourth band that is not marked as alpha, and "
+            self.warn("fourth", f"{self.path} has a fourth band that is not marked as alpha, and "
                         "that is not read")
         grey_of = {row.value: row.colour // 0x10101 for row in self.table if row.colour is not None}
         if self.form == "colours" and self.greys <= {row.value for row in self.table} and any(
                 grey_of.get(grey) != grey for grey in self.greys):
-            source.warn("grey", f"{self.path} holds greys that are colours of classes, and ids of "
+            self.warn("grey", f"{self.path} holds greys that are colours of classes, and ids of "
                         "others: they are read as colours; leave the colours out of classes.csv if "
                         "they are ids")
         if self.form != "ids":
             return
         for row in [row for row in self.table if row.value is not None]:
             if row.value == self.raster.nodata and row.index != NO_LABEL:
-                source.warn("nodata", f"{self.path} states {row.value:g} as nodata, which is also "
+                self.warn("nodata", f"{self.path} states {row.value:g} as nodata, which is also "
                             f"the id of '{row.name}': these pixels are labelled {row.name}; name "
                             "that row of classes.csv ignore if they have no label")
             if self.raster.palette is not None and self._palette_contradicts(row):
-                source.warn("palette", f"{self.path} shows value {row.value:g} in the colour of a "
+                self.warn("palette", f"{self.path} shows value {row.value:g} in the colour of a "
                             f"class other than '{row.name}': its values are read, not its colours; "
                             "leave the ids out of classes.csv to read colours")
         if is_jpeg(self.raster) and not set(self.codes) <= {0, 255}:
-            source.warn("jpeg", f"{self.path} is a JPEG, which changes ids: save masks as PNG or "
+            self.warn("jpeg", f"{self.path} is a JPEG, which changes ids: save masks as PNG or "
                         "TIFF, or give --threshold for two classes")
 
     def _palette_contradicts(self, row):
@@ -188,6 +189,9 @@ class MaskLabels:
             if distances.min() <= self.tolerance:
                 return self.indices[distances.argmin()]
         elif code in (NO_LABEL, self.raster.nodata) or np.isnan(code):
+            if code == NO_LABEL and self.codes.tolist() == [0, 1] and 1 not in count_codes(self):
+                self.warn("255", f"{self.path} holds 255 and no 1: 255 is read as no label; give it "
+                          "as the id in classes.csv if it is a class")
             return NO_LABEL
         what = f"value {code}"
         advice = "list it in classes.csv, maybe as 'ignore'"

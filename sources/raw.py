@@ -91,8 +91,11 @@ class RawDataset:
 
     @property
     def classes(self):
-        """The K classes of the table, in the order of their indices."""
-        return [row for row in self.class_table if row.index != NO_LABEL]
+        """The K classes of the table, in the order of their indices: the first row of each."""
+        rows = {}
+        for row in self.class_table:
+            rows.setdefault(row.index, row)
+        return [rows[index] for index in sorted(rows) if index != NO_LABEL]
 
     def grid_of(self, scene):
         """A name that scenes share whose pixels lie on each other: their site's if aligned."""
@@ -103,34 +106,43 @@ def find_files(pattern):
     """Find the images that a path names.
 
     Args:
-        pattern: a folder, one file, or a pattern such as DIR/*_sat.jpg or DIR/*/*.tif.
+        pattern: a folder, one file, a pattern such as DIR/*_sat.jpg or DIR/*/*.tif, or several of
+            these as a list.
     Returns:
         {scene name: path}. The name is what the stars stand for, joined by _, or the file's without
         its ending.
     Raises:
         ValueError, OSError: nothing is there, or two files of one name.
     """
-    path = Path(pattern)
-    named = []
-    if path.is_dir():
-        for file in sorted(path.iterdir()):
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-                named.append((file.stem, file))
-    elif "*" in str(pattern):
-        named = match_stars(path.as_posix())
-    elif path.is_file():
-        named.append((path.stem, path))
+    if isinstance(pattern, list):
+        named = [item for one in pattern for item in find_files(one).items()]
+    else:
+        named = _find_named(Path(pattern))
     found = {}
     for name, file in named:
         if name in found:
             raise ValueError(f"{found[name]} and {file} would both be scene '{name}': rename one, "
                              f"or give a pattern such as '{file.parent / ('*' + file.suffix)}'")
         found[name] = file
-    if not found:
+    return found
+
+
+def _find_named(path):
+    """[(scene name, path)] of one folder, file or pattern; an error where nothing is there."""
+    named = []
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
+                named.append((file.stem, file))
+    elif "*" in str(path):
+        named = match_stars(path.as_posix())
+    elif path.is_file():
+        named = [(path.stem, path)]
+    if not named:
         deeper = path.is_dir() and any(child.is_dir() for child in path.iterdir())
         advice = f"give a pattern such as '{path / '*' / '*.tif'}'" if deeper else "check the path"
-        raise FileNotFoundError(f"{pattern}: no TIFF, PNG or JPEG is there; {advice}")
-    return found
+        raise FileNotFoundError(f"{path}: no TIFF, PNG or JPEG is there; {advice}")
+    return named
 
 
 def match_stars(pattern):
@@ -166,6 +178,8 @@ def pair_scenes(images, masks):
     if masks is None:
         return [Scene(name, path, None, site=name) for name, path in found.items()]
     partners = find_files(masks)
+    if isinstance(images, list):
+        images = " ".join(map(str, images))
     found, partners = tell_apart(found, partners, images, masks)
     if len(found) == len(partners) == 1:
         partners = dict(zip(found, partners.values()))

@@ -12,6 +12,8 @@ from sources.raw import Region
 from sources.scenes import SceneReader, scaled
 
 MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
+TILES = range(256, 32, -32)  # px, sides of tiles to choose from
+FILLED = 0.99  # share of the ground that must fill its tiles
 LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 
 
@@ -113,7 +115,7 @@ def drawn_splits(source, fractions, seed):
 
 def split_by_tile(source, whole, args):
     """Draw a split for each tile, the same in all seasons of a site."""
-    tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap, pad=True)]
+    tiles = [tile for region in whole for tile in cut(region, args.tile or TILES[0], args.overlap, pad=True)]
     positions = []
     for tile in tiles:
         grid = source.grid_of(source.scenes[tile.scene])
@@ -126,6 +128,17 @@ def split_by_tile(source, whole, args):
 def keep_in_train(source, whole, args):
     """Give everything to train."""
     return [region._replace(split="train") for region in whole]
+
+
+def guess_tile(regions, overlap):
+    """Choose the largest side of tiles, px, that almost all ground fills."""
+    area = sum(region.height * region.width for region in regions)
+    for side in TILES:
+        large = [region for region in regions if min(region.height, region.width) >= side]
+        if sum(region.height * region.width for region in large) >= FILLED * area or overlap:
+            break
+    print(f"tiles of {side} px (--tile)")
+    return side
 
 
 def cut(region, tile, overlap, pad=False):

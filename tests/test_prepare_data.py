@@ -491,15 +491,49 @@ def test_write_tiles__a_fill_value_that_nobody_names_is_refused(tmp_path):
     assert 0.2 < meta["std"][0] < 0.4
 
 
-def test_main__warns_of_a_class_that_is_nowhere(tmp_path, capsys):
+def test_main__warns_of_a_class_that_cannot_be_learned(tmp_path, capsys):
     write_set(tmp_path)
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n30,wood\n40,road\n")
     prepare(tmp_path, "--tile", 16)
-    assert (
-        capsys.readouterr().err.count(
-            "warning: not one pixel is labelled road: look at the masks' values")
-        == 1
-    )
+    assert capsys.readouterr().err.count("warning: not one pixel is labelled road:") == 1
+
+
+def test_ask_for_classes__prints_a_table_to_fill_in(tmp_path, capsys):
+    write_set(tmp_path)
+    (tmp_path / "classes.csv").unlink()
+    words = "folder", "--images", tmp_path / "images", "--masks", tmp_path / "masks"
+    with pytest.raises(ValueError, match="^--classes: "):
+        main(parse_args([*map(str, words), "--out", str(tmp_path / "out")]))
+    assert capsys.readouterr().out == "id,name,r,g,b,share\n10,,,,,0.5000\n30,,,,,0.5000\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_take_positionals__a_scene_and_points_need_no_flags(tmp_path, capsys):
+    args = parse_args(["points", "a.tif", "b.tif", "p.csv", "--out", "x"])
+    assert (args.images, args.points_file, args.out) == (["a.tif", "b.tif"], "p.csv", "x")
+    assert "--points-file" in parse_error(capsys, "points", "a.tif", "--images", "b.tif")
+    assert "--images" in parse_error(capsys, "points", "p.csv")
+
+
+@pytest.mark.parametrize("how, tiles", [([], "block"), (["--split-by", "none"], "none")])
+def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, tiles):
+    write_set(tmp_path, count=1, height=300, width=120)
+    (tmp_path / "points.csv").write_text("scene,row,col,class\n" + "".join(
+        f"s0,{row},{col},{'wood' if row // 10 % 2 else 'water'}\n"
+        for row in range(5, 300, 10) for col in (20, 100)))
+    files = [tmp_path / "images/s0.png", tmp_path / "points.csv"]
+    main(parse_args(["points", *map(str, files), "--classes", str(tmp_path / "classes.csv"),
+                     "--out", str(tmp_path / "out"), *how]))
+    meta, _, _ = read(tmp_path / "out")
+    printed = capsys.readouterr().out
+    if how:
+        assert meta["pixels"] == {"train": [30, 30], "val": [0, 0], "test": [0, 0]}
+        assert meta["tile"] == 96 and meta["shared_ground"] == {}
+    else:
+        assert all(min(meta["pixels"][split]) > 0 for split in ("train", "val", "test"))
+        assert "cut into blocks" in printed and "labelled px lie in the 16 px between" in printed
+        assert meta["tile"] == 64 and meta["shared_ground"] == {"val": 0, "test": 0}
+    assert f"tiles of {meta['tile']} px (--tile)" in printed
 
 
 def test_main__an_empty_working_folder_is_taken(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import evaluate
 import predict
 import train
 from data import TileDataset, write_prepared
-from engine.prepared import BandStatistics, class_entries, draw_splits, load_meta, new_folder
+from engine.prepared import (
+    BandStatistics, class_entries, classes_without_labels, draw_splits, load_meta, new_folder)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
@@ -184,3 +185,15 @@ def test_class_entries__names_get_colours_that_differ():
     assert len({tuple(entry["colour"]) for entry in entries}) > 200
     assert json.dumps(class_entries([{"name": "a", "colour": np.array([1, 2, 3])}])) == (
         '[{"name": "a", "colour": [1, 2, 3]}]')
+
+
+def test_classes_without_labels__names_what_cannot_be_learned_or_scored():
+    meta = {"classes": [{"name": name} for name in ("wood", "water", "road", "rock")],
+            "tiles": {"train": 2, "val": 1, "test": 1},
+            "pixels": {"train": [9, 0, 9, 0], "val": [0, 9, 9, 0], "test": [9, 9, 0, 0]}}
+    nowhere, untrained, untested = classes_without_labels(meta)
+    assert nowhere.startswith("not one pixel is labelled rock:")
+    assert untrained.startswith("water has no label in train")
+    assert untested.startswith("road has no label in test")
+    meta["tiles"]["test"] = 0
+    assert len(classes_without_labels(meta)) == 2

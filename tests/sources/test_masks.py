@@ -145,6 +145,10 @@ def test_warn__says_what_is_done_with_what_can_be_read_in_two_ways(tmp_path, cap
     path = palette(tmp_path, GREEN[::-1].tobytes())  # shows the ids in each other's colours
     assert labels_of(path, BOTH) == [[0, 1, 0, 1]]
     assert "its values are read, not its colours" in capsys.readouterr().err
+    assert labels_of(png(tmp_path, MASK * np.uint8(255)), IDS) == [[0, 255, 0, 255]]
+    assert "255 is read as no label" in capsys.readouterr().err
+    labels_of(png(tmp_path, MASK[:, 1:] + np.array([[0, 255, 0]], np.uint8)), IDS)
+    assert not capsys.readouterr().err
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "mask.jpg", quality=100)
     labels_of(tmp_path / "mask.jpg", [(7, "soil", None), (8, "wood", None)])
     assert "is a JPEG, which changes ids" in capsys.readouterr().err

@@ -348,14 +348,6 @@ def test_read_weights__by_class():
             read_weights(words, rows, how)
 
 
-def test_check_args__several_images_are_for_sentinel2_alone():
-    with pytest.raises(ValueError, match="--images takes several for sentinel2 alone"):
-        main(
-            parse_args(
-                ["folder", "--images", "a.tif", "b.tif", "--masks", "m.tif", "--classes", "c.csv"])
-        )
-
-
 @pytest.mark.skipif(not (SHARED / "rachel_carson").exists(), reason="the imagery is not here")
 def test_split_by_polygon__rachel_carson(tmp_path):
     files = sorted((SHARED / "rachel_carson").glob("*_B0*.tiff"))

@@ -12,7 +12,7 @@ from sources import splits
 from sources.labels import land_classes
 from sources.raw import RawDataset, Region, Scene
 from sources.splits import (
-    cut, listed_tiles, number_polygons, plan_regions, split_by_scene)
+    cut, guess_tile, listed_tiles, number_polygons, plan_regions, split_by_scene)
 
 
 @pytest.mark.parametrize("height, width, overlap, pad", [
@@ -28,6 +28,13 @@ def test_cut__each_pixel_counts_once_in_tiles_of_real_ground(height, width, over
         seen[row + tile.shared_rows : row + tile.height, col + tile.shared_cols : col + 8] += 1
     assert seen.min() == 1 and (overlap or seen.max() == 1)
     assert len(tiles) == len(cut(tiles[0]._replace(height=height, width=width), 8, overlap, True))
+
+
+@pytest.mark.parametrize("sides, overlap, tile", [
+    ([(600, 420), (600, 256)], 0, 256), ([(600, 420), (600, 100)], 0, 96), ([(20, 900)], 0, 64),
+    ([(5000, 5000), (60, 60)], 0, 256), ([(60, 60)], 8, 256)])
+def test_guess_tile__is_filled_by_almost_all_ground(sides, overlap, tile):
+    assert guess_tile([Region("train", 0, 0, 0, *side) for side in sides], overlap) == tile
 
 
 def test_plan_regions__refuses_fractions_where_splits_are_named():
