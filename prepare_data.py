@@ -35,7 +35,7 @@ from sources.masks import propose_classes
 from sources.overlap import footprints, join_sites, shared_ground
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
-from sources.scenes import SceneReader, ScaledRaster, check_scenes, each_tile, shared_nodata
+from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile, shared_nodata
 from sources.splits import cut, guess_tile, plan_regions
 from sources.summary import contact_sheet, frequency_table
 

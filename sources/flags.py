@@ -110,9 +110,9 @@ def add_split_flags(parser, kind):
     flag("--test-places", nargs="+", default=[], metavar="NAME", help=f"sites to test on: {names}; "
          "sites named for neither train")
     flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each site, single tiles "
-         "(neighbours then stand on both sides, so scores are too high), polygons of sparse labels, "
-         "or none: all is for training; not given: the data set's own split, else scene, else block "
-         "where there are fewer sites than splits")
+         "(neighbours then stand on both sides, so scores are too high), polygons of sparse "
+         "labels, or none: all is for training; not given: the data set's own split, else scene, "
+         "else block where there are fewer sites than splits")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or "
          f"train.txt val.txt test.txt of lines SCENE_N, where N counts the scene's {LISTED_TILE} "
          "px tiles row by row from 0")

@@ -190,8 +190,8 @@ class MaskLabels:
                 return self.indices[distances.argmin()]
         elif code in (NO_LABEL, self.raster.nodata) or np.isnan(code):
             if code == NO_LABEL and self.codes.tolist() == [0, 1] and 1 not in count_codes(self):
-                self.warn("255", f"{self.path} holds 255 and no 1: 255 is read as no label; give it "
-                          "as the id in classes.csv if it is a class")
+                self.warn("255", f"{self.path} holds 255 and no 1: 255 is read as no label; give "
+                          "it as the id in classes.csv if it is a class")
             return NO_LABEL
         what = f"value {code}"
         advice = "list it in classes.csv, maybe as 'ignore'"
@@ -200,8 +200,8 @@ class MaskLabels:
             what = f"colour {','.join(map(str, _split_colour(code)))}"
             advice += ", or allow blurred colours by --tolerance"
         elif is_blurred(counts):
-            advice = ("its values lie around 0 and 255, as in a JPEG of two classes: give these the "
-                      "ids 0 and 255, and read it with --threshold 127")
+            advice = ("its values lie around 0 and 255, as in a JPEG of two classes: give these "
+                      "the ids 0 and 255, and read it with --threshold 127")
         raise ValueError(f"{self.path}: {what} ({counts[code]} px) is no class: {advice}")
 
 

@@ -115,7 +115,8 @@ def drawn_splits(source, fractions, seed):
 
 def split_by_tile(source, whole, args):
     """Draw a split for each tile, the same in all seasons of a site."""
-    tiles = [tile for region in whole for tile in cut(region, args.tile or TILES[0], args.overlap, pad=True)]
+    args.tile = args.tile or TILES[0]
+    tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap, pad=True)]
     positions = []
     for tile in tiles:
         grid = source.grid_of(source.scenes[tile.scene])
