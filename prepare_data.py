@@ -32,7 +32,7 @@ from sources import flags, sentinel2
 from sources.demo import demo
 from sources.labels import NO_LABEL, name_scenes, read_classes, read_points
 from sources.masks import propose_classes
-from sources.overlap import footprints, join_sites, shared_ground
+from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
 from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile, shared_nodata
@@ -90,7 +90,7 @@ def main(args):
         except ValueError as error:
             raise ValueError(name_sites(str(error), work)) from error
     print(frequency_table(meta))
-    for line in classes_without_labels(meta):
+    for line in [*classes_without_labels(meta), *warn_of_shared_ground(meta["shared_ground"])]:
         print(f"warning: {line}", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
     print(f"next: python train.py --data {shlex.quote(str(args.out))}")

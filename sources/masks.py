@@ -49,6 +49,8 @@ class MaskLabels:
         else:
             index_of = {row.value: row.index for row in self.table if row.value is not None}
         self._check_form(index_of)
+        self.nodata_code = self._nodata_code()
+        self.hides_nodata = self.nodata_code is not None and self.nodata_code not in index_of
         self.codes = np.array(sorted(index_of))
         self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
         self._warn_of_doubts()
@@ -102,31 +104,44 @@ class MaskLabels:
             self.warn("bands", f"{self.path} has a band (or page) per class, read as: {names}")
         if self.form == "colours" and self.raster.bands == 4 and self.raster.alpha is None:
             self.warn("fourth", f"{self.path} has a fourth band that is not marked as alpha, and "
-                        "that is not read")
-        grey_of = {row.value: row.colour // 0x10101 for row in self.table if row.colour is not None}
-        if self.form == "colours" and self.greys <= {row.value for row in self.table} and any(
-                grey_of.get(grey) != grey for grey in self.greys):
+                      "that is not read")
+        if self.form == "colours" and self._greys_are_other_ids():
             self.warn("grey", f"{self.path} holds greys that are colours of classes, and ids of "
-                        "others: they are read as colours; leave the colours out of classes.csv if "
-                        "they are ids")
-        if self.form != "ids":
-            return
-        for row in [row for row in self.table if row.value is not None]:
-            if row.value == self.raster.nodata and row.index != NO_LABEL:
-                self.warn("nodata", f"{self.path} states {row.value:g} as nodata, which is also "
-                            f"the id of '{row.name}': these pixels are labelled {row.name}; name "
-                            "that row of classes.csv ignore if they have no label")
-            if self.raster.palette is not None and self._palette_contradicts(row):
+                      "others: they are read as colours; leave the colours out of classes.csv if "
+                      "they are ids")
+        for row in self.table:
+            code = row.value if self.form == "ids" else row.colour
+            if code is not None and code == self.nodata_code and row.index != NO_LABEL:
+                self.warn("nodata", f"{self.path} states {self.raster.nodata:g} as nodata, which "
+                          f"is also '{row.name}' in classes.csv: these pixels are labelled "
+                          f"{row.name}; name that row ignore if they have no label")
+            if self.form == "ids" and self._palette_contradicts(row):
                 self.warn("palette", f"{self.path} shows value {row.value:g} in the colour of a "
-                            f"class other than '{row.name}': its values are read, not its colours; "
-                            "leave the ids out of classes.csv to read colours")
-        if is_jpeg(self.raster) and not set(self.codes) <= {0, 255}:
+                          f"class other than '{row.name}': its values are read, not its colours; "
+                          "leave the ids out of classes.csv to read colours")
+        if self.form == "ids" and is_jpeg(self.raster) and not set(self.codes) <= {0, 255}:
             self.warn("jpeg", f"{self.path} is a JPEG, which changes ids: save masks as PNG or "
-                        "TIFF, or give --threshold for two classes")
+                      "TIFF, or give --threshold for two classes")
+
+    def _nodata_code(self):
+        """The id or colour of pixels with the file's nodata value in all bands; None without."""
+        value = self.raster.nodata
+        if value is None or self.form in ("ids", "bands"):
+            return value
+        if self.form == "palette":
+            return as_codes(self.raster.palette[[[int(value)]]]).item()
+        return int(value) * 0x10101
+
+    def _greys_are_other_ids(self):
+        """Whether the values of three equal bands are ids as well, of other classes."""
+        by_id = {row.value: row.index for row in self.table}
+        by_colour = {row.colour: row.index for row in self.table}
+        pairs = [(by_id.get(grey), by_colour.get(grey * 0x10101)) for grey in self.greys]
+        return any(one != other for one, other in pairs) and None not in sum(pairs, ())
 
     def _palette_contradicts(self, row):
         """Whether the palette shows a class's id in the colour of another class."""
-        if row.value not in range(256):
+        if self.raster.palette is None or row.value not in range(256):
             return False
         shown = int.from_bytes(self.raster.palette[int(row.value)].tobytes(), "big")
         others = [other.colour for other in self.table if other.index != row.index]
@@ -156,6 +171,8 @@ class MaskLabels:
         if self.raster.alpha is not None:
             hidden = pixels[:, :, self.raster.alpha] == 0
             pixels = np.delete(pixels, self.raster.alpha, axis=2)
+        if self.hides_nodata:
+            hidden |= (pixels == self.raster.nodata).all(axis=2)
         if len(self.transparent):
             hidden |= np.isin(as_codes(pixels), self.transparent)
         if self.form == "bands":
@@ -188,7 +205,7 @@ class MaskLabels:
             distances = np.abs(_split_colour(self.codes) - _split_colour(code)).max(axis=-1)
             if distances.min() <= self.tolerance:
                 return self.indices[distances.argmin()]
-        elif code in (NO_LABEL, self.raster.nodata) or np.isnan(code):
+        elif code == NO_LABEL or np.isnan(code):
             if code == NO_LABEL and self.codes.tolist() == [0, 1] and 1 not in count_codes(self):
                 self.warn("255", f"{self.path} holds 255 and no 1: 255 is read as no label; give "
                           "it as the id in classes.csv if it is a class")
@@ -199,6 +216,8 @@ class MaskLabels:
         if in_colours:
             what = f"colour {','.join(map(str, _split_colour(code)))}"
             advice += ", or allow blurred colours by --tolerance"
+        elif is_jpeg(self.raster) and not is_blurred(counts):
+            advice = "a JPEG changes ids: save masks as PNG or TIFF"
         elif is_blurred(counts):
             advice = ("its values lie around 0 and 255, as in a JPEG of two classes: give these "
                       "the ids 0 and 255, and read it with --threshold 127")

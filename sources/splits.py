@@ -48,8 +48,8 @@ def plan_regions(source, sizes, args):
     how = args.split_by or "scene"
     if not (args.split_by or lists or named or has_own_split) and len(sites) < wanted:
         how = "block"
-        print(f"{len(sites)} sites do not fill {wanted} splits, so each is cut into blocks, as by "
-              "--split-by block")
+        print(f"{wanted} splits need as many sites, and there are {len(sites)}: each is cut into "
+              "blocks, as by --split-by block")
     return SPLIT_BY[how](source, whole, args)
 
 

@@ -33,8 +33,8 @@ def png(folder, pixels, mode=None, **how):
 def tiff(folder, pages, **how):
     with tifffile.TiffWriter(folder / "mask.tif") as file:
         for pixels, subfiletype in pages:
-            file.write(pixels, subfiletype=subfiletype, photometric="minisblack", metadata=None,
-                       **how)
+            file.write(pixels, subfiletype=subfiletype, metadata=None,
+                       **{"photometric": "minisblack", **how})
     return folder / "mask.tif"
 
 
@@ -139,9 +139,15 @@ def test_read__a_blurred_mask_leads_to_the_threshold(tmp_path, rows):
 
 
 def test_warn__says_what_is_done_with_what_can_be_read_in_two_ways(tmp_path, capsys):
-    path = tiff(tmp_path, [(MASK, 0)], extratags=[(42113, "s", 2, b"0", True)])
+    nodata = (42113, "s", 2, b"0", True)
+    path = tiff(tmp_path, [(MASK, 0)], extratags=[nodata])
     assert labels_of(path, IDS) == [[0, 1, 0, 1]]
-    assert "nodata, which is also the id of 'soil': these pixels are" in capsys.readouterr().err
+    assert "also 'soil' in classes.csv: these pixels are labelled" in capsys.readouterr().err
+    assert labels_of(path, [(1, "wood", None)]) == [[255, 0, 255, 0]]
+    path = tiff(tmp_path, [(GREEN[MASK], 0)], extratags=[nodata], photometric="rgb")
+    assert labels_of(path, BOTH) == [[0, 1, 0, 1]]
+    assert "also 'soil' in classes.csv" in capsys.readouterr().err
+    assert labels_of(path, [(None, "wood", 0x006400)]) == [[255, 0, 255, 0]]
     path = palette(tmp_path, GREEN[::-1].tobytes())  # shows the ids in each other's colours
     assert labels_of(path, BOTH) == [[0, 1, 0, 1]]
     assert "its values are read, not its colours" in capsys.readouterr().err
@@ -149,6 +155,10 @@ def test_warn__says_what_is_done_with_what_can_be_read_in_two_ways(tmp_path, cap
     assert "255 is read as no label" in capsys.readouterr().err
     labels_of(png(tmp_path, MASK[:, 1:] + np.array([[0, 255, 0]], np.uint8)), IDS)
     assert not capsys.readouterr().err
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "mask.jpg")
+    with pytest.raises(ValueError, match="a JPEG changes ids"):
+        labels_of(tmp_path / "mask.jpg", IDS)
+    capsys.readouterr()
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "mask.jpg", quality=100)
     labels_of(tmp_path / "mask.jpg", [(7, "soil", None), (8, "wood", None)])
     assert "is a JPEG, which changes ids" in capsys.readouterr().err
