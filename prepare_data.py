@@ -301,9 +301,11 @@ def write_tiles(folder, source, tiles, meta):
                 shares = source.clouds.shares(image, valid)
                 cloudy[tile.split] += shares
                 row += list(np.round(shares, 4))
+            counted = valid.copy()
+            counted[:tile.shared_rows] = False  # they count in the tile before
+            counted[:, :tile.shared_cols] = False
             if tile.split == "train":
-                counted = valid[tile.shared_rows:, tile.shared_cols:]
-                statistics.add(image[tile.shared_rows:, tile.shared_cols:][counted])
+                statistics.add(image[counted])
             mark_missing(image, valid, meta["nodata"])
             filling = [(0, side - tile.height), (0, side - tile.width)]
             image = np.pad(image, [*filling, (0, 0)], mode="reflect")
