@@ -13,7 +13,8 @@ BLOCK_GAP = 16  # px left out between blocks, because shadow, blur and compressi
 LEAST_SIDE = 32  # px: where a site is cut more than once for each split, blocks are not smaller
 CELLS = 512  # along the longer side of a site: labels are counted in cells, not by pixel
 TRAIN_WEIGHT = 2  # a class missing from training is worse than one missing from another split
-MORE_BLOCKS = 0.25  # what a finer cut must gain, in classes that a split has
+GAP_WEIGHT = 3  # what all labels outside gaps are worth, in classes that a split has
+MORE_BLOCKS = 0.1  # what a finer cut must gain, in classes that a split has
 
 
 class Block(NamedTuple):
@@ -176,29 +177,44 @@ def lay_strips(frame, order, fractions, rounds, down):
 
 
 def lay_cells(frame, wanted, fractions, side, counts, cell):
-    """side x side blocks. Each goes to the split that has least of its share of the block's rarest
-    class so far; those with rare classes come first."""
+    """side x side blocks, dealt out to the splits; blocks of one split may touch.
+
+    Each goes to the split that has least of its share of the block's rarest class so far. Blocks
+    with rare classes come first.
+    """
     rows = np.linspace(0, frame.height, side + 1).round().astype(int).tolist()
     cols = np.linspace(0, frame.width, side + 1).round().astype(int).tolist()
-    blocks = []
-    for top, bottom in zip(rows, rows[1:]):
-        for left, right in zip(cols, cols[1:]):
-            blocks.append(Block("train", top + (top > 0) * BLOCK_GAP, left + (left > 0) * BLOCK_GAP,
-                                bottom, right))
+    blocks = {(i, j): Block("", rows[i], cols[j], rows[i + 1], cols[j + 1])
+              for i, j in itertools.product(range(side), repeat=2)}
+    found = {place: count_in_block(counts, cell, block) for place, block in blocks.items()}  # (K,)
     totals = counts.sum(axis=(1, 2))  # (K,)
-    rarity = np.where(totals > 0, totals, np.inf)
-    found = np.array([count_in_block(counts, cell, block) for block in blocks])  # (N, K)
-    rarest = np.where(found > 0, rarity, np.inf).argmin(axis=1)
-    order = sorted(range(len(blocks)), key=lambda n: (rarity[rarest[n]], -found[n, rarest[n]]))
+    rarest = {place: np.where(number > 0, totals, np.inf).argmin()
+              for place, number in found.items()}
     given = {split: np.zeros(len(totals)) for split in wanted}
-    for number in order:
-        kind = rarest[number]
-        by_need = sorted(wanted, key=lambda split: (given[split][kind] / fractions[split],
-                                                    given[split].sum() / fractions[split],
-                                                    -fractions[split]))
-        blocks[number] = blocks[number]._replace(split=by_need[0])
-        given[by_need[0]] += found[number]
-    return blocks
+    for place in sorted(blocks, key=lambda place: (totals[rarest[place]],
+                                                   -found[place][rarest[place]])):
+        kind = rarest[place]
+        split = min(wanted, key=lambda split: (given[split][kind] / fractions[split],
+                                               given[split].sum() / fractions[split],
+                                               -fractions[split]))
+        blocks[place] = blocks[place]._replace(split=split)
+        given[split] += found[place]
+    return [leave_gaps(blocks, place) for place in blocks]
+
+
+def leave_gaps(blocks, place):
+    """A block of {(row, col): Block}, less the gaps to those of other splits above and before."""
+    block = blocks[place]
+    i, j = place
+
+    def differs(*other):
+        return other in blocks and blocks[other].split != block.split
+
+    above = differs(i - 1, j)
+    before = differs(i, j - 1)
+    if differs(i - 1, j - 1) and not before:
+        above = True
+    return block._replace(top=block.top + above * BLOCK_GAP, left=block.left + before * BLOCK_GAP)
 
 
 def count_in_block(counts, cell, block):
@@ -208,9 +224,13 @@ def count_in_block(counts, cell, block):
 
 
 def score_layout(blocks, counts, cell, fractions):
-    """How many classes the splits have, each fully if a split has half of its share of it."""
+    """How many classes the splits have, and which share of the labels lies in no gap.
+
+    A split has a class fully if it has half of its share of it.
+    """
     totals = counts.sum(axis=(1, 2))  # (K,)
-    score = 0.0
+    kept = sum(count_in_block(counts, cell, block).sum() for block in blocks)
+    score = GAP_WEIGHT * kept / max(totals.sum(), 1)
     for split, fraction in fractions.items():
         if fraction:
             found = sum(count_in_block(counts, cell, block) for block in blocks
