@@ -30,9 +30,10 @@ from engine.prepared import (
 from report.figures import default_colours, save_png
 from sources import flags, sentinel2
 from sources.demo import demo
-from sources.labels import NO_LABEL, name_scenes, read_classes, read_points
+from sources.labels import NO_LABEL, read_classes
 from sources.masks import propose_classes
 from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
+from sources.points import points_and_classes
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
 from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile, shared_nodata
@@ -150,8 +151,7 @@ def find_source(args, folder):
     if args.threshold is not None:
         options["threshold"] = args.threshold
     if args.points_file:
-        points = read_points(args.points_file, source.class_table)
-        options["points"] = name_scenes(points, source.scenes)
+        options.update(points_and_classes(args, source))
     return dataclasses.replace(source, **options)
 
 

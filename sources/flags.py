@@ -5,8 +5,8 @@ from engine.prepared import FRACTIONS
 from sources.public import PUBLIC
 from sources.splits import LISTED_TILE, SPLIT_BY
 
-POINTS_HELP = ("labelled points: CSV of scene,row,col,class (px, from 0) or of x,y,class (map "
-               "units), or GeoJSON points in the scenes' coordinate system")
+POINTS_HELP = ("labelled points, lines or polygons: CSV with a class and x,y (map units), lon,lat, "
+               "WKT or scene,row,col (px, from 0), GeoJSON, GeoPackage, or another vector file")
 TILE = {"demo": 128, **dict.fromkeys(PUBLIC, 256)}  # others: by the size of what is cut
 SITES = {"demo": "place_01 to place_12", "dubai": "1+3, 2, 4+7+8, 5, 6",
          "sentinel2": "what the star stands for"}  # else the scenes' names
@@ -14,9 +14,21 @@ SITES = {"demo": "place_01 to place_12", "dubai": "1+3, 2, 4+7+8, 5, 6",
 
 def add_public_flags(parser):
     """Add the flags that name the files of a public data set."""
-    flag = parser.add_argument_group("scenes").add_argument
-    flag("--src", required=True, metavar="DIR", help="the unpacked data set")
-    flag("--points-file", metavar="FILE", help=POINTS_HELP + "; not given: the set's masks")
+    group = parser.add_argument_group("scenes")
+    group.add_argument("--src", required=True, metavar="DIR", help="the unpacked data set")
+    group.add_argument("--points-file", metavar="FILE", help=POINTS_HELP + "; not given: the set's "
+                       "masks")
+    add_label_flags(group)
+
+
+def add_label_flags(group):
+    """Add the flags of how the file of points is read."""
+    flag = group.add_argument
+    flag("--class-column", metavar="NAME", help="the column that holds the class in the file of "
+         "points, such as label; not given: the usual names")
+    flag("--layer", metavar="NAME", help="layer of the file of points; not given: its only one")
+    flag("--strict", action="store_true", help="stop if any point lies outside every scene; not "
+         "given: if more than a tenth do")
 
 
 def add_file_flags(parser, kind):
@@ -24,12 +36,13 @@ def add_file_flags(parser, kind):
     group = parser.add_argument_group("scenes")
     images = ("a folder of images, one image, a list of its files NAME.txt, or a quoted pattern "
               "such as 'DIR/*_sat.jpg'")
-    classes = "table id,name,r,g,b with a row per class"
+    classes = "table id,name,r,g,b with a row per class; not given: "
+    by_default = "the classes that the file of points names"
     if kind == "folder":
-        classes += "; not given: prints one to fill in, with what the masks hold"
+        by_default += ", or one is printed to fill in, with what the masks hold"
     if kind == "sentinel2":
         images += "; one of these per season"
-        classes += "; not given: the land-cover map of Catalonia in twelve classes"
+        by_default = "the land-cover map of Catalonia in twelve classes"
     if kind == "points":
         group.add_argument("files", nargs="*", metavar="IMAGES POINTS", help="the images and the "
                            "file of points, in place of --images and --points-file")
@@ -41,7 +54,8 @@ def add_file_flags(parser, kind):
         labels.add_argument("--masks", help="likewise; masks pair with images by file name, or by "
                             "what the star stands for")
     labels.add_argument("--points-file", metavar="FILE", help=POINTS_HELP)
-    group.add_argument("--classes", metavar="CSV", help=classes)
+    add_label_flags(group)
+    group.add_argument("--classes", metavar="CSV", help=classes + by_default)
 
 
 def add_reading_flags(parser, kind):
@@ -133,7 +147,7 @@ def take_positionals(args, parsers):
                                     "prepare_data.py points scene.tif points.csv")
 
 
-SWITCHES = ("--drop-single-class", "--pad-edges")
+SWITCHES = ("--drop-single-class", "--pad-edges", "--strict")
 
 
 def kind_first(words, kinds):

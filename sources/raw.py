@@ -60,7 +60,7 @@ class RawDataset:
         threshold: mask values above it are read as 255, the others as 0; None changes nothing.
         tolerance: how far off a mask's colour may be in red, green and blue, 0 to 255.
         scale: new side / old side of images and masks, which are resized first.
-        points: Points in place of masks, or None.
+        points: Shapes in place of masks, or None.
         aligned: whether scenes of one site show the same ground pixel by pixel, as seasons do.
         rgb: numbers of the bands shown as red, green and blue, from 1; None shows the first three.
         clouds: sentinel2.CloudTest, or None.

@@ -11,8 +11,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from geo.raster import open_raster
-from sources.labels import NO_LABEL, points_in_scene
+from sources.label_count import LabelCount
+from sources.labels import NO_LABEL
 from sources.masks import MaskLabels, add_validity
+from sources.placing import points_in_scene
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -271,8 +273,7 @@ class SceneReader:
         source: RawDataset.
     Attributes:
         raster: the image as it lies in its file.
-        labels: MaskLabels or SparseLabels.
-        points_inside: (N,) bool, which points lie in the scene; None without points.
+        labels: MaskLabels or RunLabels.
         has_gaps: whether there may be pixels without data.
     Raises:
         ValueError, OSError: a file that cannot be read, image and mask of another size or
@@ -288,9 +289,8 @@ class SceneReader:
         check_image(self.raster)
         named = self.raster.nodata is not None or self.raster.alpha is not None
         self.has_gaps = named or self.raster.dtype.kind == "f"
-        self.points_inside = None
         if source.points is not None:
-            self.labels, self.points_inside = points_in_scene(source.points, scene, self.image)
+            self.labels = points_in_scene(source.points, scene, self.image)
             return
         mask = ScaledRaster(scene.mask, source, smooth=False)
         self.files.append(mask.raster)
@@ -384,13 +384,13 @@ def check_scenes(source, gsd=None):
         how scenes mark missing pixels, a list of (nodata or None, whether there is an alpha band),
         each way once.
     Raises:
-        ValueError, OSError: scenes of different bands or dtype, or a point outside all of them.
+        ValueError, OSError: scenes of different bands or dtype, or points outside all of them.
     """
     sizes = []
     gsds = []
     georeferences = []
     missing = {}
-    covered = False  # (N,) of the points
+    label_count = source.points and LabelCount(source.points)
     first = None
     for scene in tqdm(source.scenes, "opening", unit="scene", disable=None, leave=False):
         with SceneReader(scene, source) as reader:
@@ -408,11 +408,10 @@ def check_scenes(source, gsd=None):
             if nodata is not None and np.isnan(nodata):
                 nodata = None
             missing[nodata, raster.alpha is not None] = True
-            if source.points is not None:
-                covered = covered | reader.points_inside
-    if source.points is not None and not covered.all():
-        place = source.points.places[covered.argmin()]
-        raise ValueError(f"{place}: no scene of that name covers the point")
+            if label_count:
+                label_count.add(scene, reader)
+    if label_count:
+        label_count.report()
     known = None not in gsds and max(gsds) <= 1.01 * min(gsds)
     gsd_m = gsds[0] / source.scale if known else None
     measured = {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsd_m}

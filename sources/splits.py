@@ -7,9 +7,10 @@ from tqdm import tqdm
 
 from engine.prepared import FRACTIONS, SPLITS, draw_splits
 from sources.blocks import split_by_block
-from sources.labels import NO_LABEL, SparseLabels, read_csv
+from sources.labels import NO_LABEL, SparseLabels
 from sources.raw import Region
 from sources.scenes import SceneReader, scaled
+from sources.tables import read_csv
 
 MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
 TILES = range(256, 32, -32)  # px, sides of tiles to choose from

@@ -1,7 +1,4 @@
-"""Pixels and labels of a scene: ids, palettes, colours, points, scaling, missing pixels."""
-
-import dataclasses
-import json
+"""Pixels and labels of a scene: ids, palettes, colours, scaling, missing pixels."""
 
 import numpy as np
 import pytest
@@ -9,7 +6,7 @@ from PIL import Image
 
 from geo.raster import Georeference, open_raster, write_geotiff
 from sources import scenes
-from sources.labels import land_classes, read_points
+from sources.labels import land_classes
 from sources.masks import MaskLabels
 from sources.raw import RawDataset, Region, Scene
 from sources.scenes import (
@@ -293,73 +290,6 @@ def test_scene_reader__scaled_scenes_are_read_in_windows_of_their_new_size(tmp_p
 def write_csv(folder, text, name="classes.csv"):
     (folder / name).write_text(text)
     return folder / name
-
-
-def geojson(*points):
-    return json.dumps(
-        {
-            "type": "FeatureCollection",
-            "features": [
-                {
-                    "type": "Feature", "properties": properties,
-                    "geometry": {"type": "Point", "coordinates": list(place)}}
-                for place, properties in points
-            ],
-        }
-    )
-
-
-def test_points_in_scene__rows_and_columns(tmp_path):
-    image = save(np.zeros((4, 6, 3), np.uint8), tmp_path / "s.png")
-    points = read_points(
-        write_csv(tmp_path, "scene,row,col,class\ns,0,0,wood\ns,3,5,10\ns,3,4,wood\n", "p.csv"),
-        land_classes(IDS))
-    for scale, expected in (
-        (1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]),
-        (0.5, [(0, 0, 1), (1, 2, 1)]),  # of two points in a pixel the last counts
-        (0.4, [(0, 0, 1), (1, 1, 1)]),
-    ):  # 2 x 2 px: what is on the edge stays inside
-        source = RawDataset(
-            land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
-        with SceneReader(source.scenes[0], source) as reader:
-            labels = reader.read_labels(
-                Region("", 0, 0, 0, reader.image.height, reader.image.width))
-        assert [
-            (row, col, labels[row, col])
-            for row, col in np.argwhere(labels != 255).tolist()] == expected
-
-
-def test_points_in_scene__points_on_the_map_count_in_every_scene_they_lie_in(tmp_path):
-    """Pixels of 2 m from (1000, 5000) down and right: x 1003, y 4999 lies in row 0, col 1."""
-    scenes = []
-    for name in ("summer", "autumn"):
-        image = save(
-            np.zeros((3, 4), np.uint8), tmp_path / f"{name}.tif", georeference=Georeference(UTM))
-        scenes.append(Scene(name, image, None, "here"))
-    text = geojson(
-        ((1003, 4999), {"class": "wood"}), ((1007.9, 4994.1), {"class": 10, "scene": "autumn"}))
-    points = read_points(write_csv(tmp_path, text, "p.geojson"), land_classes(IDS))
-    found = []
-    source = RawDataset(land_classes(IDS), scenes, points=points)
-    for scene in scenes:
-        with SceneReader(scene, source) as reader:
-            labels = reader.read_labels(Region("", 0, 0, 0, 3, 4))
-            found.append(
-                [(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
-    assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
-    sizes, _, meta, missing = check_scenes(source)
-    assert (
-        sizes == [(3, 4)] * 2 and meta == {"bands": 1, "dtype": "uint8", "gsd_m": 2}
-        and missing == [(None, False)])
-    text = "x,y,class\n1001,4999,wood\n1009,4999,wood\n"
-    source = dataclasses.replace(
-        source, points=read_points(write_csv(tmp_path, text, "p.csv"), source.class_table))
-    with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
-        check_scenes(source)
-    flat = Scene("flat", save(np.zeros((3, 4), np.uint8), tmp_path / "flat.png"), None, "flat")
-    source = dataclasses.replace(source, scenes=[flat])
-    with pytest.raises(ValueError, match="flat.png has no georeference"):
-        check_scenes(source)
 
 
 def test_check_scenes__finds_what_scenes_have_in_common(tmp_path, monkeypatch):
