@@ -23,6 +23,7 @@ import predict
 from data import normalise
 from engine.checkpoint import find_checkpoint, load_model, save_checkpoint
 from engine.meta import checkpoint_meta
+from geo.georeference import from_affine
 from geo.raster import Raster, open_raster, write_geotiff
 from geo.windows import average_symmetries, window_and_margin
 from networks import build_model
@@ -335,7 +336,7 @@ def test_row_blocks__network_without_stride_and_radius(tmp_path):
 
 
 def test_row_blocks__memory_holds_one_window_of_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
+    monkeypatch.setattr("geo.tiff.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
     image = random_scene(64, 4096, bands=10, dtype=np.uint16)  # 5.2 MB
     write_tiff(tmp_path / "scene.tif", image, tile=(64, 64), compression="zlib")
@@ -429,8 +430,8 @@ def test_check_free__foreign_maps_and_filled_in_points_are_kept(tmp_path):
 
 
 def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
-    georeference = types.SimpleNamespace(gsd_m=0.5)
-    raster = types.SimpleNamespace(path="a.tif", georeference=georeference)
+    georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6), 32631)
+    raster = types.SimpleNamespace(path="a.tif", georeference=georeference, height=9, width=9)
     predict.warn_of_scale(raster, 0.51, 2.0)
     predict.warn_of_scale(raster, None, 2.0)
     raster.georeference = None
@@ -440,6 +441,9 @@ def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
     predict.warn_of_scale(raster, 1.0, 2.0)  # of a file of 1 m per pixel, at twice its size
     printed = capsys.readouterr().err
     assert "a.tif" in printed and "--scale 1 " in printed
+    raster.georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6))
+    predict.warn_of_scale(raster, 1.0, 2.0)
+    assert "no areas in ha for a.tif" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, -9999])
