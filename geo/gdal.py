@@ -44,14 +44,7 @@ def open_with_gdal(path):
     Raises:
         ValueError: GDAL cannot read it, or its bands are of several dtypes.
     """
-    name = path.as_posix()
-    if name.startswith("/vsi"):
-        name = re.sub(r"(https?|ftp):/(?!/)", r"\1://", name)  # pathlib leaves one slash of two
-    try:
-        dataset = rasterio.open(name)
-    except rasterio.errors.RasterioIOError as error:
-        raise ValueError(f"it is no TIFF, PNG or JPEG, and rasterio cannot read it: {error}"
-                         ) from None
+    dataset = _open(path.as_posix())
     if dataset.count == 0:
         raise ValueError("it holds no bands of its own: give one of its subdatasets, "
                          f"{', '.join(dataset.subdatasets[:3])}")
@@ -78,6 +71,20 @@ def open_with_gdal(path):
         "masks": (GdalSource(dataset, mask=True),) if has_mask else (),
         "scales": scales if set(scales) != {(1.0, 0.0)} else None,
     }
+
+
+def _open(name):
+    """The rasterio dataset of a name; pathlib left one slash of two in names such as /vsizip//a."""
+    names = [name]
+    if name.startswith("/vsi"):
+        names = [re.sub(r"(https?|ftp):/(?!/)", r"\1://", name),
+                 re.sub(r"^/(vsi\w+)/", r"/\1//", name)]
+    for name in names:
+        try:
+            return rasterio.open(name)
+        except rasterio.errors.RasterioIOError as caught:
+            error = caught  # Python forgets the name of a caught error
+    raise ValueError(f"it is no TIFF, PNG or JPEG, and rasterio cannot read it: {error}")
 
 
 def _common(values):

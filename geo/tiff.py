@@ -35,6 +35,10 @@ class TiffPage:
         self.page = page
         if page.compression == tifffile.COMPRESSION.JPEG and page.planarconfig == 2:
             page.photometric = tifffile.PHOTOMETRIC.MINISBLACK  # a plane is one band, not three
+        if page.compression == tifffile.COMPRESSION.LERC and page.dtype.kind == "f" and (
+                page.parent.byteorder == ">"):
+            raise ValueError("its floats are compressed by LERC in big-endian order, which "
+                             "programs decode differently")
         self.decoder = page.decode  # prepared now, because both read the open file
         self.jpeg_tables = page.jpegtables
         _check_complete(page, path)

@@ -58,8 +58,9 @@ def test_ground_sample_distance__is_refused_with_a_reason(monkeypatch, options, 
 
 
 @pytest.mark.parametrize("code, x, y", [
-    (3857, 1e6, 8.4e6), (4326, 10, 60), (3395, 1e6, 8.36e6), (4087, 1e6, 6679000), (3034, 4e6, 3e6),
-    (3035, 4e6, 3e6), (2154, 7e5, 6.6e6), (2263, 1e6, 2e5), (32632, 5e5, 6.65e6), (27700, 4e5, 3e5)])
+    (3857, 1e6, 8.4e6), (4326, 10, 60), (3395, 1e6, 8.36e6), (4087, 1e6, 6679000),
+    (3034, 4e6, 3e6), (3035, 4e6, 3e6), (2154, 7e5, 6.6e6), (2263, 1e6, 2e5),
+    (32632, 5e5, 6.65e6), (27700, 4e5, 3e5)])
 def test_ground_sample_distance__areas_are_those_of_the_ellipsoid(code, x, y):
     pyproj = pytest.importorskip("pyproj")
     degrees = code == 4326
