@@ -155,6 +155,47 @@ def test_open_raster__overviews_and_masks_are_no_bands(tmp_path):
                    metadata=None)
     assert_reads(path, picture())
 
+def test_open_raster__pages_that_are_alike_are_bands(tmp_path):
+    pixels = picture(bands=5, dtype=np.uint16)
+    for options in ({}, {"compression": "zlib", "tile": (32, 16)}):
+        tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), photometric="minisblack",
+                         **options)
+        assert_reads(tmp_path / "a.tif", pixels)
+    with open_raster(tmp_path / "a.tif", page=3) as scene:
+        assert np.array_equal(scene.read(0, 0, 70, 90), pixels[:, :, 3:4])
+
+
+@pytest.mark.parametrize("other, words", [
+    (picture(), "2 pages"), (picture()[:, :, 0], "2 pages"), (picture(dtype=np.uint16), "2 pages"),
+    (picture()[::2, ::2], None)])
+def test_open_raster__other_pages_are_refused_or_named(tmp_path, other, words):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture(), photometric="rgb", metadata=None)
+        file.write(other, photometric="rgb" if other.ndim == 3 else "minisblack", metadata=None)
+    if words:
+        with pytest.raises(ValueError, match=f"a.tif.*{words}.*text file"):
+            open_raster(tmp_path / "a.tif")
+        return
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert scene.bands == 3 and "smaller pages" in scene.unread
+
+
+@pytest.mark.parametrize("kinds, text, alpha", [
+    ((2,), None, 3), ((1,), None, 3), ((0,), None, None), ((0, 2), None, 4), ((2, 0), None, 3),
+    ((2,), "Undefined", None), ((0,), "Alpha", 3)])
+def test_open_raster__alpha_is_what_the_file_marks_as_alpha(tmp_path, kinds, text, alpha):
+    xml = f'<GDALMetadata><Item name="COLORINTERP" sample="3" role="colorinterp">{text}</Item>' \
+          "</GDALMetadata>"
+    tags = [(42112, "s", 0, xml, True)] if text else []
+    write_tiff(tmp_path / "a.tif", picture(bands=3 + len(kinds)), photometric="rgb",
+               extrasamples=kinds, extratags=tags)
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert scene.alpha == alpha
+        image = hide_alpha(scene)
+        assert image.bands == 3 + len(kinds) - (alpha is not None)
+        kept = [band for band in range(3 + len(kinds)) if band != alpha]
+        assert np.array_equal(image.read(0, 0, 9, 9), scene.read(0, 0, 9, 9)[:, :, kept])
+
 
 def test_open_raster__control_points_are_reported_as_not_read(tmp_path):
     ties = (0, 0, 0, 10.0, 50.0, 0, 0, 9, 0, 10.0, 49.0, 0, 9, 0, 0, 11.0, 50.1, 0)
