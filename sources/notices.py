@@ -20,7 +20,10 @@ def warn_of_reading(raster):
 def alpha_looks_like_a_band(raster):
     """Whether most of the alpha at the middle of a raster is neither opaque nor transparent."""
     with_alpha = dataclasses.replace(raster, bands=raster.bands + 1, hides_alpha=False)
-    middle = with_alpha.read(raster.height // 2 - 64, raster.width // 2 - 64, 128, 128)
+    height = min(raster.height, 128)
+    width = min(raster.width, 128)
+    middle = with_alpha.read((raster.height - height) // 2, (raster.width - width) // 2, height,
+                             width)
     alpha = middle[:, :, raster.alpha]
     opaque = np.iinfo(raster.dtype).max if raster.dtype.kind in "ui" else 1
     between = (alpha > 0.1 * opaque) & (alpha < 0.9 * opaque)

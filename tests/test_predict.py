@@ -169,6 +169,39 @@ def test_main__colours_under_transparent_pixels_do_not_matter(tmp_path):
     assert np.array_equal(*probabilities)
     assert (tifffile.imread(path) == 255).sum() == 200
 
+def test_main__a_constant_alpha_and_nodata_of_one_band_do_not_matter(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", dtype="float32", scene_nodata=None, scales=None)
+    image = random_scene(20, 30, dtype=np.float32)
+    image[5:9, 4:9, 1] = -9999
+    write_geotiff(tmp_path / "scene.tif", [image], 20, 30, 3, "float32", nodata=-9999)
+    path, = run(tmp_path, "scene.tif")
+    image[5:9, 4:9, 1] = META["mean"][1]
+    wanted = whole_logits(model, image).argmax(0).numpy()
+    assert np.array_equal(tifffile.imread(path), wanted)
+    write_checkpoint(tmp_path / "best.pt", scene_nodata=None, scales=None)
+    maps = []
+    for alpha in (None, 254, 3):
+        pixels = random_scene(20, 30)
+        if alpha:
+            pixels = np.concatenate([pixels, np.full((20, 30, 1), alpha, np.uint8)], axis=2)
+        write_png(tmp_path / "scene.png", pixels)
+        maps.append(tifffile.imread(run(tmp_path, "scene.png")[0]))
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+
+
+def test_main__a_network_of_old_reads_alpha_and_nodata_as_it_did(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", bands=4)
+    image = random_scene(20, 30, bands=4).clip(1)
+    image[5:9, 4:9, 1] = 7  # nodata in one band: a value
+    write_geotiff(tmp_path / "plain.tif", [image], 20, 30, 4, "uint8", nodata=7)
+    write_png(tmp_path / "alpha.png", image)
+    inputs = normalise(torch.from_numpy(image)[None], [100] * 4, [60] * 4, 7)
+    with torch.inference_mode():
+        wanted = model(inputs)[0].argmax(0).numpy()
+    for name in ("plain.tif", "alpha.png"):
+        assert np.array_equal(tifffile.imread(run(tmp_path, name)[0]), wanted)
+
 
 def test_main__scene_is_resized_by_the_scale_of_training(tmp_path):
     model = write_checkpoint(tmp_path / "best.pt", arguments={"scale": 0.5})
