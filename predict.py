@@ -51,8 +51,9 @@ def parse_args(argv=None):
                     epilog="example: python predict.py --checkpoint runs/demo scene.tif")
     flag = parser.add_argument_group("what to map").add_argument
     flag("scenes", nargs="+", metavar="SCENE",
-         help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes, or a text file "
-              "NAME.txt that lists the files of one scene")
+         help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes (with rasterio "
+              "installed: what GDAL reads), or a text file NAME.txt that lists the files of one "
+              "scene")
     flag("--checkpoint", required=True,
          help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
     flag("--scale", type=number(float, 1e-6, 16),

@@ -4,7 +4,7 @@ import sys
 
 from geo.ground import ground_sample_distance
 from sources.notices import warn_of_reading, warn_of_scales
-from sources.scenes import open_scene
+from sources.scenes import name_nodata, open_scene
 
 
 def open_as_trained(path, meta, checkpoint, max_pixels=2**31):
@@ -26,7 +26,7 @@ def open_as_trained(path, meta, checkpoint, max_pixels=2**31):
     nodata = meta.get("scene_nodata", meta.get("nodata"))
     is_free = raster.nodata is None and not (raster.has_validity and "scene_nodata" in meta)
     if is_free and nodata is not None:
-        raster.nodata = tuple(nodata) if isinstance(nodata, list) else nodata
+        name_nodata(raster, tuple(nodata) if isinstance(nodata, list) else nodata)
     return raster
 
 

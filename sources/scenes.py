@@ -125,6 +125,16 @@ class Stack:
             band += raster.bands
 
 
+def name_nodata(raster, nodata):
+    """Set the nodata value of a raster, or one per band, and of the files that it consists of."""
+    raster.nodata = nodata
+    band = 0
+    for part in getattr(raster.source, "rasters", ()):
+        of_part = nodata[band:band + part.bands] if isinstance(nodata, tuple) else nodata
+        name_nodata(part, of_part)
+        band += part.bands
+
+
 def resize(raster, height, width, smooth, window=None):
     """A raster at another size, or a window of it; only what lies under the window is read.
 
@@ -182,6 +192,7 @@ class Resized:
 
     def __init__(self, raster, height, width):
         self.raster = raster
+        self.rasters = [raster]
         self.has_validity = raster.has_validity
         self.height = height
         self.width = width
@@ -312,7 +323,7 @@ class SceneReader:
         self.raster = self.image.raster
         self.files = [self.raster]
         if source.nodata is not None and self.raster.nodata is None:
-            self.raster.nodata = _checked_nodata(source.nodata, self.raster)
+            name_nodata(self.raster, _checked_nodata(source.nodata, self.raster))
         check_image(self.raster)
         self.has_gaps = self.raster.may_miss_values
         self.points_inside = None

@@ -79,7 +79,8 @@ def test_open_raster__other_ways_to_be_placed_are_named(tmp_path, name, text):
 
 
 @pytest.mark.parametrize("text, wanted", [
-    (UTM, (32632, False, 9001)), (UTM.replace(',AUTHORITY["EPSG","32632"]', ""), (None, False, 9001)),
+    (UTM, (32632, False, 9001)),
+    (UTM.replace(',AUTHORITY["EPSG","32632"]', ""), (None, False, 9001)),
     ('GEOGCRS["WGS 84",ANGLEUNIT["degree",0.017],ID["EPSG",4326]]', (4326, True, None)),
     ('PROJCS["a",UNIT["US survey foot",0.3048006096012192],AUTHORITY["EPSG","2263"]]',
      (2263, False, 9003)), ("", (None, False, None))])

@@ -19,7 +19,7 @@ def read_set(folder, scenes):
     Returns:
         the set's nodata; what of each scene would be written, and which of its values are data.
     """
-    mask = write_geotiff(folder / "mask.tif", [np.ones((2, 2), np.uint8)], 2, 2, 1, "uint8")
+    write_geotiff(folder / "mask.tif", [np.ones((2, 2), np.uint8)], 2, 2, 1, "uint8")
     for name, (pixels, nodata) in scenes.items():
         write_geotiff(folder / f"{name}.tif", [pixels], 2, 2, pixels.shape[2], pixels.dtype,
                       nodata=nodata)

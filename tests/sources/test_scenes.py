@@ -12,7 +12,8 @@ from sources import scenes
 from sources.labels import MaskLabels, land_classes, read_points
 from sources.raw import RawDataset, Region, Scene
 from sources.scenes import (
-    ScaledRaster, SceneReader, check_footprint, check_scenes, open_scene, resize, scaled)
+    ScaledRaster, SceneReader, check_footprint, check_scenes, name_nodata, open_scene, resize,
+    scaled)
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -458,13 +459,15 @@ def test_open_scene__values_are_missing_by_the_rules_of_their_own_file(tmp_path,
 def test_open_scene__larger_pixels_are_brought_to_the_finest_grid(tmp_path):
     fine = np.arange(16, dtype=np.uint16).reshape(4, 4)
     coarse = np.array([[10, 10], [30, 0]], np.uint16)
-    save(coarse, tmp_path / "B11.tif", nodata=0, georeference=grid(20, 1000, 5000))
-    save(fine, tmp_path / "B02.tif", nodata=99, georeference=grid(10, 1000, 5000))
+    save(coarse, tmp_path / "B11.tif", georeference=grid(20, 1000, 5000))
+    save(fine, tmp_path / "B02.tif", georeference=grid(10, 1000, 5000))
     with open_scene(write_csv(tmp_path, "B11.tif\nB02.tif\n", "place.txt")) as scene:
         assert (scene.height, scene.bands, scene.gsd_m) == (4, 2, 10)
+        name_nodata(scene, (0, 99))
         pixels, missing = scene.read_masked(0, 0, 4, 4)
     assert np.array_equal(pixels[:, :, 1], fine) and not missing[:, :, 1].any()
-    assert pixels[:2, 0, 0].tolist() == [10, 15]  # bilinear
+    assert pixels[:, 0, 0].tolist() == [10, 15, 25, 30]  # bilinear
+    assert pixels[1:, 2, 0].tolist() == [12, 0, 0]  # what is missing has no weight
     assert np.array_equal(np.argwhere(missing[:, :, 0]), [[2, 2], [2, 3], [3, 2], [3, 3]])
     save(coarse, tmp_path / "B11.tif", nodata=0, georeference=grid(20, 1010, 5000))
     with pytest.raises(ValueError, match="place.txt: B02.tif has another size, dtype or place"):
