@@ -208,7 +208,8 @@ class WindowPredictor:
         if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
             margin = max(margin - UNCERTAINTY_WINDOW // 2, 0)
         classes, probabilities = self.predict(image, missing, margin)
-        missing = missing.all(axis=2)
+        # `all` over an axis as short as the bands is slow, and most windows miss nothing.
+        missing = missing.all(axis=2) if missing.any() else missing[:, :, 0]
         in_window = valid_slices(row, col)
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])
@@ -223,9 +224,9 @@ class WindowPredictor:
         """Classes and probabilities of a window without its margin, as `predict_window`."""
         inputs = torch.from_numpy(image)[None].to(self.device)  # (1, h, w, C)
         inputs = normalise(inputs, self.meta["mean"], self.meta["std"])
-        if not self.by_band:
-            missing = missing.all(axis=2, keepdims=True)
         if missing.any():  # such values are the band's mean, as in training
+            if not self.by_band:
+                missing = missing.all(axis=2, keepdims=True)
             inputs.masked_fill_(torch.from_numpy(missing).to(self.device).permute(2, 0, 1), 0)
         wanted = self.args.probabilities or self.args.suggest
         return predict_window(self.model, inputs, margin, self.args.tta, wanted)

@@ -18,6 +18,8 @@ def checkpoint_meta(dataset_meta):
     """
     meta = {key: dataset_meta.get(key) for key in KEPT}
     meta.update({key: dataset_meta[key] for key in READING if key in dataset_meta})
+    if meta.get("scene_nodata") is not None and meta["nodata"] == meta["scene_nodata"]:
+        meta["nodata"] = [meta["nodata"]] * meta["bands"]  # other scenes may lack single bands
     meta["scale"] = dataset_meta.get("arguments", {}).get("scale", 1.0)
     meta["classes"] = [entry["name"] for entry in dataset_meta["classes"]]
     meta["colours"] = [list(entry["colour"]) for entry in dataset_meta["classes"]]
