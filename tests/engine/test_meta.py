@@ -17,7 +17,8 @@ def negative_counts():
     ("std", [1.0, 0.0, 1.0]), ("rgb", [0, 1, 3]), ("rgb", [False, True, 2]),
     ("classes", [{"name": "a", "colour": [0, 0, 300]}] * 3),
     ("classes", [{"name": "line\nbreak", "colour": [0, 0, 0]}] * 3), ("dtype", "object"),
-    ("ignore", 0), ("gsd_m", -1.0), ("nodata", [1, 2]), ("pixels", negative_counts()), ("places", {"a": ["b"]})])
+    ("ignore", 0), ("gsd_m", -1.0), ("nodata", [1, 2]), ("pixels", negative_counts()),
+    ("places", {"a": ["b"]})])
 def test_load_meta__refuses_an_entry_that_makes_no_sense(tmp_path, key, value):
     write_set(tmp_path)
     edit(tmp_path, key, value)
