@@ -246,8 +246,8 @@ def _with_files_beside(raster):
     if beside.is_file():
         mask = open_raster(beside, page=0)
         if (mask.height, mask.width) != (raster.height, raster.width):
-            raise ValueError(f"its mask {beside.name} is {mask.height} x {mask.width} px, the "
-                             f"image {raster.height} x {raster.width}")
+            raise ValueError(f"{beside.name}: the mask of valid pixels is {mask.height} x "
+                             f"{mask.width} px, the file {raster.height} x {raster.width}")
         changes["masks"] = (*raster.masks, mask.source)
     return dataclasses.replace(raster, **changes)
 

@@ -2,8 +2,7 @@
 
 import sys
 
-from geo.ground import ground_sample_distance
-from sources.notices import warn_of_reading, warn_of_scales
+from sources.notices import warn_of_reading, warn_of_scales, warn_of_unknown_size
 from sources.scenes import name_nodata, open_scene
 
 
@@ -37,9 +36,8 @@ def warn_of_scale(raster, gsd, scale):
         raster: the scene as it is predicted, after scaling by `scale`.
         gsd: size of the training pixels, m; None: unknown.
     """
-    scene_gsd, reason = ground_sample_distance(raster.georeference, raster.height, raster.width)
-    if raster.georeference and not scene_gsd:
-        print(f"warning: no areas in ha for {raster.path}, because {reason}", file=sys.stderr)
+    warn_of_unknown_size(raster)
+    scene_gsd = raster.gsd_m
     if scene_gsd and gsd and not 0.95 < scene_gsd / gsd < 1.05:
         print(f"warning: {raster.path} is predicted at {scene_gsd:.3g} m per pixel, the network "
               f"was trained at {gsd:.3g} m: --scale {scale * scene_gsd / gsd:.4g} would match them",

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 
+from geo.ground import ground_sample_distance
+
 
 def warn_of_reading(raster):
     """Warn of what a raster's file holds and is not read, and of alpha that looks like a band."""
@@ -47,6 +49,13 @@ def warn_of_scales(raster, scales, owner):
                   f"{band}, {owner} {other[0]:g} and {other[1]:g}: equal values mean different "
                   "things; bring them to one scale first", file=sys.stderr)
             return
+
+
+def warn_of_unknown_size(raster):
+    """Warn if a raster lies on the map, and the size of its pixels on the ground is not known."""
+    size, reason = ground_sample_distance(raster.georeference, raster.height, raster.width)
+    if raster.georeference and size is None:
+        print(f"warning: areas of {raster.path} are not known, because {reason}", file=sys.stderr)
 
 
 def warn_of_resolutions(source, gsds):

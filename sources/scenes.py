@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from geo.raster import hide_alpha, open_raster
 from sources.labels import NO_LABEL, MaskLabels, points_in_scene
-from sources.notices import warn_of_reading, warn_of_resolutions, warn_of_scales
+from sources.notices import (
+    warn_of_reading, warn_of_resolutions, warn_of_scales, warn_of_unknown_size)
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -435,6 +436,8 @@ def check_scenes(source, gsd=None):
                                  "apart, or make them alike")
             warn_of_reading(raster)
             warn_of_scales(raster, first.scales, first.path)
+            if raster is first and not gsd:
+                warn_of_unknown_size(raster)
             sizes.append((raster.height, raster.width))
             gsds.append(gsd or raster.gsd_m)
             nodata = raster.nodata

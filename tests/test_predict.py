@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import tracemalloc
-import types
 
 import numpy as np
 import pytest
@@ -464,7 +463,7 @@ def test_check_free__foreign_maps_and_filled_in_points_are_kept(tmp_path):
 
 def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
     georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6), 32631)
-    raster = types.SimpleNamespace(path="a.tif", georeference=georeference, height=9, width=9)
+    raster = Raster("a.tif", None, 9, 9, 3, np.dtype(np.uint8), (9, 9), georeference=georeference)
     predict.warn_of_scale(raster, 0.51, 2.0)
     predict.warn_of_scale(raster, None, 2.0)
     raster.georeference = None
@@ -476,7 +475,7 @@ def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
     assert "a.tif" in printed and "--scale 1 " in printed
     raster.georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6))
     predict.warn_of_scale(raster, 1.0, 2.0)
-    assert "no areas in ha for a.tif" in capsys.readouterr().err
+    assert "areas of a.tif are not known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, -9999])
