@@ -147,7 +147,7 @@ class WindowPredictor:
         self.model = model
         self.raster = raster
         self.meta = meta
-        # Networks of earlier commits took nodata in single bands for data.
+        # To networks of earlier commits nodata in single bands was data, and NaN a missing pixel.
         self.by_band = "scene_nodata" in meta or isinstance(meta.get("nodata"), list)
         self.device = device
         self.args = args
@@ -210,6 +210,8 @@ class WindowPredictor:
         classes, probabilities = self.predict(image, missing, margin)
         # `all` over an axis as short as the bands is slow, and most windows miss nothing.
         missing = missing.all(axis=2) if missing.any() else missing[:, :, 0]
+        if not self.by_band:
+            missing = missing | ~np.isfinite(image).all(axis=2)
         in_window = valid_slices(row, col)
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])

@@ -374,6 +374,7 @@ def write_arrays(folder, images, labels, splits, meta):
             writer.write(split, image.astype(meta["dtype"]), label, source)
     mean, std = statistics.mean_and_std()
     counts = {split: pixels[split].tolist() for split in SPLITS}
+    reading = {"scene_nodata": nodata, "scales": None}
     if has_partial:
         nodata = [nodata] * meta["bands"]
-    return {"pixels": counts, "mean": mean, "std": std, "nodata": nodata}
+    return {"pixels": counts, "mean": mean, "std": std, "nodata": nodata, **reading}

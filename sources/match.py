@@ -3,7 +3,7 @@
 import sys
 
 from sources.notices import warn_of_reading, warn_of_scales, warn_of_unknown_size
-from sources.scenes import name_nodata, open_scene
+from sources.scenes import Stack, name_nodata, open_scene
 
 
 def open_as_trained(path, meta, checkpoint, max_pixels=2**31):
@@ -22,6 +22,8 @@ def open_as_trained(path, meta, checkpoint, max_pixels=2**31):
               "as one: its map depends on how opaque pixels are; prepare the data set again and "
               "train anew", file=sys.stderr)
     check_scene(raster, meta, checkpoint)
+    if isinstance(raster.source, Stack):
+        raster.source.by_pixel = "scene_nodata" not in meta
     nodata = meta.get("scene_nodata", meta.get("nodata"))
     is_free = raster.nodata is None and not (raster.has_validity and "scene_nodata" in meta)
     if is_free and nodata is not None:

@@ -105,10 +105,15 @@ def _on_one_grid(raster, first, located):
 
 
 class Stack:
-    """Several rasters of one size in the place of a Raster's file."""
+    """Several rasters of one size in the place of a Raster's file.
+
+    Attributes:
+        by_pixel: whether a pixel that one raster lacks is missing in all, as in earlier commits.
+    """
 
     def __init__(self, rasters):
         self.rasters = rasters
+        self.by_pixel = False
         self.has_validity = any(raster.has_validity for raster in rasters)
 
     def copy(self, row, col, window):
@@ -118,12 +123,16 @@ class Stack:
     def copy_masked(self, row, col, window, missing):
         """Fill window, and missing (h, w, C) bool with which of its values are no data."""
         band = 0
+        lacking = np.zeros(window.shape[:2], bool)
         for raster in self.rasters:
             bands = slice(band, band + raster.bands)
             pixels, gaps = raster.read_masked(row, col, *window.shape[:2])
             window[:, :, bands] = pixels
             missing[:, :, bands] = gaps
             band += raster.bands
+            if self.by_pixel:
+                lacking |= gaps.all(axis=2)
+        missing[lacking] = True
 
 
 def name_nodata(raster, nodata):

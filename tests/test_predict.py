@@ -200,6 +200,13 @@ def test_main__a_network_of_old_reads_alpha_and_nodata_as_it_did(tmp_path):
         wanted = model(inputs)[0].argmax(0).numpy()
     for name in ("plain.tif", "alpha.png"):
         assert np.array_equal(tifffile.imread(run(tmp_path, name)[0]), wanted)
+    model = write_checkpoint(tmp_path / "best.pt", dtype="float32")
+    image = random_scene(20, 30, dtype=np.float32)
+    image[5:9, 4:9, 1] = np.nan  # in one band: the pixel is missing
+    write_geotiff(tmp_path / "nan.tif", [image], 20, 30, 3, "float32")
+    wanted = whole_logits(model, image).argmax(0).numpy()
+    wanted[5:9, 4:9] = 255
+    assert np.array_equal(tifffile.imread(run(tmp_path, "nan.tif")[0]), wanted)
 
 
 def test_main__scene_is_resized_by_the_scale_of_training(tmp_path):

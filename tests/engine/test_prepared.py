@@ -76,6 +76,7 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
     assert sum(meta["pixels"]["val"]) == 64
     assert meta["mean"] == [5, 5] and meta["std"] == [CONSTANT] * 2
     assert meta["nodata"] == [-9999, -9999]  # of each band by itself
+    assert meta["scene_nodata"] == -9999
 
 
 @pytest.mark.parametrize(

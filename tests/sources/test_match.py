@@ -5,6 +5,7 @@ import pytest
 from helpers import picture, write_tiff
 from PIL import Image
 
+from geo.raster import write_geotiff
 from sources.match import open_as_trained
 
 NEW = {"bands": 3, "dtype": "uint8", "nodata": 0.0, "scene_nodata": None, "scales": None}
@@ -75,6 +76,21 @@ def test_open_as_trained__warns_of_what_may_be_read_otherwise_than_meant(tmp_pat
     write_tiff(tmp_path / "a.tif", infrared, photometric="rgb", extrasamples=[2])
     open_as_trained(tmp_path / "a.tif", NEW, "best.pt")
     assert "colorinterp_4 undefined" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("meta", [NEW, OLD])
+def test_open_as_trained__files_of_one_scene(tmp_path, meta):
+    for name, value in (("a", 5), ("b", 7)):
+        pixels = np.array([[[1, 2], [value, value]]], np.uint8)
+        pixels = pixels[:, ::-1] if name == "b" else pixels
+        write_geotiff(tmp_path / f"{name}.tif", [pixels], 1, 2, 2, "uint8", nodata=value)
+    (tmp_path / "place.txt").write_text("a.tif\nb.tif\n")
+    with open_as_trained(tmp_path / "place.txt", {**meta, "bands": 4}, "best.pt") as scene:
+        found = scene.read_masked(0, 0, 1, 2)[1][0]
+    if meta is NEW:  # each file by itself
+        assert found.T.astype(int).tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+    else:  # a pixel that one file lacks was missing
+        assert found.all()
 
 
 def test_open_as_trained__warns_of_control_points(tmp_path, capsys):
