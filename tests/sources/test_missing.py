@@ -49,10 +49,11 @@ def assert_missing_is_zero(nodata, written):
 SCENE = np.array([[[1, 2], [3, 9]], [[5, 6], [9, 9]]])  # nodata 9 in one band, and in both
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-@pytest.mark.parametrize("second, nodata", [
-    ((SCENE, 9), [9, 9]),  # both scenes name one value
-    ((SCENE + 1, 10), None), ((SCENE + 1, None), None)])  # None: others are found
+@pytest.mark.parametrize("dtype, second, nodata", [
+    ("uint8", (SCENE, 9), [9, 9]),  # both scenes name one value
+    ("float32", (SCENE, 9), [9, 9]),
+    ("int16", (SCENE + 1, 10), None),  # others are found
+    ("float32", (SCENE + 1, None), None)])
 def test_shared_nodata__values_missing_in_single_bands_are_the_mean(tmp_path, dtype, second,
                                                                     nodata):
     scenes = {"a": (SCENE.astype(dtype), 9), "b": (second[0].astype(dtype), second[1])}
