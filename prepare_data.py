@@ -32,11 +32,12 @@ from sources import flags, sentinel2
 from sources.demo import demo
 from sources.labels import NO_LABEL, read_classes
 from sources.masks import propose_classes
+from sources.missing import mark_missing, one_nodata, shared_nodata
 from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
 from sources.points import points_and_classes
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
-from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile, shared_nodata
+from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile
 from sources.splits import cut, guess_tile, plan_regions
 from sources.summary import contact_sheet, frequency_table
 
@@ -114,6 +115,7 @@ def prepare(args, folder):
     tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
     meta.update(counts)
     meta["nodata"] = shared_nodata(source, tiles, missing, meta["dtype"])
+    meta["scene_nodata"] = one_nodata(missing)
     meta.update(write_tiles(folder, source, tiles, meta))
     save_png(contact_sheet(folder, meta), folder / "preview.png")
     write_meta(folder, meta)
@@ -250,7 +252,8 @@ def why_dropped(tile, counts, reader, source, args):
     if args.drop_only and shown and shown <= set(args.drop_only):
         return f"only {', '.join(args.drop_only)}"
     if args.max_cloud < 1:
-        cloud, snow = source.clouds.shares(*reader.read_image(tile))
+        image, known = reader.read_image(tile)
+        cloud, snow = source.clouds.shares(image, known.any(axis=2))
         if cloud + snow > args.max_cloud:
             return f"more than {100 * args.max_cloud:g} % cloud or snow"
     if args.drop_single_class and tile.split == "train" and len(shown) == 1:
@@ -284,17 +287,20 @@ def write_tiles(folder, source, tiles, meta):
         tiles: list of Region, scene by scene.
         meta: dict with bands, dtype, nodata, tile, and tiles by split.
     Returns:
-        dict of mean and std of each band over the training tiles' valid pixels; and cloud_and_snow,
-        the mean share of each in a split's tiles, None where it is not known.
+        dict of mean and std of each band over the training tiles' valid pixels; nodata, per band
+        where single bands of a pixel have it; and cloud_and_snow, the mean share of each in a
+        split's tiles, None where it is not known.
     """
     side = meta["tile"]
     columns = ["scene", "row", "col"] + (["cloud", "snow"] if source.clouds else [])
     statistics = BandStatistics(meta["bands"])
+    has_partial = False  # whether nodata stands in single bands of a pixel
     cloudy = {split: np.zeros(2) for split in SPLITS}
     progress = tqdm(tiles, "writing", unit="tile", disable=None)
     with TileWriter(folder, meta["tiles"], side, meta["bands"], meta["dtype"], columns) as writer:
         for tile, reader in each_tile(source, progress):
-            image, valid = reader.read_image(tile)
+            image, known = reader.read_image(tile)
+            valid = known.any(axis=2)
             labels = reader.read_labels(tile)
             row = [source.scenes[tile.scene].name, tile.row, tile.col]
             if source.clouds:
@@ -305,8 +311,8 @@ def write_tiles(folder, source, tiles, meta):
             counted[:tile.shared_rows] = False  # they count in the tile before
             counted[:, :tile.shared_cols] = False
             if tile.split == "train":
-                statistics.add(image[counted])
-            mark_missing(image, valid, meta["nodata"])
+                statistics.add(image[counted], known[counted])
+            has_partial = mark_missing(image, known, meta["nodata"]) or has_partial
             filling = [(0, side - tile.height), (0, side - tile.width)]
             image = np.pad(image, [*filling, (0, 0)], mode="reflect")
             labels = np.pad(labels, filling, constant_values=NO_LABEL)
@@ -317,20 +323,10 @@ def write_tiles(folder, source, tiles, meta):
         for split, count in meta["tiles"].items():
             cloudy[split] /= max(count, 1)
         clouds = {split: shares.tolist() for split, shares in cloudy.items()}
-    return {"mean": mean, "std": std, "cloud_and_snow": clouds}
-
-
-def mark_missing(image, valid, nodata):
-    """Give pixels without data one value in every band, unless one of their bands is not finite.
-
-    Args:
-        image: (h, w, C), changed in place.
-        valid: (h, w) bool.
-        nodata: the set's value, or None for NaN.
-    """
-    marked = ~valid & np.isfinite(image).all(axis=2)
-    if marked.any():
-        image[marked] = np.nan if nodata is None else nodata
+    nodata = meta["nodata"]
+    if has_partial and nodata is not None and nodata == meta["scene_nodata"]:
+        nodata = [nodata] * meta["bands"]
+    return {"mean": mean, "std": std, "nodata": nodata, "cloud_and_snow": clouds}
 
 
 if __name__ == "__main__":

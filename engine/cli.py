@@ -8,6 +8,7 @@ import signal
 import sys
 
 from engine.device import out_of_memory
+from engine.distributed import leave_at_once
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -83,6 +84,13 @@ def one_line_errors(command, interrupted, out_of_memory_advice):
         out_of_memory_advice: what to do where memory ran out.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with leave_at_once(), exit_codes(command, interrupted, out_of_memory_advice):
+        yield
+
+
+@contextlib.contextmanager
+def exit_codes(command, interrupted, out_of_memory_advice):
+    """The part of `one_line_errors` that turns errors into a line and an exit code."""
     try:
         yield
     except KeyboardInterrupt:

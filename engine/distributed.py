@@ -7,9 +7,10 @@ of every batch, and sums over all processes are those of the whole batch. Only r
 prints.
 """
 
-import atexit
+import contextlib
 import os
 import sys
+import traceback
 import warnings
 
 import torch
@@ -30,12 +31,35 @@ def init_distributed(device):
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        if device.type != "cuda":  # gloo's threads may outlive the interpreter, which then aborts
-            atexit.register(torch.distributed.destroy_process_group)
     rank, world_size = rank_and_size()
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")
     return rank, world_size
+
+
+@contextlib.contextmanager
+def leave_at_once():
+    """Within it, one of several processes ends without Python's own shutdown.
+
+    gloo's threads release their last tensors late. A thread that does so while Python shuts down
+    aborts the process, whose work was done.
+    """
+    code = 0
+    try:
+        yield
+    except BaseException as error:
+        if not torch.distributed.is_initialized():
+            raise
+        code = error.code if isinstance(error, SystemExit) else 1
+        if not isinstance(error, SystemExit):
+            traceback.print_exc()
+        elif isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+    if torch.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
 
 
 def rank_and_size():

@@ -18,6 +18,7 @@ SPLITS = ("train", "val", "test")
 SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
 META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
               "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
+CONSTANT = 1e30  # deviation given to a constant band, as images are divided by it
 FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless others are asked for
 
 
@@ -89,7 +90,7 @@ def wrong_entry(meta):
         "gsd_m": lambda: 0 < (meta.get("gsd_m") or 1) < 1e9,
         "mean, std": lambda: is_normalisation(meta["mean"], meta["std"], meta["bands"]),
         "rgb": lambda: is_shown(meta["rgb"], meta["bands"]),
-        "nodata": lambda: is_nodata(meta.get("nodata")),
+        "nodata": lambda: is_nodata(meta.get("nodata"), meta["bands"]),
         "classes": lambda: 0 < len(meta["classes"]) <= 255 and all(
             entry["name"].isprintable() and is_colour(entry["colour"])
             for entry in meta["classes"]),
@@ -217,31 +218,34 @@ class BandStatistics:
     """
 
     def __init__(self, bands):
-        self.count = 0
+        self.count = np.zeros(bands)
         self.total = np.zeros(bands)
         self.squares = np.zeros(bands)
 
-    def add(self, pixels):
-        """Add (n, C) pixels that hold data."""
-        pixels = pixels.astype(np.float64)
-        self.count += len(pixels)
+    def add(self, pixels, known):
+        """Add (n, C) pixels; known: (n, C) bool, which of their values are data."""
+        pixels = np.where(known, pixels, 0).astype(np.float64)
+        self.count += known.sum(axis=0)
         self.total += pixels.sum(axis=0)
         self.squares += (pixels ** 2).sum(axis=0)
 
     def mean_and_std(self):
-        """Two lists of C numbers; a constant band has deviation 1, as images are divided by it.
+        """Two lists of C numbers.
+
+        A band that is constant, or has no data, has the deviation CONSTANT, so that it is 0 after
+        normalising: the network never saw it vary, and must not follow it where it does.
 
         Raises:
             ValueError: the values spread so far that some cannot be data.
         """
-        count = max(self.count, 1)
+        count = np.maximum(self.count, 1)
         mean = self.total / count
         std = np.sqrt(np.maximum(self.squares / count - mean ** 2, 0))
         if not std.max() < 1e30:
             raise ValueError(f"the training tiles hold values whose spread is {std.max():.3g}: if "
                              "some are no data, name their value by --nodata")
         constant = std <= 1e-6 * np.abs(mean)  # rounding is no spread
-        return mean.tolist(), np.where(constant, 1, std).tolist()
+        return mean.tolist(), np.where(constant, CONSTANT, std).tolist()
 
 
 class TileWriter:
@@ -370,21 +374,28 @@ def check_options(splits, count, dtype, gsd_m, nodata):
 
 
 def write_arrays(folder, images, labels, splits, meta):
-    """Write the arrays and tiles.csv; return what dataset.json holds of them: pixels, mean, std."""
+    """Write the arrays and tiles.csv; return what dataset.json holds of them."""
     num_classes = len(meta["classes"])
     pixels = {split: np.zeros(num_classes, int) for split in SPLITS}
     statistics = BandStatistics(meta["bands"])
+    nodata = meta["nodata"]
+    has_partial = False  # whether nodata stands in single bands of a pixel
     with TileWriter(folder, meta["tiles"], meta["tile"], meta["bands"], meta["dtype"]) as writer:
         for number, (image, label, split) in enumerate(zip(images, labels, splits)):
-            valid = np.isfinite(image).all(axis=2)
-            if meta["nodata"] is not None:
-                valid &= (image != meta["nodata"]).any(axis=2)
+            known = np.isfinite(image)  # (S, S, C)
+            if nodata is not None:
+                known &= image != nodata
+            valid = known.any(axis=2)
+            has_partial |= bool((~known & np.isfinite(image))[valid].any())
             label = np.where(valid, label, 255).astype(np.uint8)
             pixels[split] += np.bincount(label[label != 255], minlength=num_classes)
             if split == "train":
-                statistics.add(image[valid])
+                statistics.add(image[valid], known[valid])
             source = (f"tile {number}", 0, 0)  # each tile is a scene of its own
             writer.write(split, image.astype(meta["dtype"]), label, source)
     mean, std = statistics.mean_and_std()
     counts = {split: pixels[split].tolist() for split in SPLITS}
-    return {"pixels": counts, "mean": mean, "std": std}
+    reading = {"scene_nodata": nodata, "scales": None}
+    if has_partial:
+        nodata = [nodata] * meta["bands"]
+    return {"pixels": counts, "mean": mean, "std": std, "nodata": nodata, **reading}

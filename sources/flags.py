@@ -68,8 +68,8 @@ def add_reading_flags(parser, kind):
              "may be in red, green and blue, 0 to 255; 0: exact")
     flag("--gsd", type=number(float, 1e-6, 10**9), help="ground sample distance of the files, m "
          "per pixel; not given: as the files have it")
-    flag("--nodata", type=nodata_value, help="value that means no data if all bands have it, for "
-         "scenes whose file names none; write a negative one in scientific notation as "
+    flag("--nodata", type=nodata_value, help="value that means no data in a band, for scenes whose "
+         "file names none; write a negative one in scientific notation as "
          "--nodata=-3.4e38")
     flag("--max-pixels", type=number(int, 1), default=2**31, help="largest PNG or JPEG to decode, "
          "px")

@@ -5,12 +5,9 @@ Where a mask is transparent, masked or nodata there is no label.
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import tifffile
 
-from geo.raster import open_raster
 from sources.labels import NO_LABEL
 
 ROWS = 512  # px, height of the blocks in which a mask is searched
@@ -50,7 +47,8 @@ class MaskLabels:
             index_of = {row.value: row.index for row in self.table if row.value is not None}
         self._check_form(index_of)
         self.nodata_code = self._nodata_code()
-        self.hides_nodata = self.nodata_code is not None and self.nodata_code not in index_of
+        if self.nodata_code in index_of:
+            mask.raster = show_nodata(mask.raster)
         self.codes = np.array(sorted(index_of))
         self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
         self._warn_of_doubts()
@@ -166,13 +164,11 @@ class MaskLabels:
 
     def _read_codes(self, row, col, height, width):
         """(height, width) ids, bands, or colours 0xRRGGBB; and where the mask hides them, bool."""
-        pixels = self.mask.read(row, col, height, width)
-        hidden = np.zeros((height, width), bool)
+        pixels, missing = self.mask.read_masked(row, col, height, width)
         if self.raster.alpha is not None:
-            hidden = pixels[:, :, self.raster.alpha] == 0
             pixels = np.delete(pixels, self.raster.alpha, axis=2)
-        if self.hides_nodata:
-            hidden |= (pixels == self.raster.nodata).all(axis=2)
+            missing = np.delete(missing, self.raster.alpha, axis=2)
+        hidden = missing.all(axis=2)
         if len(self.transparent):
             hidden |= np.isin(as_codes(pixels), self.transparent)
         if self.form == "bands":
@@ -245,10 +241,12 @@ def propose_classes(masks):
     shown = {}  # {id: (r, g, b) of a palette}
     for mask in masks:
         raster = mask.raster
-        for pixels in blocks_of(mask):
+        for row in range(0, mask.height, ROWS):
+            height = min(ROWS, mask.height - row)
+            pixels, missing = mask.read_masked(row, 0, height, mask.width)
             if raster.alpha is not None:
-                visible = pixels[:, :, raster.alpha] != 0
-                pixels = np.delete(pixels, raster.alpha, axis=2)[visible][:, None]  # (n, 1, C)
+                pixels = np.delete(pixels, raster.alpha, axis=2)
+            pixels = pixels[~missing.all(axis=2)][:, None]  # (n, 1, C)
             values, numbers = np.unique(as_codes(pixels), return_counts=True)
             found = dict(zip(values.tolist(), numbers.tolist()))
             (colours if pixels.shape[2] >= 3 else ids).update(found)
@@ -270,84 +268,43 @@ def propose_classes(masks):
     return "\n".join(lines)
 
 
-def add_validity(raster):
-    """A mask's Raster with the mask beside its bands, if there is one, as an alpha band.
-
-    That is a page of its own in a TIFF, or a file NAME.tif.msk, as GDAL writes them.
-    """
-    if raster.alpha is not None:
-        return raster
-    beside = Path(f"{raster.path}.msk")
-    page = find_mask_page(raster.path)
-    if beside.is_file():
-        validity = open_raster(beside)
-    elif page:
-        validity = open_raster(raster.path, page=page)
-    else:
-        return raster
-    if (validity.height, validity.width) != (raster.height, raster.width):
-        raise ValueError(f"{validity.path}: the mask of valid pixels is {validity.height} x "
-                         f"{validity.width} px, the file {raster.height} x {raster.width}: save "
-                         "both anew")
-    return dataclasses.replace(raster, source=WithAlpha(raster, validity), alpha=raster.bands,
-                               bands=raster.bands + 1, sparse=False)
-
-
-def find_mask_page(path):
-    """The number of the page of a TIFF that masks its first page; None without one."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    with tifffile.TiffFile(path) as file:
-        size = file.pages[0].shape[:2]
-        for number, page in enumerate(file.pages):
-            is_mask = page.subfiletype & 4 and not page.subfiletype & 1  # 1: of an overview
-            if is_mask and page.shape[:2] == size:
-                return number
-    return None
-
-
-class WithAlpha:
-    """The source of a Raster: the bands of one raster, and the validity of another as the last."""
-
-    def __init__(self, raster, validity):
-        self.raster = raster
-        self.validity = validity
-
-    def copy(self, row, col, window):
-        """Fill window (h, w, C + 1) with the pixels at row, col."""
-        height, width, _ = window.shape
-        window[:, :, :-1] = self.raster.read(row, col, height, width)
-        window[:, :, -1] = self.validity.read(row, col, height, width)[:, :, 0] != 0
-
-
 def hide_as_nodata(raster, taken):
-    """A Raster of ids whose transparent pixels have a nodata value, in place of an alpha band.
+    """A Raster of ids whose hidden pixels have a nodata value, in place of alpha or a mask.
 
     Args:
-        raster: from `add_validity`, of one band and perhaps alpha.
+        raster: of one band and perhaps alpha.
         taken: values that are ids.
     """
-    if raster.alpha is None or raster.bands != 2 or raster.dtype.kind not in "ui":
+    bands = raster.bands - (raster.alpha is not None)
+    if not raster.has_validity or bands != 1 or raster.dtype.kind not in "ui":
         return raster
     limits = np.iinfo(raster.dtype)
     free = (value for value in range(limits.max, limits.min, -1) if value not in taken)
     nodata = raster.nodata if raster.nodata not in (None, *taken) else next(free)
-    return dataclasses.replace(raster, source=Hidden(raster, nodata), bands=1, alpha=None,
-                               nodata=nodata)
+    return dataclasses.replace(raster, source=Hidden(raster, nodata, taken), bands=1, alpha=None,
+                               nodata=nodata, masks=(), sparse=False)
 
 
 class Hidden:
-    """The source of a Raster: the first band of another, with nodata where its alpha is 0."""
+    """The source of a Raster: the first band of another, with nodata where that one hides it."""
 
-    def __init__(self, raster, nodata):
-        self.raster = raster
+    def __init__(self, raster, nodata, taken):
+        is_class = raster.nodata is not None and raster.nodata in taken
+        self.raster = show_nodata(raster) if is_class else raster
         self.nodata = nodata
 
     def copy(self, row, col, window):
         """Fill window (h, w, 1) with the pixels at row, col."""
-        pixels = self.raster.read(row, col, *window.shape[:2])
-        hidden = pixels[:, :, self.raster.alpha] == 0
-        window[:, :, 0] = np.where(hidden, self.nodata, pixels[:, :, 0])
+        pixels, missing = self.raster.read_masked(row, col, *window.shape[:2])
+        window[:, :, 0] = np.where(missing[:, :, 0], self.nodata, pixels[:, :, 0])
+
+
+def show_nodata(raster):
+    """A Raster whose nodata value counts as a value, because it is a class."""
+    if raster.sparse and raster.nodata != 0:
+        raise ValueError(f"{raster.path} leaves out parts without data, but its nodata value "
+                         f"{raster.nodata:g} is a class: save it anew, with another nodata value")
+    return dataclasses.replace(raster, nodata=None)
 
 
 def transparent_code(raster):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from engine.cli import number
 from geo.raster import downscale_classes, open_raster, write_geotiff
 from sources.labels import NO_LABEL, land_classes, read_classes
-from sources.masks import add_validity, hide_as_nodata
+from sources.masks import hide_as_nodata
 from sources.raw import RawDataset, Scene, find_files
 from sources.scenes import check_footprint, open_scene, scene_files
 
@@ -203,7 +203,7 @@ def downsample_mask(path, image_path, how, weights, class_table, coarse, max_pix
     """
     ids = [row.value for row in class_table if row.index != NO_LABEL]
     with open_scene(image_path, max_pixels) as image, open_raster(path, max_pixels) as mask:
-        mask = hide_as_nodata(add_validity(mask), ids)
+        mask = hide_as_nodata(mask, ids)
         factor = max(round(mask.height / image.height), 1)
         check_footprint(mask, image, factor)
         if factor == 1:

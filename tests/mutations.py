@@ -265,7 +265,7 @@ MUTATIONS = [
      "ties[:, :2] + self.centre",
      "geo/test_georeference.py::test_window__lies_where_its_pixels_lay"),
     ("rasters: nearest takes the first row of a block instead of the middle one",
-     "geo/raster.py",
+     "geo/downscale.py",
      "middle_row = min(factor // 2, down - 1)",
      "middle_row = 0",
      "geo/test_raster_classes.py::test_downscale_classes__by_eye"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import TileDataset, normalise
-from engine.prepared import load_meta
+from engine.prepared import CONSTANT, load_meta
 from geo.raster import write_geotiff
 from prepare_data import KINDS, frequency_table, main, make_demo, parse_args
 
@@ -197,9 +197,8 @@ def test_write_tiles__mean_and_std_are_those_of_the_training_pixels(tmp_path):
     meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
     scene = int(rows[[row["split"] for row in rows].index("train")]["scene"][1:])
     assert np.allclose(meta["mean"], [19.5, 24.5, scene])
-    # A constant band gets 1, never 0.
     assert np.allclose(
-        meta["std"], [np.arange(40).std(), np.arange(50).std(), 1])
+        meta["std"], [np.arange(40).std(), np.arange(50).std(), CONSTANT])
 
 
 def touching(rows, tile):
@@ -318,14 +317,15 @@ def test_frequency_table__areas_come_with_the_ground_sample_distance(tmp_path):
 def test_write_tiles__missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
     image = np.ones((8, 8, 2), np.float32)
     image[:, :, 1] = 0.1
-    image[2, 3, 0] = np.nan
+    image[2, 3, 0] = np.nan  # in one band of two: this pixel holds data
+    image[4, 5] = np.nan
     save(image, tmp_path / "images/a.tif")
     save(np.full((8, 8), 10), tmp_path / "masks/a.png")
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
     meta, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
-    assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[2, 3]]
+    assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[4, 5]]
     assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and meta["pixels"]["train"] == [63]
-    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [1, 1]
+    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [CONSTANT] * 2
     assert meta["dtype"] == "float32"
     save(np.full((8, 8, 2), np.nan, np.float32), tmp_path / "images/a.tif")
     refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
@@ -339,10 +339,10 @@ def test_main__nodata_may_be_named_where_the_file_does_not(tmp_path):
     save(image, tmp_path / "images/s0.png")
     meta, arrays, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--nodata", 255)
     assert (
-        meta["nodata"] == 255 and meta["dropped"] == {"without data": 1}
+        meta["nodata"] == [255] * 3 and meta["dropped"] == {"without data": 1}
         and meta["pixels"]["train"] == [0, 240])
     assert (arrays["train_labels"][0] == 255)[:, 0].all() and np.allclose(
-        meta["mean"], [255 / 240, 255 / 240, 0])
+        meta["mean"], 0)
     refuses("--nodata -1: .*s0.png holds uint8", tmp_path, "--nodata", -1)
 
 

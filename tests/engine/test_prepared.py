@@ -11,7 +11,8 @@ import predict
 import train
 from data import TileDataset, write_prepared
 from engine.prepared import (
-    BandStatistics, class_entries, classes_without_labels, draw_splits, load_meta, new_folder)
+    CONSTANT, BandStatistics, class_entries, classes_without_labels, draw_splits, load_meta,
+    new_folder)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
@@ -72,9 +73,11 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
     images[2, 1, 1, 0] = -9999  # in one band of two: this pixel holds data
     meta = write_prepared(tmp_path / "mine", images, labels, ["a", "b"], SPLITS, nodata=-9999)
     _, read_labels = TileDataset(tmp_path / "mine", "train").get_batch([0])
-    assert np.argwhere(read_labels[0].numpy() == 255).tolist() == [[0, 0], [2, 2]]
+    assert np.argwhere(read_labels[0].numpy() == 255).tolist() == [[0, 0]]
     assert sum(meta["pixels"]["val"]) == 64
-    assert meta["mean"] == [5, 5] and meta["std"] == [1, 1] and meta["nodata"] == -9999
+    assert meta["mean"] == [5, 5] and meta["std"] == [CONSTANT] * 2
+    assert meta["nodata"] == [-9999, -9999]  # of each band by itself
+    assert meta["scene_nodata"] == -9999
 
 
 @pytest.mark.parametrize(
@@ -174,7 +177,7 @@ def test_band_statistics__parts_together_are_the_whole():
     pixels = np.random.default_rng(0).normal(3, 2, (100, 2)).astype(np.float32)
     statistics = BandStatistics(2)
     for part in np.split(pixels, [10, 10, 70]):
-        statistics.add(part)
+        statistics.add(part, np.ones(part.shape, bool))
     mean, std = statistics.mean_and_std()
     assert mean == pytest.approx(pixels.astype(np.float64).mean(0))
     assert std == pytest.approx(pixels.astype(np.float64).std(0))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from geo.raster import open_raster
 from sources.labels import land_classes
-from sources.masks import MaskLabels, add_validity, hide_as_nodata, propose_classes
+from sources.masks import MaskLabels, hide_as_nodata, propose_classes
 from sources.raw import RawDataset
 from sources.scenes import ScaledRaster
 
@@ -77,14 +77,8 @@ def test_read__hidden_pixels_stay_hidden_at_another_scale(tmp_path):
     assert labels_of(path, IDS, scale=0.5) == [[255, 255, 0, 1]]
 
 
-def test_add_validity__refuses_a_mask_of_another_size(tmp_path):
-    tiff(tmp_path, [(HIDDEN[:, 1:], 0)]).rename(tmp_path / "mask.tif.msk")
-    with pytest.raises(ValueError, match="mask.tif.msk: .* is 1 x 3 px, the file 1 x 4"):
-        add_validity(open_raster(tiff(tmp_path, [(MASK, 0)])))
-
-
 def test_hide_as_nodata__takes_a_value_that_is_no_id(tmp_path):
-    raster = add_validity(open_raster(tiff(tmp_path, [(MASK, 0), (HIDDEN > 0, 4)])))
+    raster = open_raster(tiff(tmp_path, [(MASK, 0), (HIDDEN > 0, 4)]))
     hidden = hide_as_nodata(raster, [0, 1, 255])
     assert (hidden.bands, hidden.nodata) == (1, 254)
     assert hidden.read(0, 0, 1, 4)[0, :, 0].tolist() == [254, 254, 0, 1]
