@@ -78,11 +78,11 @@ def find_frame(source, site, regions):
         same = [(0, 1)] * len(regions)
         return Frame(regions[0].height, regions[0].width, same, same)
     places = [scene.footprint for scene in scenes]
-    planes = {place and place.plane for place in places}
-    if None in planes or len(planes) > 1 or any(place.affine[1:4:2] != (0, 0) for place in places):
+    maps = {place and (place.plane, place.crs) for place in places}
+    if None in maps or len(maps) > 1 or any(place.affine[1:4:2] != (0, 0) for place in places):
         raise ValueError(f"--split-by block: the images of place '{site}' show ground of each "
                          "other's, but do not lie upright in one coordinate system: split by scene")
-    bounds = np.array([place.whole for place in places])  # (N, 4)
+    bounds = np.array([place.map_bounds(0, 0, place.height, place.width) for place in places])
     left = bounds[:, 0].min()
     high = bounds[:, 3].max()
     across = abs(places[0].affine[0])

@@ -1,12 +1,14 @@
 """Where scenes lie on the ground: which of them overlap, and how much two splits share."""
 
 import dataclasses
+import sys
 from typing import NamedTuple
 
 import numpy as np
 
 from engine.prepared import SPLITS
-from sources.scenes import epsg, scaled
+from geo.crs import WGS84, convert, crs_of, short_name
+from sources.scenes import scaled
 
 TOLERANCE = 0.5  # px: neighbours whose edges were rounded do not overlap
 LISTED = 4  # sites that a joined site's name lists, and joined sites that are printed
@@ -15,33 +17,42 @@ LISTED = 4  # sites that a joined site's name lists, and joined sites that are p
 class Footprint(NamedTuple):
     """Where a scene lies, after --scale."""
 
-    plane: object  # EPSG code, or a name; coordinates in different planes do not compare
+    plane: str  # a coordinate system, or a name; bounds in different planes do not compare
     affine: tuple  # (a, b, c, d, e, f): x = a * col + b * row + c, y = d * col + e * row + f
     height: int  # px
     width: int
+    crs: str | None = None  # of the affine, if bounds are converted from it to the plane
 
-    def corners(self, row, col, height, width):
-        """(4,) xs and (4,) ys of a window's corners, px."""
+    def map_bounds(self, row, col, height, width):
+        """(left, low, right, high) of a window, px, on the scene's own map."""
+        xs, ys = self._corners(row, col, height, width)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def bounds(self, row, col, height, width):
+        """(left, low, right, high) of a window, px, in units of the plane."""
+        xs, ys = self._corners(row, col, height, width)
+        if self.crs:
+            xs, ys = convert(xs, ys, self.crs, self.plane)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def _corners(self, row, col, height, width):
+        """(4,) xs and (4,) ys of a window's corners."""
         a, b, c, d, e, f = self.affine
         rows = np.array([row, row, row + height, row + height])
         cols = np.array([col, col + width, col, col + width])
         return a * cols + b * rows + c, d * cols + e * rows + f
 
-    def bounds(self, row, col, height, width):
-        """(left, low, right, high) of a window, px, in units of the plane."""
-        xs, ys = self.corners(row, col, height, width)
-        return min(xs), min(ys), max(xs), max(ys)
-
     @property
     def whole(self):
-        """(left, low, right, high) of the scene."""
+        """(left, low, right, high) of the scene, in units of the plane."""
         return self.bounds(0, 0, self.height, self.width)
 
 
 def footprints(source, sizes, georeferences):
     """Find where each scene lies: on the map, or in a plane of its own.
 
-    A scene whose file names no coordinate system lies in the others', if these have but one.
+    Bounds of scenes in several coordinate systems are compared in degrees of WGS 84. A scene whose
+    file names no system lies in the others', if these have but one.
 
     Args:
         source: RawDataset.
@@ -50,20 +61,38 @@ def footprints(source, sizes, georeferences):
     Returns:
         list of Footprint.
     """
-    codes = [georeference and epsg(georeference) for georeference in georeferences]
-    known = set(codes) - {None}
-    unnamed = known.pop() if len(known) == 1 else "map"
+    systems = [georeference and crs_of(georeference) for georeference in georeferences]
+    known = set(systems) - {None}
+    apart = []
+    if len(known) > 1:
+        apart = [crs for crs in sorted(known) if not _can_compare(crs)]
     found = []
-    for scene, (height, width), georeference, code in zip(source.scenes, sizes, georeferences,
-                                                          codes):
+    for scene, (height, width), georeference, crs in zip(source.scenes, sizes, georeferences,
+                                                         systems):
         size = scaled(height, source.scale), scaled(width, source.scale)
         if georeference is None:
             plane = f"pixels of {source.grid_of(scene)}"
             found.append(Footprint(plane, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), *size))
             continue
-        scaled_down = georeference.window(0, 0, (height / size[0], width / size[1]))
-        found.append(Footprint(code or unnamed, scaled_down.affine, *size))
+        affine = georeference.window(0, 0, (height / size[0], width / size[1])).affine
+        if len(known) == 1:
+            found.append(Footprint(*known, affine, *size))
+        elif crs is None or crs in apart:
+            found.append(Footprint(crs or "map", affine, *size))
+        else:
+            found.append(Footprint(WGS84, affine, *size, crs))
     return found
+
+
+def _can_compare(crs):
+    """Whether a coordinate system can be converted to degrees; warns if not."""
+    try:
+        convert(np.zeros(1), np.zeros(1), crs, WGS84)
+        return True
+    except ValueError as error:
+        print(f"warning: it is not known whether scenes in {short_name(crs)} overlap those in "
+              f"other systems ({error}); name the splits if they do", file=sys.stderr)
+        return False
 
 
 def join_sites(source, places):
@@ -79,7 +108,7 @@ def join_sites(source, places):
     bounds = np.array([place.whole for place in places])  # (N, 4)
     sizes = np.array([(place.width, place.height) for place in places])
     pixels = (bounds[:, 2:] - bounds[:, :2]) / sizes  # (N, 2) sides of a pixel
-    planes = np.array([str(place.plane) for place in places])
+    planes = np.array([place.plane for place in places])
     first = {site: site for site in sites}  # a site it is joined to, or itself
 
     def find(site):

@@ -261,16 +261,16 @@ def check_footprint(raster, image, factor):
                          "grid or a whole number of times finer")
 
 
-def epsg(georeference):
-    """The code of a coordinate system; None where the file names none or a private one (32767)."""
-    keys = georeference.keys
+def epsg(raster):
+    """The code of a raster's coordinate system; None where it has none or a private one (32767)."""
+    keys = raster.georeference.keys
     code = keys.get(3072) or keys.get(2048)  # ProjectedCRS, GeodeticCRS
     return None if code == 32767 else code
 
 
 def same_crs(one, other):
     """Whether two rasters have the same coordinate system, as far as both are known."""
-    return len({epsg(one.georeference), epsg(other.georeference)} - {None}) < 2
+    return len({epsg(one), epsg(other)} - {None}) < 2
 
 
 def extent(raster):
@@ -281,7 +281,7 @@ def extent(raster):
     ends = np.array([0, raster.height]), np.array([0, raster.width])
     xs, ys = raster.georeference.to_map(*ends)
     return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
-            f"(EPSG {epsg(raster.georeference) or 'unknown'})")
+            f"(EPSG {epsg(raster) or 'unknown'})")
 
 
 class ScaledRaster:

@@ -2,9 +2,13 @@
 
 import pytest
 
+from geo.crs import convert
 from geo.georeference import Georeference
 from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
 from sources.raw import RawDataset, Region, Scene
+
+
+ZONE_END = 735000.0  # x in UTM zone 32 of a place in both zones
 
 
 def grid(x, y, gsd=1.0, code=32632):
@@ -28,7 +32,9 @@ def joined(georeferences, size=(10, 10), sites=None, **how):
         ([grid(0, 0), grid(10, 0), grid(0, -10)], ["a", "b", "c"]),  # neighbours
         ([grid(0, 0), grid(9.6, 0)], ["a", "b"]),  # rounded by less than half a pixel
         ([grid(0, 0), grid(30, 0), grid(9, 0, 2.5)], ["a+b+c"] * 3),  # a chain, coarser in between
-        ([grid(0, 0), grid(0, 0, code=32633)], ["a", "b"]),  # another zone
+        ([grid(5e5, 5e6), grid(5e5, 5e6, code=32633)], ["a", "b"]),  # the same numbers elsewhere
+        ([grid(ZONE_END - 5, 5e6), grid(*convert(ZONE_END, 5e6, "EPSG:32632", "EPSG:32633"),
+                                        code=32633)], ["a+b", "a+b"]),
         ([grid(0, 0), grid(5, 5, code=None)], ["a+b", "a+b"]),
         ([None, None], ["a", "b"]),
         ([grid(0, 0), None, grid(5, 0)], ["a+c", "b", "a+c"])],
@@ -42,6 +48,18 @@ def test_join_sites__seasons_stay_on_their_grid():
     source = joined(places, sites=["p", "p", "q"], aligned=True)
     assert [scene.site for scene in source.scenes] == ["p+q"] * 3
     assert [source.grid_of(scene) for scene in source.scenes] == ["p", "p", "q"]
+
+
+def test_footprints__warns_of_a_system_that_it_cannot_compare(monkeypatch, capsys):
+    def refuse(x, y, source, target):
+        if source != "EPSG:2056":
+            return x, y
+        raise ValueError("install pyproj")
+
+    monkeypatch.setattr("sources.overlap.convert", refuse)
+    source = joined([grid(0, 0), grid(0, 0, code=32633), grid(0, 0, code=2056)])
+    assert [scene.site for scene in source.scenes] == ["a+b", "a+b", "c"]
+    assert "scenes in EPSG:2056 overlap" in capsys.readouterr().err
 
 
 def test_footprints__are_those_of_the_scaled_scene():
