@@ -307,9 +307,7 @@ def write_tiles(folder, source, tiles, meta):
                 shares = source.clouds.shares(image, valid)
                 cloudy[tile.split] += shares
                 row += list(np.round(shares, 4))
-            counted = valid.copy()
-            counted[:tile.shared_rows] = False  # they count in the tile before
-            counted[:, :tile.shared_cols] = False
+            counted = valid & tile.counted
             if tile.split == "train":
                 statistics.add(image[counted], known[counted])
             has_partial = mark_missing(image, known, meta["nodata"]) or has_partial

@@ -26,6 +26,7 @@ from PIL import Image
 import predict
 import prepare_data
 import train
+from engine.prepared import SPLITS
 from geo.crs import convert
 from geo.georeference import Georeference
 from geo.raster import write_geotiff
@@ -514,7 +515,7 @@ def run(command, words):
 def labels_of(prepared):
     """{scene: (H, W) labels} of a prepared set, 255 where no tile has a label."""
     found = {}
-    splits = {split: np.load(prepared / f"{split}_labels.npy") for split in ("train", "val", "test")}
+    splits = {split: np.load(prepared / f"{split}_labels.npy") for split in SPLITS}
     with open(prepared / "tiles.csv", newline="", encoding="utf-8") as file:
         for tile in csv.DictReader(file):
             labels = splits[tile["split"]][int(tile["index"])]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from sources.labels import NO_LABEL, SparseLabels
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2"}
@@ -47,6 +49,14 @@ class Region(NamedTuple):
     def window(self):
         """(row, col, height, width)."""
         return self.row, self.col, self.height, self.width
+
+    @property
+    def counted(self):
+        """(h, w) bool, which pixels do not count in the tile before."""
+        own = np.ones((self.height, self.width), bool)
+        own[:self.shared_rows] = False
+        own[:, :self.shared_cols] = False
+        return own
 
 
 @dataclass(frozen=True)

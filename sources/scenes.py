@@ -359,8 +359,7 @@ class SceneReader:
         if self.has_gaps:
             _, known = self.read_image(region)
             labels[~known.any(axis=2)] = NO_LABEL
-        labels[:region.shared_rows] = NO_LABEL
-        labels[:, :region.shared_cols] = NO_LABEL
+        labels[~region.counted] = NO_LABEL
         return labels
 
     def is_empty(self, regions):
