@@ -154,6 +154,9 @@ def find_source(args, folder):
         options["threshold"] = args.threshold
     if args.points_file:
         options.update(points_and_classes(args, source))
+    if not source.class_table:
+        names = [row.name for row in options["class_table"]]
+        print(f"classes, as the file of points names them: {', '.join(names)} (--classes)")
     return dataclasses.replace(source, **options)
 
 

@@ -139,7 +139,8 @@ def guess_tile(regions, overlap):
         large = [region for region in regions if min(region.height, region.width) >= side]
         if sum(region.height * region.width for region in large) >= FILLED * area or overlap:
             break
-    print(f"tiles of {side} px (--tile)")
+    why = "" if side == TILES[0] else f", because scenes or blocks are smaller than {TILES[0]} px"
+    print(f"tiles of {side} px{why} (--tile)")
     return side
 
 

@@ -522,8 +522,7 @@ def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, tiles):
         f"s0,{row},{col},{'wood' if row // 10 % 2 else 'water'}\n"
         for row in range(5, 300, 10) for col in (20, 100)))
     files = [tmp_path / "images/s0.png", tmp_path / "points.csv"]
-    main(parse_args(["points", *map(str, files), "--classes", str(tmp_path / "classes.csv"),
-                     "--out", str(tmp_path / "out"), *how]))
+    main(parse_args(["points", *map(str, files), "--out", str(tmp_path / "out"), *how]))
     meta, _, _ = read(tmp_path / "out")
     printed = capsys.readouterr().out
     if how:
@@ -533,7 +532,8 @@ def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, tiles):
         assert all(min(meta["pixels"][split]) > 0 for split in ("train", "val", "test"))
         assert "cut into blocks" in printed and "labelled px lie in the 16 px between" in printed
         assert meta["tile"] == 64 and meta["shared_ground"] == {"val": 0, "test": 0}
-    assert f"tiles of {meta['tile']} px (--tile)" in printed
+    assert f"tiles of {meta['tile']} px, because" in printed
+    assert "names them: water, wood (--classes)" in printed
 
 
 def test_main__an_empty_working_folder_is_taken(tmp_path, monkeypatch):
