@@ -81,7 +81,8 @@ def find_frame(source, site, regions):
     maps = {place and (place.plane, place.crs) for place in places}
     if None in maps or len(maps) > 1 or any(place.affine[1:4:2] != (0, 0) for place in places):
         raise ValueError(f"--split-by block: the images of place '{site}' show ground of each "
-                         "other's, but do not lie upright in one coordinate system: split by scene")
+                         "other's, but do not lie upright in one coordinate system: bring them to "
+                         "one, or use --split-by scene, tile or none")
     bounds = np.array([place.map_bounds(0, 0, place.height, place.width) for place in places])
     left = bounds[:, 0].min()
     high = bounds[:, 3].max()

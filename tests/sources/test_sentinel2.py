@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -185,6 +186,21 @@ def test_check_seasons__refuses_another_extent(tmp_path):
     save(np.zeros((40, 30, 2), np.uint16), tmp_path / "p_autumn.tif", grid(10, x=500010.0))
     with pytest.raises(ValueError, match="p_autumn.tif covers .*500010 to 500310.*p_spring.tif"):
         prepare(tmp_path)
+
+
+def test_downsample_mask__hidden_pixels_have_no_vote(tmp_path):
+    image = save(np.zeros((2, 2), np.uint8), tmp_path / "image.tif")
+    ids = np.repeat([[1, 1, 2, 2]], 4, 0).astype(np.uint8)
+    hidden = np.full((4, 4), 255, np.uint8)
+    hidden[:2, :2] = 0  # a whole block
+    hidden[2:, 2:] = [[0, 0], [0, 255]]
+    tifffile.imwrite(tmp_path / "mask.tif", np.dstack([ids, hidden]), extrasamples=["unassalpha"],
+                     photometric="minisblack", metadata=None)
+    classes = land_classes([(1, "wood", None), (2, "water", None)])
+    coarse = downsample_mask(tmp_path / "mask.tif", image, "mode", {}, classes, tmp_path / "c.tif")
+    with open_raster(coarse) as raster:
+        assert raster.nodata == 255
+        assert raster.read(0, 0, 2, 2)[:, :, 0].tolist() == [[255, 2], [1, 2]]
 
 
 @pytest.mark.parametrize("how", ["stack", "separate"])
