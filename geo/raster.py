@@ -107,6 +107,7 @@ class Raster:
     masks: tuple = ()  # sources of one band that is 0 where there is no data
     scales: tuple | None = None  # (scale, offset) per band, from values to physical units
     hides_alpha: bool = False  # whether `bands` and `read` leave out the alpha band
+    by_pixel: bool = False  # whether resizing averages whole pixels, as in earlier commits
 
     def read(self, row, col, height, width):
         """Read one window, which may reach over the border of the image.

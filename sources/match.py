@@ -22,8 +22,9 @@ def open_as_trained(path, meta, checkpoint, max_pixels=2**31):
               "as one: its map depends on how opaque pixels are; prepare the data set again and "
               "train anew", file=sys.stderr)
     check_scene(raster, meta, checkpoint)
+    raster.by_pixel = "scene_nodata" not in meta
     if isinstance(raster.source, Stack):
-        raster.source.by_pixel = "scene_nodata" not in meta
+        raster.source.by_pixel = raster.by_pixel
     nodata = meta.get("scene_nodata", meta.get("nodata"))
     is_free = raster.nodata is None and not (raster.has_validity and "scene_nodata" in meta)
     if is_free and nodata is not None:

@@ -187,6 +187,11 @@ def resize_masked(raster, height, width, smooth, window=None):
         return np.asarray(Image.fromarray(band.astype(np.float32)).resize((w, h), method, box))
 
     valid = ~missing
+    kept = missing_centre
+    if raster.by_pixel:
+        lacking = missing.all(axis=2) | ~np.isfinite(pixels).all(axis=2)
+        valid = np.repeat(~lacking[:, :, None], raster.bands, axis=2)
+        kept = ~valid[rows][:, cols]
     valid_share = None
     for band in range(raster.bands):
         known = valid[:, :, band]
@@ -195,7 +200,7 @@ def resize_masked(raster, height, width, smooth, window=None):
         mean = average(np.where(known, pixels[:, :, band], 0)) / valid_share
         if raster.dtype.kind != "f":
             mean = mean.round()
-        known_centre = ~missing_centre[:, :, band]
+        known_centre = ~kept[:, :, band]
         resized[known_centre, band] = mean[known_centre]
     return resized, missing_centre
 

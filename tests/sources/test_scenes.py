@@ -278,6 +278,14 @@ def test_resize__missing_pixels_do_not_spread(tmp_path):
         [5]]  # the mean of the three that are known
 
 
+@pytest.mark.parametrize("by_pixel, mean", [(False, [6, 6]), (True, [6, 3])])
+def test_resize__averages_bands_by_themselves_or_pixels_as_a_whole(tmp_path, by_pixel, mean):
+    pixels = np.array([[(4, 0), (8, 6), (0, 0)]], np.uint8)
+    with open_raster(save(pixels, tmp_path / "a.tif", nodata=0)) as raster:
+        raster.by_pixel = by_pixel
+        assert resize(raster, 1, 1, smooth=True).tolist() == [[mean]]
+
+
 def test_scene_reader__scaled_scenes_are_read_in_windows_of_their_new_size(tmp_path):
     image = save(np.arange(24, dtype=np.uint8).reshape(4, 6), tmp_path / "image.png")
     mask = save(np.repeat([[10, 10, 10, 30, 30, 30]], 4, 0).astype(np.uint8), tmp_path / "mask.png")
