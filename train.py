@@ -10,7 +10,6 @@ folder (see engine/runs.py). Everything random is a function of (seed, epoch, st
 was stopped and resumed ends like one that never was.
 """
 
-
 import copy
 import importlib.util
 import math
@@ -30,12 +29,13 @@ from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
 from evaluate import evaluate
 from losses import LOSSES, build_loss, class_weights, count_labelled
-from networks import NETWORKS, build_model, freeze_encoder
+from networks import ENCODERS, NETWORKS, build_model, freeze_encoder
 from weak.ema import update_ema
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
+PRETRAINED_SHARE = 0.3  # of the rate, for an encoder that starts from published weights
 PATIENCE = 3  # epochs without a lower validation loss that --schedule plateau lets pass
 
 
@@ -60,6 +60,9 @@ def parse_args(argv=None):
         flags = runs.resumed_flags(args.out)
         parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
         args = parser.parse_args(argv)
+    args.model = args.model or ("resunet" if args.encoder else "unet")
+    if args.encoder_lr is None:
+        args.encoder_lr = PRETRAINED_SHARE if args.weights else 1.0
     return args
 
 
@@ -75,19 +78,17 @@ def add_learning_flags(parser):
     flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
          "the weights of --ema label other pixels, such as 0.9; 0 is off")
     flag = parser.add_argument_group("network").add_argument
-    flag("--model", default="unet", help=", ".join(NETWORKS))
-    flag("--encoder", help="resnet18, resnet34, resnet50, mit_b0, mit_b1, mit_b2; default: the "
-         "network's own")
+    flag("--model", help=f"{', '.join(NETWORKS)}; default unet, or resunet with --encoder")
+    flag("--encoder", help=f"{', '.join(ENCODERS)}; default: the network's own")
     flag("--width", type=number(int, 1), default=16, help="channels of the U-Net's first level")
     flag("--depth", type=number(int, 1, 6), default=4, help="how often the U-Net halves its input")
     flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at "
          "the U-Net's bottleneck")
-    flag("--stem", type=int, default=1, choices=(1, 2), help="2: the U-Net works at half "
-         "resolution, about 4x cheaper")
-    flag("--weights", help="imagenet (for a ResNet), or a file of published encoder weights")
+    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
+    flag("--weights", help="imagenet, or a file of published encoder weights")
     flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), default=1.0, help="share of --lr for the "
-         "encoder")
+    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
+         f"or {PRETRAINED_SHARE} with --weights")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
          f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
@@ -123,8 +124,7 @@ def add_run_flags(parser):
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
     flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
-    flag("--seed", type=number(int, 0, 2**31), default=0, help="of weights, points, order, "
-         "augmentation")
+    flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")
     flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
