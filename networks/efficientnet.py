@@ -75,6 +75,7 @@ class EfficientNet(nn.Module):
         in_channels: number of bands, C.
     Attributes:
         widths: channels of the five features.
+        decoder_widths: channels of a U-Net's decoder that fits, see `unet.ResUNet`.
         radius: how far the deepest feature depends on pixels beyond its own cell, px. The strided
             convolutions reach to the bottom right alone.
         frozen: whether batch norms keep their statistics, see `networks.freeze_encoder`.
@@ -89,6 +90,7 @@ class EfficientNet(nn.Module):
         super().__init__()
         counts, widths = EFFICIENTNETS[name]
         self.widths = [widths[stage] for stage in FEATURES]
+        self.decoder_widths = [128, 64, 32, 16]
         self.frozen = False
         self._conv_stem = StridedConv2d(in_channels, 32, 3, stride=2, bias=False)
         self._bn0 = nn.BatchNorm2d(32, EPSILON)
