@@ -254,6 +254,17 @@ def test_build_optimizer__encoder_rate_needs_an_encoder():
         train.build_optimizer(torch.nn.Conv2d(1, 2, 3), args)
 
 
+@pytest.mark.parametrize("words, expected", [
+    ("", ("unet", 1)),
+    ("--encoder resnet18", ("resunet", 1)),
+    ("--model fpn --encoder efficientnet_lite0 --weights imagenet", ("fpn", 0.3)),
+    ("--encoder efficientnet_lite0 --weights imagenet --encoder-lr 0.1", ("resunet", 0.1)),
+])
+def test_parse_args__defaults_of_an_encoder(words, expected):
+    args = train.parse_args(words.split())
+    assert (args.model, args.encoder_lr) == expected
+
+
 def test_main__dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
     """No network here has dropout, but a fork's may: its resumed run ends with the same bits."""
     def build_model(name, weights, **kwargs):
