@@ -9,6 +9,7 @@ import fresh_points
 import numpy as np
 import pixel_classifier
 import points
+import pretrained
 import pytest
 import torch
 import tune
@@ -20,6 +21,8 @@ EXPERIMENTS = {
     "networks": compare_networks.experiments_of("demo") + compare_networks.experiments_of("dubai"),
     "tune": [tune.experiment(data, k, setting, fold) for data in tune.FOLDS for k in (1, 20, 0)
              for setting in tune.SETTINGS for fold in tune.FOLDS[data]],
+    "pretrained": [one for data in pretrained.EPOCHS
+                   for one in pretrained.experiments_of(data).values()],
 }
 
 
@@ -35,7 +38,7 @@ def test_experiments__names_are_unique_and_every_row_is_shown(table):
 
 
 @pytest.mark.parametrize("script, name", [(points, "points.md"), (compare_networks, "networks.md"),
-                                          (tune, "tune.md")])
+                                          (tune, "tune.md"), (pretrained, "pretrained.md")])
 def test_report_lines__are_the_committed_report(script, name):
     committed = (RESULTS / name).read_text(encoding="utf-8")
     assert "\n".join(script.report_lines()) + "\n" == committed
