@@ -35,12 +35,12 @@ from points import experiment as experiment_of_points
 
 PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
 LITE = "--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --encoder efficientnet_lite0"
-EPOCHS = {"dubai": "--crop 160 --epochs 12", "dunes-a": "--epochs 24", "dunes-b": "--epochs 24",
-          "obx": "--crop 160 --epochs 12", "roads": "--crop 160 --epochs 24"}
+EPOCHS = {"dubai": "--crop 160 --epochs 10", "dunes-a": "--epochs 16", "dunes-b": "--epochs 16",
+          "obx": "--crop 160 --epochs 10", "roads": "--crop 160 --epochs 16"}
 # The plain U-Net has twice the epochs. On dubai it has 40 and on roads 20, as in points.py.
 STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
-PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 48", "dunes-b": f"{STEM} --epochs 48",
-                 "obx": f"{STEM} --crop 160 --epochs 24"}
+PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
+                 "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
