@@ -51,7 +51,7 @@ COLOURS = {"water": (60, 110, 200), "sand": (250, 235, 190), "dense dune": (50, 
            "sparse dune": (150, 190, 100), "iceplant": (170, 60, 80), "pavement": (90, 90, 90),
            "other": (150, 110, 190)}
 BLOCKS = (20.5, 37.5, 56.5)  # cuts between four blocks, in rows of tiles from the north
-FOLDS = {"dunes-a": ((1, 2), (0, 3)), "dunes-b": ((0, 3), (1, 2))}  # blocks of test, of training
+TRAINING_BLOCKS = {"dunes-a": (0, 3), "dunes-b": (1, 2)}  # the others test
 OBX = ("deep water", "shallow water, surf or wet sand", "land")
 FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
 # Mean IoU on the test split of the commonest training class everywhere
@@ -117,22 +117,26 @@ def write_csv(path, header, rows):
         csv.writer(file).writerows([header, *rows])
 
 
-def prepare_dunes(data, source):
-    """Prepare a fold of the dunes: blocks of the mosaic held out, eleven classes merged to seven.
+def dunes_splits(data, names):
+    """The split of each tile of the dunes' mosaic: {name: split}.
 
-    Tiles that touch a cut between blocks are left out. Every twelfth training tile validates.
+    Whole blocks are held out. Tiles that touch a cut between blocks are left out. Every twelfth
+    training tile validates.
     """
-    from data import TileDataset, write_prepared
     splits = {}
-    test, training = FOLDS[data]
-    for path in sorted((source / "images").iterdir()):
-        row = int(path.stem.split("_y")[1]) // 608
-        block = bisect.bisect(BLOCKS, row)
+    for name in sorted(names):
+        row = int(name.split("_y")[1]) // 608
         if min(abs(row - cut) for cut in BLOCKS) < 1:
             continue
-        splits[path.stem] = "test" if block in test else "train"
+        splits[name] = "train" if bisect.bisect(BLOCKS, row) in TRAINING_BLOCKS[data] else "test"
     learning = [name for name, split in splits.items() if split == "train"]
-    splits |= dict.fromkeys(learning[::12], "val")
+    return splits | dict.fromkeys(learning[::12], "val")
+
+
+def prepare_dunes(data, source):
+    """Prepare a fold of the dunes, with the eleven classes of the files merged to seven."""
+    from data import TileDataset, write_prepared
+    splits = dunes_splits(data, [path.stem for path in (source / "images").iterdir()])
     classes = [(index, name, "", "", "") for index, name in enumerate(DUNES, 1)]
     whole = ROOT / "data" / "whole"
     shutil.rmtree(whole, ignore_errors=True)

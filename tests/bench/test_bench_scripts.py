@@ -44,6 +44,15 @@ def test_report_lines__are_the_committed_report(script, name):
     assert "\n".join(script.report_lines()) + "\n" == committed
 
 
+def test_dunes_splits__holds_out_blocks_and_leaves_out_their_borders():
+    rows = [0, 19, 20, 21, 22, 40, 78]  # tiles from the north; blocks are cut at 20.5, 37.5, 56.5
+    names = [f"x00608_y{608 * row:05d}" for row in rows]
+    splits = pretrained.dunes_splits("dunes-a", names)
+    assert list(splits.values()) == ["val", "train", "test", "test", "train"]
+    assert list(splits) == [names[index] for index in (0, 1, 4, 5, 6)]
+    assert set(pretrained.dunes_splits("dunes-b", names[4:]).values()) == {"val", "train", "test"}
+
+
 def test_set_table__pairs_draws_and_measures_from_the_floor():
     scores = {"dubai-long-0-seed": [0.8, 0.8, 0.8],
               "dubai-1-pixel-classifier-draw": [0.4, 0.4, 0.4],
