@@ -29,13 +29,12 @@ from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
 from evaluate import evaluate
 from losses import LOSSES, build_loss, class_weights, count_labelled
-from networks import ENCODERS, NETWORKS, build_model, freeze_encoder
+from networks import ENCODERS, NETWORKS, build_model, default_rates, freeze_encoder
 from weak.ema import update_ema
 
 DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
-PRETRAINED_SHARE = 0.3  # of the rate, for an encoder that starts from published weights
 PATIENCE = 3  # epochs without a lower validation loss that --schedule plateau lets pass
 
 
@@ -48,7 +47,8 @@ def parse_args(argv=None):
          "missing")
     flag("--points", type=number(int, 0), help="labelled pixels kept per training tile; 0 keeps "
          "all; default 20, or 0 if under 1 %% of the pixels are labelled")
-    flag("--lr", type=number(float, 1e-12, 1e6), default=1e-3, help="peak learning rate")
+    flag("--lr", type=number(float, 1e-12, 1e6), help="peak learning rate; default 1e-3, or 2e-3 "
+         "for an EfficientNet with --weights")
     flag("--bs", type=number(int, 1), default=16, help="tiles per step")
     flag("--epochs", type=number(int, 1), default=20, help="passes over the training tiles")
     add_learning_flags(parser)
@@ -61,8 +61,10 @@ def parse_args(argv=None):
         parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
         args = parser.parse_args(argv)
     args.model = args.model or ("resunet" if args.encoder else "unet")
+    lr, encoder_lr = default_rates(args.encoder, args.weights)
+    args.lr = args.lr or lr
     if args.encoder_lr is None:
-        args.encoder_lr = PRETRAINED_SHARE if args.weights else 1.0
+        args.encoder_lr = encoder_lr
     return args
 
 
@@ -71,8 +73,7 @@ def add_learning_flags(parser):
     flag = parser.add_argument_group("labels and loss").add_argument
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
     flag("--loss", default="ce", help=f"{', '.join(LOSSES)}, or a sum such as focal+jaccard")
-    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by how "
-         "often each class is labelled")
+    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by rarity")
     flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
          "the class of their points, px, such as 16; 0 is off")
     flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
@@ -88,12 +89,11 @@ def add_learning_flags(parser):
     flag("--weights", help="imagenet, or a file of published encoder weights")
     flag("--freeze-encoder", action="store_true", help="do not train the encoder")
     flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
-         f"or {PRETRAINED_SHARE} with --weights")
+         "or 0.3 for an EfficientNet with --weights")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
          f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
-    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd has momentum "
-         "0.9")
+    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd: momentum 0.9")
     flag("--weight-decay", type=number(float, 0, 1e6), default=1e-2, help="of convolution weights")
     flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
          "weights, with this decay per step, such as 0.99; 0 is off")

@@ -254,15 +254,18 @@ def test_build_optimizer__encoder_rate_needs_an_encoder():
         train.build_optimizer(torch.nn.Conv2d(1, 2, 3), args)
 
 
+LITE = "--encoder efficientnet_lite0 --weights imagenet"
+
+
 @pytest.mark.parametrize("words, expected", [
-    ("", ("unet", 1)),
-    ("--encoder resnet18", ("resunet", 1)),
-    ("--model fpn --encoder efficientnet_lite0 --weights imagenet", ("fpn", 0.3)),
-    ("--encoder efficientnet_lite0 --weights imagenet --encoder-lr 0.1", ("resunet", 0.1)),
+    ("", ("unet", 1e-3, 1)),
+    ("--encoder resnet18 --weights imagenet", ("resunet", 1e-3, 1)),
+    (f"{LITE} --model fpn", ("fpn", 2e-3, 0.3)),
+    (f"{LITE} --lr 1e-4 --encoder-lr 0", ("resunet", 1e-4, 0)),
 ])
 def test_parse_args__defaults_of_an_encoder(words, expected):
     args = train.parse_args(words.split())
-    assert (args.model, args.encoder_lr) == expected
+    assert (args.model, args.lr, args.encoder_lr) == expected
 
 
 def test_main__dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):
