@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import train
 from engine.cli import Parser, number, one_line_errors
-from engine.lock import locked
-from engine.prepared import data_fingerprint
+from engine.lock import check_lock, locked
+from engine.prepared import changed_data, data_fingerprint
 from engine.search import draw, halve, rung_sizes
 from report.sweep_tables import report, row_of
 from report.tables import read_rows, write_rows
@@ -324,14 +324,14 @@ def check_data(file, out, fingerprints):
     path = out / "sweep.lock"
     try:
         known = json.loads(path.read_text(encoding="utf-8") or "{}")
-        changed = [data for data in fingerprints if known.get(data, fingerprints[data])
-                   != fingerprints[data]]
-    except (ValueError, AttributeError, RecursionError):
+        before = {data: dict(known.get(data, fingerprints[data])) for data in fingerprints}
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is damaged: delete it if the data sets are still those that the "
                          "sweep began on") from None
-    if changed:
-        raise ValueError(f"{changed[0]} is not the data set that {out} was begun on: give another "
-                         "--out")
+    for data, fingerprint in fingerprints.items():
+        if changed_data(data, before[data], fingerprint):
+            raise ValueError(f"{data} is not the data set that {out} was begun on: give another "
+                             "--out")
     file.truncate(0)
     file.write(json.dumps(known | fingerprints))
     file.flush()

@@ -189,7 +189,7 @@ def main(args):
     run = build_run(args, meta, train_tiles, device)
     run.rank = rank
     run.world_size = world_size
-    with runs.run_dir_lock(args, rank):
+    with runs.run_dir_lock(args, rank) as run.lock:
         args.out = broadcast(args.out)
         if args.resume:
             runs.resume(run, args, meta, device)
@@ -405,8 +405,7 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     print(f"epoch {row['epoch']:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss "
           f"{val_loss:.3f}, accuracy {row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  "
           f"({speed['seconds']:.1f} s, {speed['images_per_s']:.1f} images/s)", flush=True)
-    if run.rank == 0:
-        runs.append_row(pathlib.Path(args.out, "log.csv"), row)
+    runs.log_epoch(run, args, row)
     if run.writer:
         from report.panels import preview
         iou = dict(zip(meta["classes"], matrix.iou().tolist()))
@@ -440,6 +439,7 @@ def report(run, args, meta, device):
     matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
+    run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, meta, device), folder / "preview.png")
