@@ -10,7 +10,7 @@ folder (see engine/runs.py). Everything random is a function of (seed, epoch, st
 was stopped and resumed ends like one that never was.
 """
 
-
+import engine.startup  # first: what may happen while torch is imported
 import copy
 import importlib.util
 import math
@@ -303,8 +303,8 @@ def train(run, train_tiles, val_tiles, meta, args, device):
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
             finish_epoch(run, val_tiles, meta, args, device, speed)
     if stop_signals:  # during the last validation
-        raise SystemExit(f"stopped after epoch {run.epoch}; go on with: python train.py --out "
-                         f"{args.out} --resume")
+        raise KeyboardInterrupt(f"stopped after epoch {run.epoch}; go on with: python train.py "
+                                f"--out {args.out} --resume")
 
 
 def train_one_epoch(run, tiles, meta, args, device, stop_signals):
@@ -381,8 +381,8 @@ def save_if_due(run, meta, args, stop_signals):
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
     if all_reduce(torch.tensor(len(stop_signals), device=run.step_log.device)):
-        raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: "
-                         f"python train.py --out {args.out} --resume")
+        raise KeyboardInterrupt(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on "
+                                f"with: python train.py --out {args.out} --resume")
 
 
 def finish_epoch(run, val_tiles, meta, args, device, speed):
