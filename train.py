@@ -174,7 +174,7 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
-    if args.data == DEMO and rank == 0 and not pathlib.Path(DEMO).exists():
+    if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
         from prepare_data import make_demo
         print("making the demo data set: synthetic scenes, some seconds", flush=True)
         make_demo(DEMO)

@@ -38,8 +38,12 @@ def locked(path, folder=None):
         path: the file, pathlib.Path; made if it is missing.
         folder: what it protects, for the message; None: the folder that it lies in.
     Yields: the file, opened for appending; see `check_lock`.
-    Raises: BlockingIOError, an OSError: another process has it.
+    Raises:
+        BlockingIOError, an OSError: another process has it.
+        ValueError: it is a folder or a pipe.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no regular file: remove it")
     while True:
         with open(path, "a", encoding="utf-8") as file:
             try:

@@ -22,6 +22,7 @@ import torch
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import out_of_memory
 from engine.distributed import all_reduce
+from engine.files import read_text, writing
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data
 
@@ -147,11 +148,19 @@ def run_dir_lock(args, rank=0):
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "args.json") as file:
         check_free(folder, args.resume)  # again: a run may have come and gone
-        if not args.resume:
+        if not args.resume or not is_whole(folder / "args.json"):
             file.truncate(0)
             file.write(json.dumps(vars(args), indent=1) + "\n")
             file.flush()
         yield file
+
+
+def is_whole(path):
+    """Whether an args.json holds flags."""
+    try:
+        return isinstance(json.loads(read_text(path)), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def check_free(folder, is_resumed):
@@ -327,20 +336,16 @@ def append_row(path, row):
         path: the file; the columns of an existing one stay as they are.
         row: {column: value}.
     """
-    try:
-        with open(path, "a+", newline="", encoding="utf-8") as file:
-            file.seek(0)
-            header = next(csv.reader(file), None)
-            file.seek(0, os.SEEK_END)
-            writer = csv.DictWriter(file, header or list(row), extrasaction="ignore")
-            if header is None:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())  # last.pt, written next, relies on this row
-    except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror}): free some space, then "
-                      "--resume") from None
+    with writing(path), open(path, "a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        file.seek(0, os.SEEK_END)
+        writer = csv.DictWriter(file, header or list(row), extrasaction="ignore")
+        if header is None:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())  # last.pt, written next, relies on this row
 
 
 def check_step_log(run, args):

@@ -345,7 +345,7 @@ MUTATIONS = [
     ("losses: Dice is not divided by the parts of a batch", "losses.py",
      "loss = loss + LOSSES[term](logits, labels, ignore) / parts",
      "loss = loss + LOSSES[term](logits, labels, ignore)",
-     "test_losses.py"),
+     "test_meanings.py"),
     ("losses: class weights sqrt are inverse", "losses.py",
      'exponent = 1.0 if how == "inverse" else 0.5',
      "exponent = 1.0",

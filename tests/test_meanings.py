@@ -139,6 +139,14 @@ def test_evaluate__the_loss_is_of_all_labelled_pixels_of_all_batches(tmp_path):
     assert loss == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_build_loss__parts_of_a_batch_add_up_to_one_dice_loss():
+    criterion = build_loss("dice")
+    logits = torch.zeros(1, 2, 4, 4)
+    labels = torch.ones(1, 4, 4, dtype=torch.uint8)
+    assert float(criterion(logits, labels, None, 4)) == pytest.approx(
+        float(criterion(logits, labels)) / 4)
+
+
 def test_get_batch__the_upper_half_of_uint16_stays_positive(tmp_path):
     write_set(tmp_path, dtype="uint16")
     images = np.load(tmp_path / "train_images.npy")

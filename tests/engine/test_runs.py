@@ -203,7 +203,27 @@ def test_resumed_flags__a_run_is_resumed_from_its_folder_alone(data, tmp_path, m
     args = train.parse_args(["--out", "run", "--resume"])
     assert (args.lr, args.points, args.flips, args.stop_after) == (3e-4, 5, False, 0)
     assert train.main(args)["checkpoint"].endswith("last.pt")
+    assert json.loads((out / "args.json").read_text())["lr"] == 3e-4  # whole again
     assert not (tmp_path / "data" / "demo").exists()
+
+
+def test_main__a_resumed_run_makes_no_demo_in_the_working_folder(paused, tmp_path, monkeypatch):
+    edit_checkpoint(paused / "last.pt", lambda content: content["args"].update(data="data/demo"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="data/demo"):
+        train.main(train.parse_args(["--out", str(paused), "--resume"]))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, getattr(os, "mkfifo", None)])
+def test_run_dir_lock__no_regular_file_is_refused(paused, make):
+    (paused / "args.json").unlink()
+    make(paused / "args.json")
+    with pytest.raises(ValueError, match="args.json"):
+        with runs.run_dir_lock(train.parse_args(["--out", str(paused), "--resume"])):
+            pass
 
 
 def test_resumed_flags__needs_a_folder_with_a_checkpoint(tmp_path, monkeypatch):
