@@ -61,6 +61,7 @@ def parse_args(argv=None):
                     description="Raw scenes and labels -> a prepared data set.",
                     epilog="python prepare_data.py KIND --help shows the flags of a kind; "
                     "example: python prepare_data.py dubai --src dubai --scale 0.5")
+    parser.add_argument("--verify", action=flags.Verify, metavar="FOLDER", help=flags.VERIFY_HELP)
     parser.set_defaults(**UNSET)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, text in KINDS.items():
@@ -321,13 +322,13 @@ def write_tiles(folder, source, tiles, meta):
     mean, std = statistics.mean_and_std()
     clouds = None
     if source.clouds:
-        for split, count in meta["tiles"].items():
-            cloudy[split] /= max(count, 1)
-        clouds = {split: shares.tolist() for split, shares in cloudy.items()}
+        clouds = {split: (cloudy[split] / max(count, 1)).tolist()
+                  for split, count in meta["tiles"].items()}
     nodata = meta["nodata"]
     if has_partial and nodata is not None and nodata == meta["scene_nodata"]:
         nodata = [nodata] * meta["bands"]
-    return {"mean": mean, "std": std, "nodata": nodata, "cloud_and_snow": clouds}
+    return {"mean": mean, "std": std, "nodata": nodata, "cloud_and_snow": clouds,
+            "digests": writer.digests}
 
 
 if __name__ == "__main__":

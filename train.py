@@ -10,7 +10,7 @@ folder (see engine/runs.py). Everything random is a function of (seed, epoch, st
 was stopped and resumed ends like one that never was.
 """
 
-
+import engine.startup  # first: what may happen while torch is imported
 import copy
 import importlib.util
 import math
@@ -30,7 +30,7 @@ from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
 from evaluate import evaluate
 from losses import LOSSES, build_loss, class_weights, count_labelled
-from networks import NETWORKS, build_model, freeze_encoder
+from networks import ENCODERS, NETWORKS, build_model, default_rates, freeze_encoder
 from weak.ema import update_ema
 
 DEMO = "data/demo"
@@ -48,7 +48,8 @@ def parse_args(argv=None):
          "missing")
     flag("--points", type=number(int, 0), help="labelled pixels kept per training tile; 0 keeps "
          "all; default 20, or 0 if under 1 %% of the pixels are labelled")
-    flag("--lr", type=number(float, 1e-12, 1e6), default=1e-3, help="peak learning rate")
+    flag("--lr", type=number(float, 1e-12, 1e6), help="peak learning rate; default 1e-3, or 2e-3 "
+         "for an EfficientNet with --weights")
     flag("--bs", type=number(int, 1), default=16, help="tiles per step")
     flag("--epochs", type=number(int, 1), default=20, help="passes over the training tiles")
     add_learning_flags(parser)
@@ -60,6 +61,11 @@ def parse_args(argv=None):
         flags = runs.resumed_flags(args.out)
         parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
         args = parser.parse_args(argv)
+    args.model = args.model or ("resunet" if args.encoder else "unet")
+    lr, encoder_lr = default_rates(args.encoder, args.weights)
+    args.lr = args.lr or lr
+    if args.encoder_lr is None:
+        args.encoder_lr = encoder_lr
     return args
 
 
@@ -68,31 +74,27 @@ def add_learning_flags(parser):
     flag = parser.add_argument_group("labels and loss").add_argument
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
     flag("--loss", default="ce", help=f"{', '.join(LOSSES)}, or a sum such as focal+jaccard")
-    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by how "
-         "often each class is labelled")
+    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by rarity")
     flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
          "the class of their points, px, such as 16; 0 is off")
     flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
          "the weights of --ema label other pixels, such as 0.9; 0 is off")
     flag = parser.add_argument_group("network").add_argument
-    flag("--model", default="unet", help=", ".join(NETWORKS))
-    flag("--encoder", help="resnet18, resnet34, resnet50, mit_b0, mit_b1, mit_b2; default: the "
-         "network's own")
+    flag("--model", help=f"{', '.join(NETWORKS)}; default unet, or resunet with --encoder")
+    flag("--encoder", help=f"{', '.join(ENCODERS)}; default: the network's own")
     flag("--width", type=number(int, 1), default=16, help="channels of the U-Net's first level")
     flag("--depth", type=number(int, 1, 6), default=4, help="how often the U-Net halves its input")
     flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at "
          "the U-Net's bottleneck")
-    flag("--stem", type=int, default=1, choices=(1, 2), help="2: the U-Net works at half "
-         "resolution, about 4x cheaper")
-    flag("--weights", help="imagenet (for a ResNet), or a file of published encoder weights")
+    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
+    flag("--weights", help="imagenet, or a file of published encoder weights")
     flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), default=1.0, help="share of --lr for the "
-         "encoder")
+    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
+         "or 0.3 for an EfficientNet with --weights")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
          f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
-    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd has momentum "
-         "0.9")
+    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd: momentum 0.9")
     flag("--weight-decay", type=number(float, 0, 1e6), default=1e-2, help="of convolution weights")
     flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
          "weights, with this decay per step, such as 0.99; 0 is off")
@@ -123,8 +125,7 @@ def add_run_flags(parser):
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
     flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
-    flag("--seed", type=number(int, 0, 2**31), default=0, help="of weights, points, order, "
-         "augmentation")
+    flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")
     flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
@@ -174,7 +175,7 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
-    if args.data == DEMO and rank == 0 and not pathlib.Path(DEMO).exists():
+    if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
         from prepare_data import make_demo
         print("making the demo data set: synthetic scenes, some seconds", flush=True)
         make_demo(DEMO)
@@ -189,7 +190,7 @@ def main(args):
     run = build_run(args, meta, train_tiles, device)
     run.rank = rank
     run.world_size = world_size
-    with runs.run_dir_lock(args, rank):
+    with runs.run_dir_lock(args, rank) as run.lock:
         args.out = broadcast(args.out)
         if args.resume:
             runs.resume(run, args, meta, device)
@@ -303,8 +304,8 @@ def train(run, train_tiles, val_tiles, meta, args, device):
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
             finish_epoch(run, val_tiles, meta, args, device, speed)
     if stop_signals:  # during the last validation
-        raise SystemExit(f"stopped after epoch {run.epoch}; go on with: python train.py --out "
-                         f"{args.out} --resume")
+        raise KeyboardInterrupt(f"stopped after epoch {run.epoch}; go on with: python train.py "
+                                f"--out {args.out} --resume")
 
 
 def train_one_epoch(run, tiles, meta, args, device, stop_signals):
@@ -381,8 +382,8 @@ def save_if_due(run, meta, args, stop_signals):
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
     if all_reduce(torch.tensor(len(stop_signals), device=run.step_log.device)):
-        raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: "
-                         f"python train.py --out {args.out} --resume")
+        raise KeyboardInterrupt(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on "
+                                f"with: python train.py --out {args.out} --resume")
 
 
 def finish_epoch(run, val_tiles, meta, args, device, speed):
@@ -405,8 +406,7 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     print(f"epoch {row['epoch']:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss "
           f"{val_loss:.3f}, accuracy {row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  "
           f"({speed['seconds']:.1f} s, {speed['images_per_s']:.1f} images/s)", flush=True)
-    if run.rank == 0:
-        runs.append_row(pathlib.Path(args.out, "log.csv"), row)
+    runs.log_epoch(run, args, row)
     if run.writer:
         from report.panels import preview
         iou = dict(zip(meta["classes"], matrix.iou().tolist()))
@@ -440,6 +440,7 @@ def report(run, args, meta, device):
     matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
+    run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, meta, device), folder / "preview.png")

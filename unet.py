@@ -338,12 +338,10 @@ class ResNet(nn.Module):
 
 
 class ResUNet(nn.Module):
-    """U-Net whose contracting path is a ResNet.
-
-    The finest skip connection has stride 2, because a ResNet has no finer feature.
+    """U-Net whose contracting path is a ResNet or another encoder with features from stride 2 on.
 
     Args:
-        encoder: a `ResNet`.
+        encoder: a `ResNet` or `networks.efficientnet.EfficientNet`.
         num_classes: number of classes, K.
         upsampling: "bilinear" or "transposed", see `upsample_block`. Bilinear has no new parameters
             to learn on top of a pretrained encoder.
@@ -356,20 +354,19 @@ class ResUNet(nn.Module):
     def __init__(self, encoder, num_classes, upsampling="bilinear"):
         super().__init__()
         self.encoder = encoder
-        out_channels = [256, 128, 64, 32, 16]  # of the decoder at strides 16, 8, 4, 2, 1
-        in_channels = [encoder.widths[4], 256, 128, 64, 32]
-        skip_channels = [encoder.widths[level] for level in (3, 2, 1, 0)] + [0]
-        up_channels = in_channels if upsampling == "bilinear" else out_channels
-
+        # Channels at strides 16, 8, 4, 2 and 1. A decoder of four ends at stride 2.
+        widths = getattr(encoder, "decoder_widths", (256, 128, 64, 32, 16))
+        in_widths = (encoder.widths[4], *widths)
+        skip_widths = (*encoder.widths[3::-1], 0)
+        self.last_stride = 2 ** (5 - len(widths))  # of the logits before they are upsampled
         self.up = nn.ModuleList()
-        for level in range(5):
-            self.up.append(upsample_block(in_channels[level], up_channels[level], upsampling))
         self.merge = nn.ModuleList()
-        for level in range(5):
-            joined = up_channels[level] + skip_channels[level]
-            self.merge.append(double_conv(joined, out_channels[level]))
+        for in_width, skip_width, width in zip(in_widths, skip_widths, widths):
+            up_width = in_width if upsampling == "bilinear" else width
+            self.up.append(upsample_block(in_width, up_width, upsampling))
+            self.merge.append(double_conv(up_width + skip_width, width))
 
-        self.classifier = nn.Conv2d(16, num_classes, 1)
+        self.classifier = nn.Conv2d(widths[-1], num_classes, 1)
         initialise(self, self.classifier)
         self.stride = 32
         # At each stride of the decoder two 3x3 convolutions and perhaps a bilinear interpolation.
@@ -389,4 +386,7 @@ class ResUNet(nn.Module):
             if skips:  # none at stride 1
                 x = torch.cat([x, skips.pop()], 1)
             x = merge(x)
-        return self.classifier(x)[..., :height, :width]
+        logits = self.classifier(x)
+        if self.last_stride > 1:
+            logits = upsample(logits, self.last_stride)
+        return logits[..., :height, :width]

@@ -137,13 +137,15 @@ def our_step(model, images, labels):
     return step
 
 
-def plain_step(model, images, labels):
+def plain_step(model, images, labels, memory_format=torch.contiguous_format):
     """A training step as most people write it: NCHW, the loss read after every step.
 
     On a card in float16 with a scaler.
     """
     device = images.device
-    images, labels, model = images.contiguous(), labels.long(), model.to(device).train()
+    images = images.contiguous(memory_format=memory_format)
+    labels = labels.long()
+    model = model.to(device, memory_format=memory_format).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     cuda = device.type == "cuda"
     scaler = torch.amp.GradScaler(device.type, enabled=cuda)
@@ -176,16 +178,25 @@ def training(args, device):
                {"ours without --stem 2": (ours, "-")})
 
 
-def resnets(args, device):
-    """Training steps of ResNet U-Nets, beside those of segmentation_models.pytorch."""
+def encoders(args, device):
+    """Training steps of U-Nets on an encoder, beside those of segmentation_models.pytorch."""
     smp = installed("segmentation_models_pytorch")
     images, labels = batch(args.bs, device)
-    for encoder in ("resnet18", "resnet50"):
+    aims = {"resnet18": (1.1, "-"), "resnet50": (1.1, "-"), "efficientnet_lite0": (2, 1.4)}
+    for encoder, (aim, aim_channels_last) in aims.items():
         ours = our_step(build_model("resunet", BANDS, CLASSES, encoder=encoder), images, labels)
-        theirs = smp and plain_step(smp.Unet(encoder, encoder_weights=None, in_channels=BANDS,
-                                             classes=CLASSES), images, labels)
-        yield Work(f"training step, {encoder} U-Net, 256 px", args.bs, "images", ours,
-                   {"segmentation_models.pytorch, NCHW": (theirs, 1.1)})
+
+        def theirs(memory_format, encoder=encoder):
+            if not smp:
+                return None
+            name = encoder if encoder.startswith("resnet") else f"tu-tf_{encoder}"
+            peer = smp.Unet(name, encoder_weights=None, in_channels=BANDS, classes=CLASSES)
+            return plain_step(peer, images, labels, memory_format)
+
+        yield Work(f"training step, {encoder} U-Net, 256 px", args.bs, "images", ours, {
+            "segmentation_models.pytorch, NCHW": (theirs(torch.contiguous_format), aim),
+            "segmentation_models.pytorch, channels-last":
+                (theirs(torch.channels_last), aim_channels_last)})
 
 
 def inference(args, device):
@@ -292,7 +303,7 @@ def batches(args, device):
 
 
 GROUPS = {group.__name__: group for group in
-          (training, resnets, inference, loss, confusion, batches)}
+          (training, encoders, inference, loss, confusion, batches)}
 
 
 def installed(name):

@@ -27,6 +27,7 @@ FOLDS = {"demo": {"a": "place_01 place_02 place_03 place_04",
                   "b": "place_05 place_06 place_07 place_08"},
          "dubai": {"a": "2 6", "b": "2 5", "c": "2", "d": "4+7+8"}}
 FEW_TILES = "d"  # trains on a quarter of the tiles, four times as many epochs
+LITE = "--stem 1 --encoder efficientnet_lite0"
 SETTINGS = {  # flags beside the base; of a flag given twice the last counts; None as in Experiment
     "base": "",
     "30 epochs": "--epochs 30",
@@ -63,6 +64,13 @@ SETTINGS = {  # flags beside the base; of a flag given twice the last counts; No
     "constant rate, average of weights 0.995": "--schedule constant --ema 0.995",
     "half of the points a step": None,
     "dropout": None,
+    "scratch": f"{LITE} --lr 2e-3",
+    "pretrained": f"{LITE} --weights imagenet --lr 2e-3",
+    "pretrained, rate 1e-3": f"{LITE} --weights imagenet --lr 1e-3",
+    "pretrained, rate 4e-3": f"{LITE} --weights imagenet --lr 4e-3",
+    "pretrained, encoder 1": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 1",
+    "pretrained, encoder 0.1": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 0.1",
+    "pretrained, frozen encoder": f"{LITE} --weights imagenet --lr 2e-3 --freeze-encoder",
 }
 HEAD = """Written by `python bench/tune.py` from tune.csv: on training sites that were held out.
 

@@ -235,14 +235,17 @@ def decode_resunet(model, x, margin):
     """Forward pass of a `ResUNet` on a padded x; returns (cropped logits, px cropped per side)."""
     *skips, x = model.encoder(x)
     crop = 0
-    crops = decoder_crops(margin, [1, 2, 2, 2, 2])
+    crops = decoder_crops(margin, [model.last_stride] + [2] * (len(model.up) - 1))
     for up, merge, next_crop in zip(model.up, model.merge, crops):
         x = center_crop(up(x), next_crop - 2 * crop)
         crop = next_crop
         if skips:  # none at stride 1
             x = torch.cat([x, center_crop(skips.pop(), crop)], 1)
         x = merge(x)
-    return model.classifier(x), crop
+    logits = model.classifier(x)
+    if model.last_stride > 1:
+        logits = upsample(logits, model.last_stride)
+    return logits, model.last_stride * crop
 
 
 def decoder_crops(margin, factors):

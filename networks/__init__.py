@@ -6,22 +6,30 @@ import torch.nn as nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from networks.decoders import FPN, DeepLabV3Plus, LinkNet, UNetPlusPlus
+from networks.efficientnet import EFFICIENTNETS, EfficientNet, MobileBlock
 from networks.segformer import TRANSFORMERS, MixTransformer, SegFormer
-from networks.weights import load_weights
+from networks.weights import default_rates, load_weights
 from unet import RESNETS, BasicBlock, Bottleneck, ResNet, ResUNet, UNet
+
+# Names of encoders
+CONVOLUTIONAL = (*RESNETS, *EFFICIENTNETS)
+ENCODERS = (*CONVOLUTIONAL, *TRANSFORMERS)
 
 # name: class, called as class(in_channels, num_classes, **options)
 # name: (class, names of encoders), called as class(encoder, num_classes, **options)
 # The first encoder is the default. Options are those of OPTIONS that the constructor has.
 NETWORKS = {
     "unet": UNet,
-    "resunet": (ResUNet, RESNETS),
-    "fpn": (FPN, RESNETS),
-    "unetpp": (UNetPlusPlus, RESNETS),
-    "linknet": (LinkNet, RESNETS),
-    "deeplabv3plus": (DeepLabV3Plus, RESNETS),
+    "resunet": (ResUNet, CONVOLUTIONAL),
+    "fpn": (FPN, CONVOLUTIONAL),
+    "unetpp": (UNetPlusPlus, CONVOLUTIONAL),
+    "linknet": (LinkNet, CONVOLUTIONAL),
+    "deeplabv3plus": (DeepLabV3Plus, CONVOLUTIONAL),
     "segformer": (SegFormer, TRANSFORMERS),
 }
+
+# Classes whose children run in the order in which they are listed
+IN_ORDER = (nn.Sequential, ResNet, BasicBlock, Bottleneck, EfficientNet, MobileBlock)
 
 # name: default, choices. None leaves the choice to the network.
 OPTIONS = {
@@ -39,7 +47,7 @@ def build_model(name, bands, classes, encoder=None, weights=None, **options):
     Args:
         name: a key of NETWORKS.
         bands, classes: numbers of bands and classes, C, K >= 1.
-        encoder: a ResNet, or a MiT for segformer. None is the network's first in NETWORKS.
+        encoder: one of ENCODERS that the network takes. None is its first in NETWORKS.
         weights: for the encoder, None, "imagenet" or the path of a file, see `load_weights`.
         options: width=16, depth=4, fusion="none", stem=1, upsampling=None, see `unet.UNet`. An
             option that the network does not have is an error unless it is at its default.
@@ -77,9 +85,11 @@ def build_model(name, bands, classes, encoder=None, weights=None, **options):
 
 
 def build_encoder(name, bands):
-    """Build the encoder of this name, a `unet.ResNet` or a `MixTransformer`."""
+    """Build the encoder of this name, a `unet.ResNet`, `EfficientNet` or `MixTransformer`."""
     if name in TRANSFORMERS:
         return MixTransformer(name, bands)
+    if name in EFFICIENTNETS:
+        return EfficientNet(name, bands)
     return ResNet(name, bands)
 
 
@@ -147,7 +157,7 @@ def fold_batch_norm(model):
         the model.
     """
     for layer in model.modules():
-        if type(layer) not in (nn.Sequential, ResNet, BasicBlock, Bottleneck):
+        if type(layer) not in IN_ORDER:
             continue
         children = list(layer.named_children())
         for (name, conv), (next_name, norm) in zip(children, children[1:]):

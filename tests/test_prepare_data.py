@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import TileDataset, normalise
-from engine.prepared import CONSTANT, load_meta
+from engine.prepared import CONSTANT, load_meta, verify_arrays
 from geo.raster import write_geotiff
 from prepare_data import KINDS, frequency_table, main, make_demo, parse_args
 
@@ -451,6 +451,7 @@ def test_main__an_empty_out_folder_is_taken(tmp_path):
     (tmp_path / "out").mkdir()
     prepare(tmp_path, "--fractions", 1, 1, 1)
     assert (tmp_path / "out/dataset.json").exists() and (tmp_path / "out/preview.png").exists()
+    assert verify_arrays(tmp_path / "out") > 0
 
 
 @pytest.mark.parametrize("kind", ["folder", "points"])

@@ -83,7 +83,7 @@ def test_main__stopped_and_resumed_equals_never_stopped(data, tmp_path, monkeypa
     assert run(data, parts, *flags, "--stop-after", "1") is None
     with monkeypatch.context() as patch:
         call_at(patch, train, "augment", 1, terminate)
-        with pytest.raises(SystemExit, match="epoch 2 after step 1"):
+        with pytest.raises(KeyboardInterrupt, match="epoch 2 after step 1"):
             run(data, parts, "--resume", *flags)
     state = load_checkpoint(parts / "last.pt")["train"]
     assert (state["epoch"], state["step"]) == (1, 1)
@@ -99,7 +99,7 @@ def test_main__stopped_during_the_last_validation_goes_on_to_the_report(data, tm
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         call_at(patch, train, "evaluate", 1, terminate)
-        with pytest.raises(SystemExit, match="after epoch 1; go on with: .*--resume"):
+        with pytest.raises(KeyboardInterrupt, match="after epoch 1; go on with: .*--resume"):
             run(data, out, "--epochs", "1")
     assert signal.getsignal(signal.SIGTERM) == before
     assert run(data, out, "--epochs", "1", "--resume")["split"] == "test"
@@ -252,6 +252,20 @@ def test_build_optimizer__encoder_rate_needs_an_encoder():
     args = train.parse_args(["--encoder-lr", "0.1"])
     with pytest.raises(ValueError, match="--encoder-lr"):
         train.build_optimizer(torch.nn.Conv2d(1, 2, 3), args)
+
+
+LITE = "--encoder efficientnet_lite0 --weights imagenet"
+
+
+@pytest.mark.parametrize("words, expected", [
+    ("", ("unet", 1e-3, 1)),
+    ("--encoder resnet18 --weights imagenet", ("resunet", 1e-3, 1)),
+    (f"{LITE} --model fpn", ("fpn", 2e-3, 0.3)),
+    (f"{LITE} --lr 1e-4 --encoder-lr 0", ("resunet", 1e-4, 0)),
+])
+def test_parse_args__defaults_of_an_encoder(words, expected):
+    args = train.parse_args(words.split())
+    assert (args.model, args.lr, args.encoder_lr) == expected
 
 
 def test_main__dropout_is_a_function_of_the_step(data, tmp_path, monkeypatch):

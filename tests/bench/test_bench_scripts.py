@@ -9,6 +9,7 @@ import fresh_points
 import numpy as np
 import pixel_classifier
 import points
+import pretrained
 import pytest
 import torch
 import tune
@@ -20,6 +21,8 @@ EXPERIMENTS = {
     "networks": compare_networks.experiments_of("demo") + compare_networks.experiments_of("dubai"),
     "tune": [tune.experiment(data, k, setting, fold) for data in tune.FOLDS for k in (1, 20, 0)
              for setting in tune.SETTINGS for fold in tune.FOLDS[data]],
+    "pretrained": [one for data in pretrained.EPOCHS
+                   for one in pretrained.experiments_of(data).values()],
 }
 
 
@@ -35,10 +38,19 @@ def test_experiments__names_are_unique_and_every_row_is_shown(table):
 
 
 @pytest.mark.parametrize("script, name", [(points, "points.md"), (compare_networks, "networks.md"),
-                                          (tune, "tune.md")])
+                                          (tune, "tune.md"), (pretrained, "pretrained.md")])
 def test_report_lines__are_the_committed_report(script, name):
     committed = (RESULTS / name).read_text(encoding="utf-8")
     assert "\n".join(script.report_lines()) + "\n" == committed
+
+
+def test_dunes_splits__holds_out_blocks_and_leaves_out_their_borders():
+    rows = [0, 19, 20, 21, 22, 40, 78]  # tiles from the north; blocks are cut at 20.5, 37.5, 56.5
+    names = [f"x00608_y{608 * row:05d}" for row in rows]
+    splits = pretrained.dunes_splits("dunes-a", names)
+    assert list(splits.values()) == ["val", "train", "test", "test", "train"]
+    assert list(splits) == [names[index] for index in (0, 1, 4, 5, 6)]
+    assert set(pretrained.dunes_splits("dunes-b", names[4:]).values()) == {"val", "train", "test"}
 
 
 def test_set_table__pairs_draws_and_measures_from_the_floor():

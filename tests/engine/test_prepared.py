@@ -1,7 +1,9 @@
 """Prepared folders written from arrays, and the parts that prepare_data.py shares."""
 
 import csv
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import evaluate
 import predict
 import train
 from data import TileDataset, write_prepared
+from engine.lock import locked_beside
 from engine.prepared import (
-    CONSTANT, BandStatistics, class_entries, classes_without_labels, draw_splits, load_meta,
-    new_folder)
+    CONSTANT, BandStatistics, TileWriter, changed_data, class_entries, classes_without_labels,
+    data_fingerprint, draw_splits, load_meta, new_folder, verify_arrays)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
@@ -101,6 +104,7 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
         ({"classes": [{"name": "a", "colour": 3}, "b"]}, "classes"),
         ({"classes": ["a", "new\nline"]}, "classes"),
         ({"classes": [1, 2]}, "classes"),
+        ({"classes": ["a", "b" * 201]}, "classes"),
         ({"splits": ["train"] * 3}, "splits"),
         ({"splits": ["train"] * 3 + ["Test"]}, "splits"),
         ({"gsd_m": 0}, "gsd_m"),
@@ -158,6 +162,88 @@ def test_new_folder__is_removed_when_the_block_fails(tmp_path):
         (work / "half.npy").write_bytes(b"x")
         raise RuntimeError
     assert not list(tmp_path.iterdir())
+
+
+def test_new_folder__one_process_makes_it_and_removes_what_killed_ones_left(tmp_path, capsys):
+    (tmp_path / "a.partial-1").mkdir()
+    (tmp_path / "a.partial-1/half.npy").touch()
+    (tmp_path / "ab.partial-1").mkdir()
+    with locked_beside(tmp_path / "a"), pytest.raises(BlockingIOError), new_folder(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a.partial-1").exists()
+    with new_folder(tmp_path / "a") as work:
+        (work / "whole.npy").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "ab.partial-1"]
+    assert "a.partial-1" in capsys.readouterr().err
+
+
+def test_new_folder__what_was_put_there_meanwhile_stays(tmp_path):
+    with pytest.raises(ValueError, match="in use"), new_folder(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/notes.txt").write_text("keep")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "x/" * 2000 + "x"], ids=["long", "deep"])
+def test_new_folder__refuses_a_path_that_no_system_takes(tmp_path, name):
+    with pytest.raises(ValueError, match="--out"), new_folder(tmp_path / name):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_tile_writer__full_disk_names_the_file_and_the_remedy(tmp_path, monkeypatch):
+    class Full:
+        def write(self, values):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with TileWriter(tmp_path, {"train": 1}, 2, 1, np.uint8) as writer:
+        monkeypatch.setitem(writer.images, "train", Full())
+        with pytest.raises(OSError, match="train_images.npy .*free some space"):
+            writer.write("train", np.zeros((2, 2, 1), np.uint8), None, ())
+
+
+def swap_tiles(arrays):
+    arrays[[3, 5]] = arrays[[5, 3]]
+
+
+def turn_tile(arrays):
+    arrays[4] = np.rot90(arrays[4])
+
+
+def blank_tile(arrays):
+    arrays[7] = 0
+
+
+@pytest.mark.parametrize("name, change", [
+    ("train_images", swap_tiles), ("train_labels", turn_tile), ("val_images", blank_tile)])
+def test_changed_data__a_tile_changed_since_is_found(tmp_path, name, change):
+    images, labels = tiles(count=50)
+    splits = ["train", "val"] * 24 + ["test"] * 2
+    write_prepared(tmp_path / "mine", images, labels, ["a", "b"], splits)
+    known = json.loads(json.dumps(data_fingerprint(tmp_path / "mine")))
+    assert verify_arrays(tmp_path / "mine") == images.nbytes + labels.size
+    assert changed_data(tmp_path / "mine", known, data_fingerprint(tmp_path / "mine")) == []
+    path = tmp_path / "mine" / f"{name}.npy"
+    changed = np.load(path)
+    os.utime(path)  # a copy, whose values are the same
+    assert changed_data(tmp_path / "mine", known, data_fingerprint(tmp_path / "mine")) == []
+    change(changed)
+    np.save(path, changed)
+    assert load_meta(tmp_path / "mine")  # to start takes no time
+    now = data_fingerprint(tmp_path / "mine")
+    known = {key: known[key] for key in known if not key.startswith("look")}
+    with pytest.raises(ValueError, match=f"{name}.npy"):
+        changed_data(tmp_path / "mine", known, now)
+
+
+def test_changed_data__a_set_prepared_anew_is_another(tmp_path):
+    images, labels = tiles(count=50)
+    write_prepared(tmp_path / "one", images, labels, ["a", "b"])
+    images[:, 0, 0] += 1
+    write_prepared(tmp_path / "two", images, labels, ["a", "b"])
+    known, now = (data_fingerprint(tmp_path / name) for name in ("one", "two"))
+    assert {"digests of train", "digests of val", "digests of test"} < set(
+        changed_data(tmp_path / "two", known, now))
 
 
 def test_draw_splits__gives_the_fractions_and_leaves_no_split_out():

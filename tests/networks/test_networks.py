@@ -152,13 +152,16 @@ def light_reach(model, columns):
     pytest.param("resunet", {"upsampling": "transposed"}, marks=pytest.mark.slow),
     pytest.param("fpn", {}, marks=pytest.mark.slow),
     pytest.param("unetpp", {}, marks=pytest.mark.slow),
+    *[pytest.param(name, {"encoder": "efficientnet_lite0"}, marks=pytest.mark.slow)
+      for name in ("resunet", "fpn", "unetpp", "linknet")],
 ])
 def test_radius__holds_and_is_not_too_large(name, options):
     torch.manual_seed(0)
     model = build_model(name, 1, 2, **options)
     phases = range(model.stride)  # of the column in its cell of the deepest map
     if hasattr(model, "encoder"):
-        phases = [0, -model.encoder.radius % 32, 31]  # one is the last that a deep cell sees
+        radius = model.encoder.radius
+        phases = [0, -radius % 32, radius % 32, 31]  # two are the last that a deep cell sees
     middle = model.stride * (model.radius // model.stride + 2)  # far enough from both ends
     reach = light_reach(model, [middle + phase for phase in phases])
     assert 0.95 * model.radius <= reach <= model.radius
@@ -239,8 +242,9 @@ def test_fpn__adds_the_deep_to_the_fine():
     assert not torch.equal(model(x), logits)
 
 
-def test_deeplabv3plus__encoder_ends_at_stride_16():
-    model = make("deeplabv3plus")
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet_lite0"])
+def test_deeplabv3plus__encoder_ends_at_stride_16(encoder):
+    model = make("deeplabv3plus", encoder=encoder)
     features = model.encoder(torch.rand(1, 3, 64, 64))
     assert model.stride == 16
     assert [feature.shape[2] for feature in features] == [32, 16, 8, 4, 4]
@@ -291,6 +295,7 @@ def test_freeze_encoder__refuses_networks_without_one():
 @pytest.mark.parametrize("name, options", [
     *[(name, {}) for name in ALL],
     ("unet", {"depth": 2, "fusion": "concat", "upsampling": "bilinear", "stem": 2}),
+    ("resunet", {"encoder": "efficientnet_lite0"}),
     pytest.param("resunet", {"encoder": "resnet50"}, marks=pytest.mark.slow),
 ])
 def test_fold_batch_norm__logits_stay(name, options):

