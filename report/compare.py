@@ -52,6 +52,21 @@ def common_data(checkpoints):
     return first
 
 
+def check_same_data(meta, data_meta, checkpoint, data):
+    """Refuse a data set of other classes, bands or dtype than a checkpoint's.
+
+    Args:
+        meta: the checkpoint's metadata; data_meta: the data set's, as `checkpoint_meta` returns it.
+        checkpoint, data: their paths, for the message.
+    Raises:
+        ValueError: they differ; one line.
+    """
+    for key in ("classes", "bands", "dtype"):
+        if data_meta[key] != meta[key]:
+            raise ValueError(f"--data {data} has {key} {data_meta[key]}, but {checkpoint} was "
+                             f"trained on {meta[key]}: give a data set of the same kind")
+
+
 def paired_intervals(counts, seed=0):
     """95 % intervals of runs' mean IoU, and of their differences to the first run.
 
