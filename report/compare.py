@@ -8,7 +8,8 @@ import torch
 
 from engine.checkpoint import find_checkpoint, load_checkpoint
 from metrics import ConfusionMatrix, plain
-from report.figures import curves, save_png
+from report.curves import curves
+from report.figures import save_png
 from report.layout import stack_images
 from report.stats import mean_iou
 from report.tables import read_log, text_table, write_rows

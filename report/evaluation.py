@@ -132,10 +132,11 @@ def write_files(out, run, split, tables, device):
     for name in ("scenes", "areas"):
         paths.append(out / f"{name}_{split}.csv")
         write_rows(paths[-1], tables[name])
-    confusion = confusion_figure(run.matrix.counts, run.meta["classes"],
-                                 f"{split} split, % of each true class")
-    panels = tile_panels(run.model, run.tiles, run.stats, run.positions, run.meta, device, split)
-    reliability = reliability_figure(run.stats, f"{split} split")
+    title = f"{run.checkpoint.resolve().parent.name} on {run.data}, {split} split"
+    confusion = confusion_figure(run.matrix.counts, run.meta["classes"], title)
+    panels = tile_panels(run.model, run.tiles, run.stats, run.positions, run.meta, device, split,
+                         title=title)
+    reliability = reliability_figure(run.stats, title)
     pictures = {"confusion.png": confusion, "panels.png": panels, "reliability.png": reliability}
     for name, picture in pictures.items():
         paths.append(out / name)

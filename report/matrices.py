@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from report.figures import axis_span, round_ticks
+from report.curves import axis_span, round_ticks
 from report.layout import FAINT, GRID, INK, PAPER, page, paste, text_image
 
 STOPS = [(253, 253, 245), (190, 222, 205), (95, 172, 190), (45, 105, 160), (22, 38, 92)]
