@@ -43,8 +43,8 @@ def parse_args(argv=None):
     flag("--map", metavar="TIF", help="a finished class map of any program, one band of class ids; "
          "with --check-points")
     flag = parser.add_argument_group("on what").add_argument
-    flag("--check-points", metavar="FILE", help="with --map: points of known class that no training "
-         "used, in a form that prepare_data.py points reads")
+    flag("--check-points", metavar="FILE", help="with --map: points of known class that no "
+         "training used, in a form that prepare_data.py points reads")
     flag("--classes", metavar="CSV", help="with --map: ids and names of the map's classes, as for "
          "prepare_data.py; default: the names beside the map (.aux.xml), else its ids")
     flag("--data", metavar="FOLDER", help="prepared data set; default: the one the checkpoint was "
@@ -195,6 +195,7 @@ def report_run(run, args, device):
     from report.areas import read_areas
     from report.evaluation import split_tables, tables_text, write_files
     from report.floors import score_report
+    from report.panels import is_point_set
     split = args.split
     names = run.meta["classes"]
     mapped = read_areas(args.areas, names) if args.areas else None
@@ -203,7 +204,7 @@ def report_run(run, args, device):
     text, worth, admission = score_report(run.matrix, run.meta, run.tiles, run.trained)
     print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
           f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
-    print(text, tables_text(tables), sep="\n\n")
+    print(text, tables_text(tables, is_point_set(run.tiles), bool(mapped)), sep="\n\n")
     out = pathlib.Path(args.out or run.checkpoint.parent)
     out.mkdir(parents=True, exist_ok=True)
     extra = {key: table for key, table in tables.items() if key != "scenes"}
@@ -211,7 +212,8 @@ def report_run(run, args, device):
     scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split, run.checkpoint,
                           {"tta": args.tta, **extra, **worth})
     print(path, *write_files(out, run, split, tables, device), sep="\n")
-    print(admission or f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps")
+    next_step = f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps"
+    print(admission or next_step)
     return scores
 
 

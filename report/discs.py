@@ -7,16 +7,16 @@ from report.figures import colour_map
 from report.fonts import font_of
 from report.layout import INK, PAPER
 
-RADIUS = 4  # px, of a disc without its rims
+RADIUS = 6  # px, of a disc without its rims
 SIDE = 256  # px, below which an image is enlarged before discs are drawn on it
 
 
 def draw_points(rgb, labels, colours, ignore=255, size=RADIUS, wrong=None):
     """Draw labelled pixels as discs of their class colour, visible on any background.
 
-    Each disc has a white rim and a dark one around it. One that is predicted wrongly is crossed in
-    place of its white rim. All rims are drawn before all discs, so that no point hides the colour
-    of its neighbour.
+    Each disc has a white rim and a dark one around it. One that is predicted wrongly has a dark rim
+    alone, and lies on a white cross. All rims are drawn before all discs, so that no point hides
+    the colour of its neighbour.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -31,21 +31,31 @@ def draw_points(rgb, labels, colours, ignore=255, size=RADIUS, wrong=None):
     rows, cols = np.nonzero(labels != ignore)
     crossed = np.zeros(len(rows), bool) if wrong is None else wrong[rows, cols]
     fill = colour_map(labels[rows, cols], colours, ignore)  # (N, 3)
-    white = np.where(crossed[:, None], INK, PAPER).astype(np.uint8)  # (N, 3), the inner rims
+    inner_rim = np.where(crossed[:, None], INK, PAPER).astype(np.uint8)  # (N, 3)
     out = np.pad(rgb, ((outer, outer), (outer, outer), (0, 0)))  # discs may reach over the edge
-    for radius, colour in ((outer, INK), (size + rim, white), (size, fill)):
+    out = _draw_crosses(out, rows[crossed] + outer, cols[crossed] + outer, outer + 1, rim)
+    for radius, colour in ((outer, INK), (size + rim, inner_rim), (size, fill)):
+        if radius == outer:  # a wrong one has one rim less, which leaves more of its cross
+            kept = ~crossed
+        else:
+            kept = np.ones(len(rows), bool)
         offsets = np.arange(-radius, radius + 1)
         disc = offsets[:, None] ** 2 + offsets ** 2 <= (radius + 0.5) ** 2
+        colour = np.broadcast_to(colour, fill.shape)[kept]
         for down, right in np.argwhere(disc) + (outer - radius):
-            out[rows + down, cols + right] = colour
-    picture = Image.fromarray(out)
+            out[rows[kept] + down, cols[kept] + right] = colour
+    return out[outer:-outer, outer:-outer].copy()
+
+
+def _draw_crosses(rgb, rows, cols, reach, width):
+    """Draw white crosses with a dark edge, whose arms reach so many px down and to the right."""
+    picture = Image.fromarray(rgb)
     draw = ImageDraw.Draw(picture)
-    for row, col in zip(rows[crossed].tolist(), cols[crossed].tolist()):
-        for width, ink in ((2 * rim + 1, INK), (rim, PAPER)):
-            for side in (-outer, outer):
-                line = (col + outer - side, row, col + outer + side, row + 2 * outer)
-                draw.line(line, ink, width)
-    return np.asarray(picture)[outer:-outer, outer:-outer].copy()
+    for thickness, ink in ((3 * width + 2, INK), (width + 1, PAPER)):
+        for row, col in zip(rows.tolist(), cols.tolist()):
+            draw.line((col - reach, row - reach, col + reach, row + reach), ink, thickness)
+            draw.line((col - reach, row + reach, col + reach, row - reach), ink, thickness)
+    return np.array(picture)
 
 
 def enlarged_points(rgb, labels, colours, ignore=255, wrong=None):

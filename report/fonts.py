@@ -37,11 +37,17 @@ def drawable(text, size):
     decomposed = unicodedata.normalize("NFKD", text)
     plain = "".join(char for char in decomposed if not unicodedata.combining(char))
     if not plain.isascii():
-        print(f"warning: no font of this system has all characters of '{text}': pictures show code "
-              "points in their place; install a font such as Noto Sans", file=sys.stderr)
+        warn("".join(sorted({char for char in plain if not char.isascii()})))
         plain = " ".join("".join(char if char.isascii() else f" U+{ord(char):04X} "
                                  for char in plain).split())
     return default, plain
+
+
+@functools.cache
+def warn(characters):
+    """Warn once that no font has all of these characters."""
+    print(f"warning: no font of this system has all of '{characters}': pictures show code points "
+          "such as U+6C34 in their place; install a font such as Noto Sans", file=sys.stderr)
 
 
 def font_of(text, size):

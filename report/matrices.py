@@ -37,7 +37,7 @@ def confusion_figure(counts, names, title=None, unit="px"):
     for name, total in zip(names, totals[:, 0].tolist()):
         row_names.append(f"{name} ({short_number(total) if total else 'none'})")
     return draw_matrix(percent, texts, (0, 100), (row_names, names),
-                       (f"truth ({unit})", f"prediction (% of the true class, {unit})"), title,
+                       (f"truth ({unit})", f"prediction (% of the true class, and {unit})"), title,
                        " %")
 
 
@@ -161,5 +161,9 @@ def _draw_cell(share, text, width, height):
             draw.line((start, height + 2, start + height + 2, 0), FAINT, 1)
     if text:
         ink = PAPER if sum(colour) < 370 else INK
-        paste(cell, text_image(text, colour=ink, background=colour), width / 2, height / 2)
+        lines = [text_image(line, colour=ink, background=colour) for line in text.split("\n")]
+        top = (height - sum(line.height for line in lines)) / 2
+        for line in lines:
+            paste(cell, line, width / 2, top, anchor_y=0)
+            top += line.height
     return cell

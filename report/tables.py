@@ -20,21 +20,23 @@ def score_table(matrix, names, observations=None):
     Returns:
         text without a newline at its end.
     """
-    columns = {"IoU": matrix.iou(), "Dice": matrix.dice(), "precision": matrix.precision(),
-               "recall": matrix.recall()}
-    rows = []
-    for k, name in enumerate(names):
-        row = {"class": name, **{key: plain(column[k]) for key, column in columns.items()}}
-        rows.append({**row, "pixels": int(matrix.counts[k].sum())})
-    miou, accuracy = _score(matrix.miou()), _score(matrix.pixel_accuracy())
+    found = None
     notes = []
+    miou = _score(matrix.miou())
+    accuracy = _score(matrix.pixel_accuracy())
     if observations is not None:
         found = score_intervals(matrix, observations)
-        for row, interval in zip(rows, found["iou"]):
-            row["95 % interval of IoU"] = _interval(interval)
         miou += f" ({_interval(found['miou'])})"
         accuracy += f" ({_interval(found['pixel_accuracy'])})"
         notes = _interval_notes(matrix, names, observations)
+    columns = {"Dice": matrix.dice(), "precision": matrix.precision(), "recall": matrix.recall()}
+    rows = []
+    for k, name in enumerate(names):
+        row = {"class": name, "IoU": plain(matrix.iou()[k])}
+        if found:
+            row["95 % interval"] = _interval(found["iou"][k])
+        row |= {key: plain(column[k]) for key, column in columns.items()}
+        rows.append({**row, "pixels": int(matrix.counts[k].sum())})
     absent = [row["class"] for row in rows if not row["pixels"]]
     if absent:
         notes.append(f"no labelled pixel, so not tested: {', '.join(absent)}")
@@ -49,7 +51,7 @@ def score_table(matrix, names, observations=None):
 def _interval_notes(matrix, names, observations):
     """Lines of text that say what the intervals take for granted."""
     pixels = matrix.labelled_pixels()
-    notes = ["in brackets: 95 % intervals, which take the labels as drawn at random"]
+    notes = ["the 95 % intervals take the labels as drawn at random from the mapped ground"]
     if observations < pixels:
         notes.append(f"touching pixels are alike: {pixels:,} pixels in {observations:,} patches "
                      f"count as {observations:,} observations")

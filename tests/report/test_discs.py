@@ -33,9 +33,9 @@ def test_draw_points__wrong_ones_are_crossed_and_have_no_white_rim():
     labels[20, 20] = 1
     shown = draw_points(np.zeros((41, 41, 3), np.uint8), labels, [RED, GREEN], size=6,
                         wrong=labels == 1)
-    assert tuple(shown[20, 20]) == WHITE  # the middle of the cross
-    assert tuple(shown[20, 24]) == GREEN
-    assert tuple(shown[20, 20 + 7]) == DARK
+    row = [tuple(shown[20, 20 + right]) for right in (0, 6, 7, 8, 9)]
+    assert row == [GREEN, GREEN, DARK, DARK, (0, 0, 0)]
+    assert tuple(shown[20 + 8, 20 + 8]) == tuple(shown[20 - 8, 20 + 8]) == WHITE
 
 
 def test_enlarged_points__keep_their_places():
