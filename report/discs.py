@@ -84,7 +84,9 @@ def draw_numbers(rgb, rows, cols, size=26):
     for number, (row, col) in enumerate(zip(rows, cols), 1):
         font = font_of(str(number), size)
         width = round(font.getlength(str(number)))
-        left = col + size // 2 if col + size // 2 + width < picture.width else col - size // 2 - width
+        left = col + size // 2
+        if left + width > picture.width:
+            left = col - size // 2 - width
         top = min(max(row - size // 2, 0), picture.height - size)
         draw.text((left, top), str(number), PAPER, font, stroke_width=max(2, size // 9),
                   stroke_fill=INK)

@@ -1,6 +1,5 @@
 """Pictures: sizes, exact colours at known pixels, and a white rim, which cut text would touch."""
 
-import math
 import pathlib
 import warnings
 
