@@ -443,8 +443,7 @@ def report(run, args, meta, device):
     run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
-    title = f"{folder.resolve().name}, {split} split"
-    save_png(preview(model, tiles, pointed, meta, device, title=title), folder / "preview.png")
+    save_png(preview(model, tiles, pointed, meta, device, title=args.out), folder / "preview.png")
     text, worth, admission = score_report(matrix, meta, tiles, vars(args))
     scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
                           checkpoint, worth)  # written last: a folder with it is a finished run
