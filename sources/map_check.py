@@ -21,8 +21,9 @@ from report.figures import save_png
 from report.intervals import plain_intervals
 from report.matrices import confusion_figure
 from report.tables import text_table, write_rows
-from sources.labels import (
-    NO_LABEL, land_classes, name_scenes, points_in_scene, read_classes, read_points)
+from sources.labels import NO_LABEL, land_classes, read_classes
+from sources.placing import points_in_scene
+from sources.points import name_scenes, read_points
 from sources.raw import Scene
 
 ROWS = 512  # px, of the map that are read at a time
@@ -51,23 +52,24 @@ def check_map(map_path, points_path, classes_path=None, out=None):
     with open_raster(path) as raster:
         scene = Scene(path.stem.removesuffix("_classes"), path, None, path.stem)
         image = SimpleNamespace(raster=raster, height=raster.height, width=raster.width)
-        found, inside = points_in_scene(name_scenes(points, [scene]), scene, image)
-        mapped, predicted = read_map(raster, table, found.rows, found.cols)
-        georeference = raster.georeference
-        gsd_m = georeference and georeference.gsd_m
-    used = (predicted != NO_LABEL) & (found.indices != NO_LABEL)
+        found = points_in_scene(name_scenes(points, [scene]), scene, image)
+        rows, cols, shapes = found.pixels(0, 0, raster.height, raster.width)
+        mapped, predicted = read_map(raster, table, rows, cols)
+        gsd_m = raster.gsd_m
+    truth = found.indices[shapes]
+    used = (predicted != NO_LABEL) & (truth != NO_LABEL)
     if not used.any():
-        raise ValueError(f"{points_path}: none of its {len(inside)} points lies on a class of "
-                         f"{path}: are their coordinates the map's?")
+        raise ValueError(f"{points_path}: none of its {len(found.inside)} points lies on a class "
+                         f"of {path}: are their coordinates the map's?")
     names = [row.name for row in table if row.index != NO_LABEL]
     counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (found.indices[used], predicted[used]), 1)
+    np.add.at(counts, (truth[used], predicted[used]), 1)
     if not classes_path and names[0] == "0":  # ids without names: only those that occur
         occurs = np.flatnonzero(mapped + counts.sum(0) + counts.sum(1))
         names = [names[index] for index in occurs]
         counts = counts[np.ix_(occurs, occurs)]
         mapped = mapped[occurs]
-    left_out = {"outside the map": int((~inside).sum()),
+    left_out = {"outside the map": int((~found.inside).sum()),
                 "where the map has no class": int((~used).sum())}
     return write_check(path, pathlib.Path(out or path.parent), counts, mapped, names, gsd_m,
                        {"check_points": str(points_path), "left_out": left_out})
@@ -114,8 +116,8 @@ def read_map(raster, table, rows, cols):
     predicted = np.full(len(rows), NO_LABEL, np.uint8)
     for top in range(0, raster.height, ROWS):
         height = min(ROWS, raster.height - top)
-        pixels = raster.read(top, 0, height, raster.width)
-        is_data = ~raster.no_data(pixels)
+        pixels, missing = raster.read_masked(top, 0, height, raster.width)
+        is_data = ~missing[:, :, 0]
         values, inverse = np.unique(pixels[is_data], return_inverse=True)
         for value in values.tolist():
             if value not in index_of:
