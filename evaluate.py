@@ -1,12 +1,13 @@
-"""Score a checkpoint on a split of a prepared data set, or compare runs on it.
+"""Score a checkpoint on a split of a prepared data set, compare runs on it, or check a map.
 
     python evaluate.py --checkpoint runs/demo-unet-1 --split test
     python evaluate.py --compare runs/demo-unet-1 runs/demo-unet-2
+    python evaluate.py --map maps/scene_classes.tif --check-points checked.geojson
 
 The first prints tables and writes metrics_<split>.json, scenes_<split>.csv, areas_<split>.csv,
 confusion.png, panels.png and reliability.png beside the checkpoint. The second writes
 comparison.csv and comparison.png. The network, its classes and its normalisation come from the
-checkpoint.
+checkpoint. The third needs no checkpoint: it scores any class map, see sources/map_check.py.
 """
 
 import json
@@ -25,22 +26,27 @@ from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_
 from engine.meta import checkpoint_meta
 from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map
-from report.tables import score_table
 
 
 def parse_args(argv=None):
     """The command line; `python evaluate.py --help` shows it."""
     parser = Parser(
-        description="Score a checkpoint on a split of a prepared data set, or compare runs on it.",
+        description="Score a checkpoint on a prepared data set, compare runs on it, check a map.",
         epilog="example: python evaluate.py --checkpoint runs/demo-unet-1 --split val")
-    group = parser.add_argument_group("what to score, one of the two")
+    group = parser.add_argument_group("what to score, one of the three")
     flag = group.add_mutually_exclusive_group(required=True).add_argument
     flag("--checkpoint", metavar="RUN", help="a run's folder (its best.pt, else its last.pt), or "
          "one of its .pt files")
     flag("--compare", nargs="+", metavar="RUN", help="two or more runs, each scored with the "
          "weights that its metrics.json is of, else best.pt; or .pt files; differences are to the "
          "first")
+    flag("--map", metavar="TIF", help="a finished class map of any program, one band of class ids; "
+         "with --check-points")
     flag = parser.add_argument_group("on what").add_argument
+    flag("--check-points", metavar="FILE", help="with --map: points of known class that no "
+         "training used, in a form that prepare_data.py points reads")
+    flag("--classes", metavar="CSV", help="with --map: ids and names of the map's classes, as for "
+         "prepare_data.py; default: the names beside the map (.aux.xml), else its ids")
     flag("--data", metavar="FOLDER", help="prepared data set; default: the one the checkpoint was "
          "trained on")
     flag("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
@@ -60,6 +66,11 @@ def main(args):
     """Score and write; return the scores as written, with --compare a list of them."""
     if args.compare and (len(args.compare) < 2 or args.areas):
         raise ValueError("--compare: give two or more runs, and no --areas")
+    if bool(args.map) != bool(args.check_points):
+        raise ValueError("--map and --check-points: give both, or none")
+    if args.map:
+        from sources.map_check import check_map
+        return check_map(args.map, args.check_points, args.classes, args.out)
     device = pick_device(args.device)
     rank, _ = init_distributed(device)
     if args.compare:
@@ -73,6 +84,7 @@ class ScoredRun(NamedTuple):
     checkpoint: pathlib.Path
     model: torch.nn.Module
     meta: dict  # the checkpoint's
+    trained: dict  # flags of the training
     labelled_pixels: int  # that the network learned from
     data: str  # folder of the data set
     tiles: TileDataset
@@ -92,6 +104,7 @@ def score(checkpoint, data, args, device):
     Returns:
         ScoredRun.
     """
+    from report.compare import check_same_data
     from report.stats import EvalStats, contiguous_blocks, tile_positions
     content = load_checkpoint(checkpoint)
     model, meta = load_model(checkpoint, device)
@@ -111,8 +124,8 @@ def score(checkpoint, data, args, device):
     stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore)
     amp = amp_dtype(device, content["args"].get("amp"))  # as the run scored itself
     matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp, stats, args.tta)
-    return ScoredRun(checkpoint, model, meta, labelled_pixels, data, tiles, positions, matrix,
-                     loss, stats)
+    return ScoredRun(checkpoint, model, meta, content["args"], labelled_pixels, data, tiles,
+                     positions, matrix, loss, stats)
 
 
 def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None, stats=None,
@@ -173,21 +186,6 @@ def averaged_logits(model, images):
     return average_symmetries(model, images).clamp(min=1e-12).log()
 
 
-def check_same_data(meta, data_meta, checkpoint, data):
-    """Refuse a data set of other classes, bands or dtype than a checkpoint's.
-
-    Args:
-        meta: the checkpoint's metadata; data_meta: the data set's, as `checkpoint_meta` returns it.
-        checkpoint, data: their paths, for the message.
-    Raises:
-        ValueError: they differ; one line.
-    """
-    for key in ("classes", "bands", "dtype"):
-        if data_meta[key] != meta[key]:
-            raise ValueError(f"--data {data} has {key} {data_meta[key]}, but {checkpoint} was "
-                             f"trained on {meta[key]}: give a data set of the same kind")
-
-
 def report_run(run, args, device):
     """Print a scored run's tables; write its scores, tables and pictures.
 
@@ -196,24 +194,26 @@ def report_run(run, args, device):
     """
     from report.areas import read_areas
     from report.evaluation import split_tables, tables_text, write_files
+    from report.floors import score_report
+    from report.panels import is_point_set
     split = args.split
     names = run.meta["classes"]
     mapped = read_areas(args.areas, names) if args.areas else None
     tables = split_tables(run.stats, run.matrix.counts, run.positions, names,
                           run.tiles.meta.get("gsd_m"), mapped)
+    text, worth, admission = score_report(run.matrix, run.meta, run.tiles, run.trained)
     print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
           f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
-    print(score_table(run.matrix, names))
-    print()
-    print(tables_text(tables))
+    print(text, tables_text(tables, is_point_set(run.tiles), bool(mapped)), sep="\n\n")
     out = pathlib.Path(args.out or run.checkpoint.parent)
     out.mkdir(parents=True, exist_ok=True)
     extra = {key: table for key, table in tables.items() if key != "scenes"}
     path = out / f"metrics_{split}.json"
     scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split, run.checkpoint,
-                          {"tta": args.tta, **extra})
+                          {"tta": args.tta, **extra, **worth})
     print(path, *write_files(out, run, split, tables, device), sep="\n")
-    print(f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps")
+    next_step = f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps"
+    print(admission or next_step)
     return scores
 
 

@@ -7,7 +7,7 @@ writes for each scene, named after it:
     <scene>_classes.tif   the class of every pixel as a palette GeoTIFF, 255 where the scene has no
                           data; its legend for GDAL and QGIS in <scene>_classes.tif.aux.xml and
                           <scene>_classes.qml
-    <scene>_overlay.png   the scene under its classes, at most 2,000 px, with a legend
+    <scene>_overlay.png   the scene beside its classes, each at most 2,000 px, with a legend
     <scene>_areas.csv     pixels and share of each class, and its area if the pixel size is known
     --probabilities       also <scene>_probabilities.tif, one band per class, 0 to 255, and
                           <scene>_confidence.tif, that of the class on the map; 0 is no data

@@ -429,8 +429,8 @@ def report(run, args, meta, device):
     from engine.checkpoint import load_model
     from evaluate import write_scores
     from report.figures import save_png
+    from report.floors import score_report
     from report.panels import learning_curves, preview
-    from report.tables import score_table
     broadcast("rank 0 has written the checkpoint")
     folder = pathlib.Path(args.out)
     checkpoint = folder / f"{args.final}.pt"
@@ -443,14 +443,14 @@ def report(run, args, meta, device):
     run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
-    save_png(preview(model, tiles, pointed, meta, device), folder / "preview.png")
+    save_png(preview(model, tiles, pointed, meta, device, title=args.out), folder / "preview.png")
+    text, worth, admission = score_report(matrix, meta, tiles, vars(args))
     scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
-                          checkpoint)  # written last: a folder with it is a finished run
-    print(f"{split} split, {checkpoint}:")
-    print(score_table(matrix, meta["classes"]))
+                          checkpoint, worth)  # written last: a folder with it is a finished run
+    print(f"{split} split, {checkpoint}:\n{text}")
     for name in ("preview.png", "curves.png", "metrics.json"):
         print(folder / name)
-    print(f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps")
+    print(admission or f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps")
     return scores
 
 

@@ -19,7 +19,8 @@ from experiments import RESULTS, ROOT, append, call, origin, processor, read_csv
 from measure import measured, synthetic_tiles, write_synthetic_set
 
 from geo.raster import write_geotiff
-from report.figures import curves, save_png
+from report.curves import curves
+from report.figures import save_png
 
 USUAL = {"tiles": 64, "classes": 7, "bands": 3, "side": 128}
 SIZES = {"tiles": (32, 64, 128, 256), "classes": (2, 5, 10, 23), "bands": (3, 4, 8, 13),

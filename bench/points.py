@@ -26,7 +26,8 @@ from experiments import (
     markdown, mean_and_spread, numbered, paired_gains, paired_p, read_rows, run_missing,
     score_again, scores_of, write_report)
 
-from report.figures import curves, save_png
+from report.curves import curves
+from report.figures import save_png
 
 SHORT = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last"
 LONG = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2"

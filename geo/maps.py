@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from geo.raster import open_raster, write_geotiff
-from report.figures import draw_points, overlay, save_png, with_legend
+from report.figures import save_png
+from report.overviews import map_overview, points_overview
 from weak.suggest import Candidates
 
 OVERVIEW_SIDE = 2000  # px, the longer side of an overview at most
@@ -73,12 +74,17 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         write_rasters(stem, row_blocks, raster, meta, probabilities, summary)
         write_legend(f"{stem}_classes.tif", meta["classes"], meta["colours"])
         write_areas(f"{stem}_areas.csv", meta["classes"], summary.counts, raster.gsd_m)
-        save_png(overview(summary, raster, meta), f"{stem}_overlay.png")
+        picture = map_overview(summary.rgb, summary.classes, meta, summary.counts, raster.path.name)
+        save_png(picture, f"{stem}_overlay.png")
         if suggest:
             points = summary.candidates.choose(suggest)
             file_size = file_size or (raster.height, raster.width)
             write_points(f"{stem}_points.csv", points, raster, meta["classes"], file_size)
-            save_png(points_overview(points, summary.rgb, raster, meta), f"{stem}_points.png")
+            rows, cols, classes = points
+            stride = summary.stride
+            picture = points_overview(summary.rgb, rows // stride, cols // stride, classes, meta,
+                                      f"{raster.path.name}: label these next")
+            save_png(picture, f"{stem}_points.png")
         files = sorted(os.listdir(work))
         for file in files:
             os.replace(pathlib.Path(work, file), pathlib.Path(out, file))
@@ -243,29 +249,12 @@ def write_areas(path, names, counts, gsd_m):
             writer.writerow(row)
 
 
-def overview(summary, raster, meta):
-    """The scene under its classes, with a legend of the classes found and their shares.
-
-    Args:
-        summary: Summary of the whole scene.
-        raster: the scene; meta: data meta of the checkpoint.
-    Returns:
-        PIL.Image.
-    """
-    total = summary.counts[:NO_DATA].sum()
-    entries = []
-    for name, colour, count in zip(meta["classes"], meta["colours"], summary.counts):
-        if count:
-            entries.append((name, colour, f"{100 * count / total:.1f} %"))
-    image = overlay(summary.rgb, summary.classes, meta["colours"])
-    return with_legend(image, entries, raster.path.name)
-
-
 def write_points(path, points, raster, names, file_size):
     """Write the pixels to label next as CSV, in the form that prepare_data.py --points-file reads.
 
     Rows and columns are of the scene as it lies in its file, x and y of the pixel's centre on the
-    map, where there is one. "predicted" is the network's class. "class" is empty, to be filled in.
+    map, where there is one. "number" is that in the picture, "predicted" is the network's class.
+    "class" is empty, to be filled in.
 
     Args:
         path: the file to write.
@@ -280,30 +269,9 @@ def write_points(path, points, raster, names, file_size):
     map_columns = ["x", "y"] if georeference else []
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["scene", "row", "col", *map_columns, "predicted", "class"])
-        for row, col, k in np.transpose(points).tolist():
+        writer.writerow(["number", "scene", "row", "col", *map_columns, "predicted", "class"])
+        for number, (row, col, k) in enumerate(np.transpose(points).tolist(), 1):
             on_map = georeference.to_map(row + 0.5, col + 0.5) if georeference else ()
             file_row = int((row + 0.5) * down)
             file_col = int((col + 0.5) * across)
-            writer.writerow([raster.path.stem, file_row, file_col, *on_map, names[k], ""])
-
-
-def points_overview(points, rgb, raster, meta):
-    """The scene with the pixels to label next as discs in the colour of the class predicted.
-
-    Args:
-        points: as in `write_points`.
-        rgb: (h, w, 3) uint8, the overview of the scene.
-        raster: the scene; meta: data meta of the checkpoint.
-    Returns:
-        PIL.Image with a legend of the classes.
-    """
-    rows, cols, classes = points
-    stride = overview_stride(raster.height, raster.width)
-    labels = np.full(rgb.shape[:2], NO_DATA, dtype=np.uint8)
-    labels[rows // stride, cols // stride] = classes
-    entries = []
-    for k in np.unique(classes):
-        entries.append((meta["classes"][k], meta["colours"][k], str((classes == k).sum())))
-    image = draw_points(rgb, labels, meta["colours"], size=max(3, max(rgb.shape) // 200))
-    return with_legend(image, entries, f"{raster.path.name}: label these next")
+            writer.writerow([number, raster.path.stem, file_row, file_col, *on_map, names[k], ""])

@@ -95,3 +95,42 @@ def area_rows(counts, mapped, names, total_ha=None):
             row[f"interval_{unit}"] = plain(intervals[k] * factor)
         rows.append(row)
     return rows
+
+
+def stratified_accuracy(counts, mapped):
+    """Accuracies of a map, weighted by the mapped areas, from a sample of points.
+
+    The sample is taken as drawn at random from the map, or from each mapped class.
+
+    Args:
+        counts: (K, K) sample points, rows are the truth, columns the map.
+        mapped: (K,) mapped area per class, in any unit.
+    Returns:
+        {"overall": share, "users" and "producers": (K,) shares, and for each NAME the half width
+        of its 95 % interval as "NAME_interval"}; NaN where the sample does not tell: all but the
+        user's accuracies if a mapped class has no point.
+    Source: Olofsson et al. 2014, equations 1 to 7.
+    """
+    mapped = np.asarray(mapped, np.float64)
+    sample = np.asarray(counts, np.float64).T  # (K, K), rows are the map from here on
+    sizes = sample.sum(1)  # (K,)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rows = sample / sizes[:, None]  # (K, K) share of each true class under each mapped one
+        rows[mapped == 0] = 0
+        freedom = np.where(sizes > 1, sizes - 1, np.nan)
+        freedom[mapped == 0] = 1
+        weight = mapped / mapped.sum()
+        variances = rows * (1 - rows) / freedom[:, None]  # (K, K), of `rows`
+        areas = weight @ rows  # (K,) share of the map that is truly of each class
+        users = np.where(mapped > 0, rows.diagonal(), np.nan)
+        producers = weight * rows.diagonal() / areas
+        own = weight ** 2 * (1 - producers) ** 2 * variances.diagonal()
+        weighted = weight[:, None] ** 2 * variances
+        others = weighted.sum(0) - weighted.diagonal()
+        producers_variance = (own + producers ** 2 * others) / areas ** 2
+        overall_variance = (weight ** 2 * variances.diagonal()).sum()
+        users_variance = np.where(mapped > 0, variances.diagonal(), np.nan)
+    return {"overall": weight @ rows.diagonal(), "users": users, "producers": producers,
+            "overall_interval": 1.96 * np.sqrt(overall_variance),
+            "users_interval": 1.96 * np.sqrt(users_variance),
+            "producers_interval": 1.96 * np.sqrt(producers_variance)}

@@ -8,7 +8,8 @@ import torch
 
 from engine.checkpoint import find_checkpoint, load_checkpoint
 from metrics import ConfusionMatrix, plain
-from report.figures import curves, save_png
+from report.curves import curves
+from report.figures import save_png
 from report.layout import stack_images
 from report.stats import mean_iou
 from report.tables import read_log, text_table, write_rows
@@ -50,6 +51,21 @@ def common_data(checkpoints):
             raise ValueError(f"{checkpoints[0]} was trained on {first}, but {checkpoint} on "
                              f"{data}: give the set to compare them on with --data")
     return first
+
+
+def check_same_data(meta, data_meta, checkpoint, data):
+    """Refuse a data set of other classes, bands or dtype than a checkpoint's.
+
+    Args:
+        meta: the checkpoint's metadata; data_meta: the data set's, as `checkpoint_meta` returns it.
+        checkpoint, data: their paths, for the message.
+    Raises:
+        ValueError: they differ; one line.
+    """
+    for key in ("classes", "bands", "dtype"):
+        if data_meta[key] != meta[key]:
+            raise ValueError(f"--data {data} has {key} {data_meta[key]}, but {checkpoint} was "
+                             f"trained on {meta[key]}: give a data set of the same kind")
 
 
 def paired_intervals(counts, seed=0):

@@ -88,32 +88,45 @@ def scene_rows(stats, positions, names):
     return sorted(rows, key=lambda row: math.inf if row["miou"] is None else row["miou"])
 
 
-def tables_text(tables):
-    """Format the tables of `split_tables` as text, without a newline at its end."""
+def tables_text(tables, are_points=False, of_map=False):
+    """Format the tables of `split_tables` as text, without a newline at its end.
+
+    Args:
+        tables: of `split_tables`.
+        are_points: whether the split is labelled by points, which have no class boundaries.
+        of_map: whether the areas are those of a map, not of the labelled pixels.
+    """
     boundary, scenes = tables["boundary"], tables["scenes"]
     error = tables["calibration_error"]
     pixels = sum(row["pixels"] for row in scenes)
-    boundary_rows = [{"class boundaries": f"within {boundary['width_px']} px",
-                      **boundary["within"]},
-                     {"class boundaries": "beyond", **boundary["beyond"]}]
     shown = ""
     if len(scenes) > SHOWN_SCENES:
         shown = f", the worst {SHOWN_SCENES} of {len(scenes)}"
-    return "\n".join([
-        text_table(boundary_rows, ["class boundaries", "pixels", "miou"]),
-        "",
+    lines = []
+    if not are_points:
+        rows = [{"class boundaries": f"within {boundary['width_px']} px", **boundary["within"]},
+                {"class boundaries": "beyond", **boundary["beyond"]}]
+        lines += [text_table(rows, ["class boundaries", "pixels", "miou"]), ""]
+    lines += [
         f"expected calibration error {'-' if error is None else f'{error:.3f}'} over {pixels:,} "
         "labelled pixels",
         "",
         f"scenes{shown}:",
         text_table(scenes[:SHOWN_SCENES], ["scene", "tiles", "pixels", "miou", "pixel_accuracy"]),
-        "pixels are labelled pixels, and miou is over the classes in their truth or prediction",
-        "",
-        "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half their 95 % "
-        "interval:",
-        text_table(tables["areas"]),
-        "These take the labelled pixels of the split as a random sample of the mapped area.",
-        "They lie side by side and neighbours are alike: the true intervals are wider."])
+        "pixels are labelled pixels, and miou is over the classes in their truth or prediction"]
+    if are_points and not of_map:
+        return "\n".join([*lines, "", "no areas, because points cover none: predict a scene, then "
+                          "give its table by --areas maps/SCENE_areas.csv"])
+    lines += ["", "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half "
+              "their 95 % interval:", text_table(tables["areas"])]
+    if are_points:
+        lines += ["These take the points as a random sample of the map, or of each of its classes.",
+                  "Points that were chosen by hand make a map look better than it is."]
+    else:
+        lines += ["These take the labelled pixels of the split as a random sample of the mapped "
+                  "area.",
+                  "They lie side by side and neighbours are alike: the true intervals are wider."]
+    return "\n".join(lines)
 
 
 def write_files(out, run, split, tables, device):
@@ -132,10 +145,11 @@ def write_files(out, run, split, tables, device):
     for name in ("scenes", "areas"):
         paths.append(out / f"{name}_{split}.csv")
         write_rows(paths[-1], tables[name])
-    confusion = confusion_figure(run.matrix.counts, run.meta["classes"],
-                                 f"{split} split, % of each true class")
-    panels = tile_panels(run.model, run.tiles, run.stats, run.positions, run.meta, device, split)
-    reliability = reliability_figure(run.stats, f"{split} split")
+    title = f"{run.checkpoint.resolve().parent.name} on {run.data}, {split} split"
+    confusion = confusion_figure(run.matrix.counts, run.meta["classes"], title)
+    panels = tile_panels(run.model, run.tiles, run.stats, run.positions, run.meta, device, split,
+                         title=title)
+    reliability = reliability_figure(run.stats, title)
     pictures = {"confusion.png": confusion, "panels.png": panels, "reliability.png": reliability}
     for name, picture in pictures.items():
         paths.append(out / name)

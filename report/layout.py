@@ -1,9 +1,10 @@
 """What figures are built of: texts, legends and pages as Pillow images."""
 
 import math
-import unicodedata
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from report.fonts import drawable
 
 # px, twice a screen's usual: a figure 1200 px wide is sharp in print and legible on a phone.
 TEXT = 26
@@ -17,17 +18,15 @@ def text_image(text, size=TEXT, colour=INK, background=PAPER, width=None):
     """Draw text as an image of its own size.
 
     Args:
-        text: lines, in any script; accents are dropped because the font is ASCII.
+        text: lines, in any script (see report.fonts).
         size: of the font, px.
         colour, background: (r, g, b).
         width: where longer lines are broken between words, px; None does not.
     Returns:
         PIL.Image.
     """
-    decomposed = unicodedata.normalize("NFKD", str(text))
-    ascii_text = "".join(char for char in decomposed if not unicodedata.combining(char))
-    font = ImageFont.load_default(size)
-    lines = wrap(ascii_text, font, width)
+    font, text = drawable(str(text), size)
+    lines = wrap(text, font, width)
     line_height = sum(font.getmetrics())
     # A quarter more, because an x or a comma reaches beyond its own width.
     image_width = math.ceil(max(map(font.getlength, lines))) + size // 4

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from report.figures import axis_span, round_ticks
+from report.curves import axis_span, round_ticks
 from report.layout import FAINT, GRID, INK, PAPER, page, paste, text_image
 
 STOPS = [(253, 253, 245), (190, 222, 205), (95, 172, 190), (45, 105, 160), (22, 38, 92)]
@@ -14,26 +14,40 @@ SHADES = np.stack([np.interp(np.linspace(0, 4, 256), range(5), stop) for stop in
                   axis=1).astype(np.uint8)
 
 
-def confusion_figure(counts, names, title=None):
-    """Draw a confusion matrix in % of each true class.
+def confusion_figure(counts, names, title=None, unit="px"):
+    """Draw a confusion matrix: in each cell its % of the true class, and the count below.
 
     Args:
         counts: (K, K) pixels, rows truth, columns prediction; the row of a class that the truth
             lacks is hatched, not 0 %.
         names: K class names.
         title: text above the matrix.
+        unit: of the counts, such as px or points.
     Returns:
         PIL.Image.
     """
-    counts = np.asarray(counts, np.float64)
+    counts = np.asarray(counts, np.int64)
     totals = counts.sum(1, keepdims=True)  # (K, 1)
     percent = np.where(totals > 0, 100 * counts / np.maximum(totals, 1), np.nan)
-    texts = [[f"{value:.0f}" if value >= 0.5 else "" for value in row] for row in percent]
+    texts = []
+    for row, shares in zip(counts.tolist(), percent):
+        texts.append([f"{share:.0f} %\n{short_number(count)}" if count else ""
+                      for count, share in zip(row, shares)])
     row_names = []
-    for name, total in zip(names, totals[:, 0]):
-        row_names.append(name if total else f"{name} (none)")
+    for name, total in zip(names, totals[:, 0].tolist()):
+        row_names.append(f"{name} ({short_number(total) if total else 'none'})")
     return draw_matrix(percent, texts, (0, 100), (row_names, names),
-                       ("truth", "prediction (blank: under 0.5 %)"), title, " %")
+                       (f"truth ({unit})", f"prediction (% of the true class, and {unit})"), title,
+                       " %")
+
+
+def short_number(count):
+    """A count in at most five characters, such as 850, 12k or 3.1M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= 0.9995 * size * (10 if unit == "k" else 1):
+            value = count / size
+            return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
+    return str(count)
 
 
 def heat_map(values, row_names, column_names, row_label, column_label, title=None, texts=None):
@@ -147,5 +161,9 @@ def _draw_cell(share, text, width, height):
             draw.line((start, height + 2, start + height + 2, 0), FAINT, 1)
     if text:
         ink = PAPER if sum(colour) < 370 else INK
-        paste(cell, text_image(text, colour=ink, background=colour), width / 2, height / 2)
+        lines = [text_image(line, colour=ink, background=colour) for line in text.split("\n")]
+        top = (height - sum(line.height for line in lines)) / 2
+        for line in lines:
+            paste(cell, line, width / 2, top, anchor_y=0)
+            top += line.height
     return cell

@@ -1,19 +1,35 @@
 """Pictures of a scored split and of a run: tiles, learning curves, calibration."""
 
+import json
+
+import numpy as np
 import torch
 
 from data import normalise
 from engine.meta import display_limits
+from engine.prepared import SPARSE_SHARE
 from metrics import class_map
+from report.curves import curves
 from report.figures import (
-    IGNORED, RIGHT, WRONG, colour_map, curves, draw_points, error_map, panel_grid, to_rgb)
-from report.layout import stack_images
+    IGNORED, RIGHT, colour_map, error_colour, error_map, panel_grid, to_rgb)
+from report.layout import page, stack_images
+from report.discs import enlarged_points
 from report.stats import NUM_BINS
 from report.tables import read_log
 
+OUTCOME = "points (white ring: right, crossed: wrong)"
 
-def preview(model, tiles, pointed, meta, device, rows=5):
+
+def is_point_set(tiles):
+    """Whether so few pixels of a split are labelled that they are shown as points."""
+    return tiles.labelled_pixels < SPARSE_SHARE * tiles.labels.numel()
+
+
+def preview(model, tiles, pointed, meta, device, rows=5, title=None):
     """A picture of some tiles of a split: image, points, prediction, truth.
+
+    Of a split that is labelled by points alone: image, points and whether they are right,
+    prediction.
 
     Args:
         model: in eval mode.
@@ -22,28 +38,54 @@ def preview(model, tiles, pointed, meta, device, rows=5):
         meta: the checkpoint's metadata.
         device: torch.device.
         rows: tiles to show, spread evenly over the split.
+        title: text above, best the run's name; the data set's name is added.
     Returns:
         PIL.Image.
     """
     colours = meta["colours"]
     last = len(tiles) - 1
+    sparse = is_point_set(tiles)
     shown = sorted({round(row * last / max(1, rows - 1)) for row in range(rows)})
+    if sparse:  # rather tiles that hold points
+        shown = spread(tiles_with_labels(tiles), rows) or shown
     points = pointed.get_batch(shown)[1].numpy()
     panels = []
     for (rgb, truth, prediction), labels in zip(predict_tiles(model, tiles, shown, meta, device),
                                                 points):
-        panels.append([rgb, draw_points(rgb, labels, colours), colour_map(prediction, colours),
-                       colour_map(truth, colours)])
+        mapped = colour_map(prediction, colours)
+        if sparse:
+            wrong = prediction != truth
+            panels.append([rgb, enlarged_points(rgb, truth, colours, wrong=wrong), mapped])
+        else:
+            labels = labels[:len(rgb), :rgb.shape[1]]
+            panels.append([rgb, enlarged_points(rgb, labels, colours), mapped,
+                           colour_map(truth, colours)])
     given = "labels" if pointed.points is None else "points"
+    titles = ["image", OUTCOME, "prediction"] if sparse else ["image", given, "prediction", "truth"]
     entries = list(zip(meta["classes"], colours))
-    return panel_grid(panels, ["image", given, "prediction", "truth"], entries)
+    title = " on ".join(filter(None, [title, f"data set {meta.get('name')}"]))
+    return panel_grid(panels, titles, entries, title=title)
 
 
-def tile_panels(model, tiles, stats, positions, meta, device, split, each=2):
+def tiles_with_labels(tiles):
+    """Indices of the tiles that hold a labelled pixel."""
+    return [index for index, labels in enumerate(tiles.labels.numpy())
+            if (labels != tiles.ignore).any()]
+
+
+def spread(items, count):
+    """At most `count` of a list, evenly spread over it."""
+    if len(items) <= count:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / max(1, count - 1))] for place in range(count)]
+
+
+def tile_panels(model, tiles, stats, positions, meta, device, split, each=2, title=None):
     """A picture of the best, median and worst tiles: image, truth, prediction, error.
 
     Tiles are ranked by the share of their labelled pixels that are right. Tiles with less than
-    half the mean number of labels are left out, because few pixels make an uncertain score.
+    half the mean number of labels are left out, because few pixels make an uncertain score. Of a
+    split that is labelled by points alone: image, points and whether they are right, prediction.
 
     Args:
         model: in eval mode.
@@ -54,25 +96,37 @@ def tile_panels(model, tiles, stats, positions, meta, device, split, each=2):
         device: torch.device.
         split: its name, for the titles.
         each: how many best, median and worst tiles.
+        title: text above.
     Returns:
         PIL.Image.
     """
-    _, right, miou = stats.tiles.T
-    accuracy = right / stats.tiles[:, 0]
+    labelled, right, miou = stats.tiles.T
+    colours = meta["colours"]
+    sparse = is_point_set(tiles)
+    wrong_colour = error_colour(colours)
     rank_of = choose_tiles(stats.tiles, each)
     panels = []
     for rgb, truth, prediction in predict_tiles(model, tiles, rank_of, meta, device):
-        panels.append([rgb, colour_map(truth, meta["colours"], tiles.ignore),
-                       colour_map(prediction, meta["colours"], tiles.ignore),
-                       error_map(prediction, truth, tiles.ignore)])
+        mapped = colour_map(prediction, colours, tiles.ignore)
+        if sparse:
+            wrong = prediction != truth
+            panels.append([rgb, enlarged_points(rgb, truth, colours, tiles.ignore, wrong), mapped])
+        else:
+            panels.append([rgb, colour_map(truth, colours, tiles.ignore), mapped,
+                           error_map(prediction, truth, wrong_colour, tiles.ignore)])
     titles = []
     for tile, rank in rank_of.items():
         scene, row, col = positions[tile]
-        titles.append(f"{rank} {split} tile: {100 * accuracy[tile]:.1f} % right, mean IoU "
-                      f"{miou[tile]:.2f} - {scene}, row {row}, column {col} px")
-    entries = [*zip(meta["classes"], meta["colours"]), ("error: right", RIGHT),
-               ("error: wrong", WRONG), ("no label", IGNORED)]
-    return panel_grid(panels, ["image", "truth", "prediction", "error"], entries, titles)
+        titles.append(f"{rank} {split} tile: {int(right[tile]):,} of {int(labelled[tile]):,} "
+                      f"labelled px right, mean IoU {miou[tile]:.2f} - {scene}, row {row}, column "
+                      f"{col} px")
+    entries = list(zip(meta["classes"], colours))
+    if sparse:
+        columns = ["image", OUTCOME, "prediction"]
+    else:
+        columns = ["image", "truth", "prediction", "error"]
+        entries += [("error: right", RIGHT), ("error: wrong", wrong_colour), ("no label", IGNORED)]
+    return panel_grid(panels, columns, entries, titles, title=title)
 
 
 def choose_tiles(scores, each):
@@ -96,13 +150,13 @@ def choose_tiles(scores, each):
 
 
 def predict_tiles(model, tiles, shown, meta, device):
-    """Predict some tiles, one at a time.
+    """Predict some tiles, one at a time; what a tile was filled up with is cut off again.
 
     Args:
         model, tiles, meta, device: as in `preview`.
         shown: tile indices.
     Yields:
-        (H, W, 3) uint8 image to be shown, (H, W) uint8 truth, (H, W) uint8 prediction.
+        (h, w, 3) uint8 image to be shown, (h, w) uint8 truth, (h, w) uint8 prediction.
     """
     limits = display_limits(meta)
     nodata = tiles.meta.get("nodata")
@@ -111,28 +165,72 @@ def predict_tiles(model, tiles, shown, meta, device):
         with torch.inference_mode():
             inputs = normalise(images.to(device), meta["mean"], meta["std"], nodata)
             prediction = class_map(model(inputs)).cpu()
-        rgb = to_rgb(images[0].numpy(), meta["rgb"], limits)
-        yield rgb, truth[0].numpy(), prediction[0].numpy()
+        image = images[0].cpu().numpy()
+        height, width = unfilled_size(image, truth[0].numpy() != tiles.ignore)
+        seen = slice(height), slice(width)
+        yield (to_rgb(image[seen], meta["rgb"], limits), truth[0].numpy()[seen],
+               prediction[0].numpy()[seen])
+
+
+def unfilled_size(image, labelled):
+    """(height, width) of a tile without the mirrored ground that fills it up, right and below.
+
+    Prepared data do not keep the size, but mirrored rows and columns are equal to the last bit.
+
+    Args:
+        image: (H, W, C); labelled: (H, W) bool, where filling never is.
+    """
+    sizes = []
+    for axis in (0, 1):
+        lines = np.moveaxis(image, axis, 0)  # (S, ...)
+        used = np.flatnonzero(labelled.any(1 - axis))
+        least = max(2, 1 + used.max(initial=0))
+        size = len(lines)
+        for candidate in range(least, len(lines)):
+            if np.array_equal(lines[candidate], lines[candidate - 2]):
+                padding = [(0, len(lines) - candidate)] + [(0, 0)] * (lines.ndim - 1)
+                filled = np.pad(lines[:candidate], padding, mode="reflect")
+                if np.array_equal(filled, lines):
+                    size = candidate
+                    break
+        sizes.append(size)
+    return tuple(sizes)
 
 
 def learning_curves(log):
-    """A picture of a run's log.csv: losses above, validation scores below, by epoch.
+    """A picture of a run's log.csv by epoch: losses, validation scores, learning rate.
+
+    The epoch of the highest validation mean IoU is marked.
 
     Args:
-        log: path of log.csv.
+        log: path of log.csv, beside which may lie the run's args.json.
     Returns:
         PIL.Image.
     """
     losses = {"training": "train_loss", "validation": "val_loss"}
     scores = {"pixel accuracy": "val_accuracy", "mean IoU": "val_miou"}
-    rows = read_log(log, ["epoch", *losses.values(), *scores.values()])
+    rates = {"learning rate": "lr"}
+    rows = read_log(log, ["epoch", *losses.values(), *scores.values(), *rates.values()])
+    scored = [row for row in rows if row["val_miou"] >= 0]  # NaN is not
+    best = max(scored, key=lambda row: (row["val_miou"], -row["val_loss"]), default=None)
+    marks = {best["epoch"]: f"best epoch: {best['epoch']:.0f}"} if best else {}
     figures = []
-    for label, limits, columns in (("loss", None, losses), ("validation score", (0, 1), scores)):
+    for label, limits, columns in (("loss", None, losses), ("validation score", (0, 1), scores),
+                                   ("learning rate", None, rates)):
         series = {}
         for name, column in columns.items():
             series[name] = [(row["epoch"], row[column]) for row in rows]
-        figures.append(curves(series, "epoch", label, y_limits=limits))
-    return stack_images(figures)
+        figures.append(curves(series, "epoch", label, y_limits=limits, marks=marks))
+    return page([stack_images(figures)], run_title(log.parent))
+
+
+def run_title(folder):
+    """The name of a run's folder and of the data set that its args.json names."""
+    try:
+        data = json.loads((folder / "args.json").read_text(encoding="utf-8"))["data"]
+        return f"{folder.resolve().name} on {data}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.resolve().name
 
 
 def reliability_figure(stats, title):
@@ -147,19 +245,23 @@ def reliability_figure(stats, title):
     pixels, right, confidence = stats.calibration_bins.tolist()
     total = sum(pixels) or 1
     points = []
+    radii = []
     outline = []  # of the bars of a histogram
     for n in range(NUM_BINS):
         if pixels[n]:
             points.append((100 * confidence[n] / pixels[n], 100 * right[n] / pixels[n]))
+            radii.append(max(3, 40 * (pixels[n] / total) ** 0.5))
         height = 100 * pixels[n] / total
         left = 100 * n / NUM_BINS
         next_left = 100 * (n + 1) / NUM_BINS
         outline += [(left, 0), (left, height), (next_left, height), (next_left, 0)]
     x_label = "confidence, the largest softmax probability, %"
     error = 100 * stats.calibration_error()
-    accuracy = curves({"perfectly calibrated": [(0, 0), (100, 100)], "this network": points},
+    network = "this network (area of a disc: its share of the pixels)"
+    accuracy = curves({"perfectly calibrated": [(0, 0), (100, 100)], network: points},
                       x_label, "labelled pixels that are right, %",
-                      f"{title}: expected calibration error {error:.1f} %", (0, 100))
+                      f"{title}: expected calibration error {error:.1f} %", (0, 100),
+                      radii={network: radii})
     histogram = curves({f"in {NUM_BINS} bins of confidence": outline}, x_label,
-                       "share of all labelled pixels, %")
+                       f"share of all {int(sum(pixels)):,} labelled pixels, %")
     return stack_images([accuracy, histogram])

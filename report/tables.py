@@ -5,31 +5,69 @@ import math
 import os
 
 from engine.files import read_text
+from metrics import plain
+from report.intervals import FEW_PER_CLASS, score_intervals
 
 
-def score_table(matrix, names):
+def score_table(matrix, names, observations=None):
     """Format the scores as text: a line per class, then the means and what they are over.
 
     Args:
         matrix: ConfusionMatrix.
         names: K class names.
+        observations: how many independent observations the labelled pixels are worth, for 95 %
+            intervals (see report.intervals); None: no intervals.
     Returns:
         text without a newline at its end.
     """
-    width = max(len("class"), *map(len, names))
-    lines = [f"{'class':{width}}     IoU    Dice  precision  recall      pixels"]
-    columns = [matrix.iou(), matrix.dice(), matrix.precision(), matrix.recall()]
+    found = None
+    notes = []
+    miou = _score(matrix.miou())
+    accuracy = _score(matrix.pixel_accuracy())
+    if observations is not None:
+        found = score_intervals(matrix, observations)
+        miou += f" ({_interval(found['miou'])})"
+        accuracy += f" ({_interval(found['pixel_accuracy'])})"
+        notes = _interval_notes(matrix, names, observations)
+    columns = {"Dice": matrix.dice(), "precision": matrix.precision(), "recall": matrix.recall()}
+    rows = []
     for k, name in enumerate(names):
-        iou, dice, precision, recall = (_score(column[k]) for column in columns)
-        pixels = int(matrix.counts[k].sum())
-        lines.append(f"{name:{width}}  {iou:>6}  {dice:>6}  {precision:>9}  {recall:>6}  "
-                     f"{pixels:>10,}")
-    lines.append(f"mean IoU {_score(matrix.miou())} and mean Dice {_score(matrix.mean_dice())} "
-                 f"over {matrix.scored_classes()} of {matrix.classes} classes, overall accuracy "
-                 f"{_score(matrix.pixel_accuracy())} and kappa {_score(matrix.kappa())}, all over "
-                 f"{matrix.labelled_pixels():,} labelled pixels")
-    lines.append("precision is the user's accuracy, recall the producer's accuracy")
-    return "\n".join(lines)
+        row = {"class": name, "IoU": plain(matrix.iou()[k])}
+        if found:
+            row["95 % interval"] = _interval(found["iou"][k])
+        row |= {key: plain(column[k]) for key, column in columns.items()}
+        rows.append({**row, "pixels": int(matrix.counts[k].sum())})
+    absent = [row["class"] for row in rows if not row["pixels"]]
+    if absent:
+        notes.append(f"no labelled pixel, so not tested: {', '.join(absent)}")
+    return "\n".join([
+        text_table(rows),
+        f"mean IoU {miou} and mean Dice {_score(matrix.mean_dice())} over "
+        f"{matrix.scored_classes()} of {matrix.classes} classes, overall accuracy {accuracy} and "
+        f"kappa {_score(matrix.kappa())}, all over {matrix.labelled_pixels():,} labelled pixels",
+        "precision is the user's accuracy, recall the producer's accuracy", *notes])
+
+
+def _interval_notes(matrix, names, observations):
+    """Lines of text that say what the intervals take for granted."""
+    pixels = matrix.labelled_pixels()
+    notes = ["the 95 % intervals take the labels as drawn at random from the mapped ground"]
+    if observations < pixels:
+        notes.append(f"touching pixels are alike: {pixels:,} pixels in {observations:,} patches "
+                     f"count as {observations:,} observations")
+    share = observations / max(1, pixels)
+    rare = [name for name, count in zip(names, matrix.counts.sum(1))
+            if 0 < count * share < FEW_PER_CLASS]
+    if rare:
+        notes.append(f"fewer than {FEW_PER_CLASS} observations, so hardly tested: "
+                     f"{', '.join(rare)}")
+    return notes
+
+
+def _interval(bounds):
+    """An interval as text, such as 0.712 to 0.845."""
+    low, high = bounds
+    return "-" if math.isnan(low) else f"{max(0, low):.3f} to {min(1, high):.3f}"
 
 
 def _score(value):

@@ -15,8 +15,8 @@ from sources.labels import land_classes
 from sources.raw import RawDataset, Scene
 
 DEMO = land_classes([
-    (0, "field", 0xDECB78), (1, "wood", 0x28783C), (2, "water", 0x3C6EC8), (3, "road", 0x5A5A5A),
-    (4, "building", 0xD23C32)])
+    (0, "field", 0xDECB78), (1, "wood", 0x2D5A1E), (2, "water", 0x3C6EC8), (3, "road", 0x5A5A5A),
+    (4, "building", 0xF06E1E)])
 FIELD, WOOD, WATER, ROAD, BUILDING = range(5)
 SIZE = (384, 512)  # px
 GSD_M = 0.5

@@ -4,7 +4,9 @@ import numpy as np
 
 from engine.meta import display_limits
 from engine.prepared import SPARSE_SHARE, SPLITS
-from report.figures import colour_map, draw_points, panel_grid, to_rgb
+from report.figures import colour_map, panel_grid, to_rgb
+from report.panels import unfilled_size
+from report.discs import enlarged_points
 from sources.labels import NO_LABEL
 
 SHOWN_ROWS = (("train", 0), ("train", 1), ("val", 0), ("test", 0))  # split, and where tiles start
@@ -23,18 +25,20 @@ def contact_sheet(folder, meta):
         step = max(len(images) // 6, 1)
         row = []
         for index in range(part * step, len(images), 2 * step)[:SHOWN_TILES]:
-            rgb = to_rgb(images[index], meta["rgb"], limits)
-            if np.mean(labels[index] != NO_LABEL) < SPARSE_SHARE:
-                drawn = draw_points(rgb, labels[index], colours)
+            height, width = unfilled_size(images[index], labels[index] != NO_LABEL)
+            rgb = to_rgb(images[index, :height, :width], meta["rgb"], limits)
+            truth = labels[index, :height, :width]
+            if np.mean(truth != NO_LABEL) < SPARSE_SHARE:
+                drawn = enlarged_points(rgb, truth, colours)
             else:
-                drawn = colour_map(labels[index], colours)
+                drawn = colour_map(truth, colours)
             row += [rgb, drawn]
         if row:
-            blank = np.full_like(row[0], 255)
-            rows.append(row + [blank] * (2 * SHOWN_TILES - len(row)))
+            rows.append(row)
             titles.append(split)
     legend = [(entry["name"], entry["colour"]) for entry in meta["classes"]]
-    return panel_grid(rows, ["image", "labels"] * SHOWN_TILES, legend, titles)
+    return panel_grid(rows, ["image", "labels"] * SHOWN_TILES, legend, titles,
+                      title=f"data set {meta['name']}")
 
 
 def frequency_table(meta):

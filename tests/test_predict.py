@@ -319,7 +319,7 @@ def test_suggest__points_lie_on_data_and_apart(tmp_path):
     run(tmp_path, "scene.tif", flags=["--suggest", "6", "--window", "64"])
     points = read_rows(tmp_path / "scene_points.csv")
     assert len(points) == 6
-    assert list(points[0]) == ["scene", "row", "col", "predicted", "class"]
+    assert list(points[0]) == ["number", "scene", "row", "col", "predicted", "class"]
     rows = np.array([int(point["row"]) for point in points])
     cols = np.array([int(point["col"]) for point in points])
     distances = np.hypot(rows[:, None] - rows, cols[:, None] - cols)

@@ -138,7 +138,7 @@ def test_write_points__without_a_map_are_pixels_of_the_file(tmp_path):
         raster.width = 40
         write_maps([predicted()], raster, META, tmp_path, suggest=1, file_size=(60, 80))
     point, = read_rows(tmp_path / "photo_points.csv")
-    assert list(point) == ["scene", "row", "col", "predicted", "class"]
+    assert list(point) == ["number", "scene", "row", "col", "predicted", "class"]
     assert (point["scene"], point["row"], point["col"]) == ("photo", "21", "41")
 
 

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from report.areas import adjusted_shares, area_rows, read_areas
+from report.areas import adjusted_shares, area_rows, read_areas, stratified_accuracy
 
 HECTARES = 0.09  # of a pixel of 30 m
 
@@ -23,6 +23,31 @@ def test_adjusted_shares__of_the_published_example():
     assert round(row["interval_ha"]) == 6_158
     assert row["mapped_percent"] == 2
     assert row["adjusted_percent"] == pytest.approx(100 * shares[0])
+
+
+def test_stratified_accuracy__of_the_published_example():
+    """Accuracies of the same example; the spread of the producer's as in repeated samples."""
+    sample = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])
+    mapped = [200_000, 150_000, 3_200_000, 6_450_000]  # px
+    found = stratified_accuracy(sample.T, mapped)
+    rounded = {name: np.round(value, 2).tolist() for name, value in found.items()}
+    assert rounded == {
+        "overall": 0.95, "overall_interval": 0.02,
+        "users": [0.88, 0.73, 0.93, 0.96], "users_interval": [0.07, 0.10, 0.04, 0.02],
+        "producers": [0.75, 0.85, 0.93, 0.96], "producers_interval": [0.21, 0.25, 0.03, 0.02]}
+    random = np.random.default_rng(0)
+    producers = []
+    for _ in range(400):
+        drawn = [random.multinomial(row.sum(), row / row.sum()) for row in sample]
+        producers.append(stratified_accuracy(np.transpose(drawn), mapped)["producers"])
+    half_widths = 1.96 * np.std(producers, axis=0)
+    assert found["producers_interval"] == pytest.approx(half_widths, rel=0.15)
+
+
+def test_stratified_accuracy__class_that_is_not_mapped_is_never_found():
+    found = stratified_accuracy([[5, 0], [5, 0]], [90, 0])
+    assert (found["overall"], found["producers"].tolist()) == (0.5, [1, 0])
+    assert np.isnan(found["users"][1])
 
 
 def test_adjusted_shares__are_the_truth_where_every_mapped_pixel_is_labelled():

@@ -1,6 +1,5 @@
 """Pictures: sizes, exact colours at known pixels, and a white rim, which cut text would touch."""
 
-import math
 import pathlib
 import warnings
 
@@ -10,6 +9,7 @@ from helpers import has_colour, ink_box
 from PIL import Image
 
 from report import figures
+from sources.demo import DEMO
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 DARK, WHITE = (30, 30, 30), (255, 255, 255)
@@ -61,27 +61,45 @@ def test_colour_map__shows_classes_and_refuses_ids_without_colour():
 
 
 def test_error_map__right_wrong_and_no_truth():
-    shown = figures.error_map(np.array([[0, 1, 1]], np.uint8), np.array([[0, 0, 255]], np.uint8))
-    assert [tuple(pixel) for pixel in shown[0]] == [figures.RIGHT, figures.WRONG, figures.IGNORED]
+    prediction = np.array([[0, 1, 1]], np.uint8)
+    shown = figures.error_map(prediction, np.array([[0, 0, 255]], np.uint8), BLUE)
+    assert [tuple(pixel) for pixel in shown[0]] == [figures.RIGHT, BLUE, figures.IGNORED]
 
 
-@pytest.mark.parametrize("background", [0, 255])
-def test_draw_points__has_a_disc_a_white_and_a_dark_rim(background):
-    rgb = np.full((41, 41, 3), background, np.uint8)
-    labels = np.full((41, 41), 255, np.uint8)
-    labels[20, 20] = 1
-    shown = figures.draw_points(rgb, labels, [RED, GREEN], size=3)
-    column = [tuple(shown[20 + down, 20]) for down in (0, 3, 4, 5, 6)]
-    assert column == [GREEN, GREEN, WHITE, DARK, (background,) * 3]
+@pytest.mark.parametrize("colours", [[(210, 60, 50)], [(0, 0, 0), (250, 0, 0)],
+                                     figures.default_colours(12)])
+def test_error_colour__is_that_of_no_class(colours):
+    assert colour_distances([*colours, figures.error_colour(colours)], None)[-1, :-1].min() > 25
 
 
-def test_draw_points__at_the_edge_and_side_by_side_keep_their_colours():
-    labels = np.full((20, 30), 255, np.uint8)
-    labels[0, 0] = labels[10, 10] = 0
-    labels[19, 29] = labels[10, 14] = 1
-    shown = figures.draw_points(np.zeros((20, 30, 3), np.uint8), labels, [RED, GREEN])
-    for row, col in np.argwhere(labels != 255):
-        assert tuple(shown[row, col]) == [RED, GREEN][labels[row, col]]
+# ---------------------------------------------------------------- palettes
+
+COLOUR_BLIND = {  # Machado et al. 2009, table 1, severity 1.0, on linear light
+    "red": [(0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216),
+            (-0.003882, -0.048116, 1.051998)],
+    "green": [(0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413),
+              (-0.011820, 0.042940, 0.968881)]}
+SRGB_TO_XYZ = [(0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750),
+               (0.0193339, 0.1191920, 0.9503041)]
+
+
+def colour_distances(colours, blind):
+    """(K, K) CIE76 distances of colours 0..255 as a colour-blind person sees them; None: normal."""
+    light = np.asarray(colours) / 255
+    light = np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+    if blind:
+        light = (light @ np.transpose(COLOUR_BLIND[blind])).clip(0, 1)
+    xyz = light @ np.transpose(SRGB_TO_XYZ) / (0.95047, 1, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    lab = np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], 1)
+    return np.linalg.norm(lab[:, None] - lab, axis=-1)
+
+
+@pytest.mark.parametrize("blind", [None, "red", "green"])
+@pytest.mark.parametrize("colours", [figures.default_colours(12), [row.rgb for row in DEMO]])
+def test_palettes__all_pairs_are_told_apart(colours, blind):
+    distances = colour_distances([*colours, figures.IGNORED], blind)
+    assert distances[~np.eye(len(distances), dtype=bool)].min() >= 15
 
 
 # ---------------------------------------------------------------- legends, panels, curves
@@ -106,38 +124,6 @@ def test_panel_grid__places_every_picture_title_and_legend_entry():
     for n, colour in enumerate(colours):
         assert colour_count(figure, colour) == 64 * 64, n
     assert has_colour(figure, RED)
-    assert min(ink_box(figure)) >= 26
-
-
-@pytest.mark.parametrize("span, whole, texts", [
-    ((0.13, 0.31), False, ["0.15", "0.20", "0.25", "0.30"]),
-    ((1, 3), True, ["1", "2", "3"]),
-    ((-20, 15), False, ["-20", "-10", "0", "10"]),
-    ((0, 2e6), False, ["0", "500,000", "1,000,000", "1,500,000", "2,000,000"])])
-def test_round_ticks__by_eye(span, whole, texts):
-    assert list(figures.round_ticks(span, whole=whole).values()) == texts
-
-
-def test_curves__run_through_their_points_within_the_limits():
-    line = figures.default_colours(1)[0]
-    series = {"loss": [(0, 0.5), (1, math.nan), (2, 0.75), (math.inf, 5)]}
-    figure = np.asarray(figures.curves(series, "epoch", "loss", y_limits=(0, 1)))
-    rows, cols = np.nonzero((figure[:-80] == line).all(-1))  # without the legend
-    mark = 14  # px, of which half reaches beyond each end
-    assert abs(np.ptp(cols) - mark - (1030 - 2 * 18)) < 3
-    assert abs(np.ptp(rows) - mark - (560 - 2 * 18) / 4) < 3
-
-
-@pytest.mark.parametrize("series", [{}, {"a": []}, {"a": [(1, math.nan)], "b": []}])
-def test_curves__of_nothing_are_empty_axes(series):
-    figure = figures.curves(series, "epoch", "loss")
-    plot = figure.crop((180, 80, 1180, 560))
-    assert not any(has_colour(plot, colour) for colour in figures.default_colours(2))
-
-
-def test_curves__cut_no_text():
-    series = {"a name of many words " * 8: [(0, 0), (1e6, 123456789)], "b": [(0, 5)]}
-    figure = figures.curves(series, "step", "loss, with a long explanation", "title " * 60)
     assert min(ink_box(figure)) >= 26
 
 

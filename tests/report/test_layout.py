@@ -1,15 +1,10 @@
 """Texts, legends and stacked images."""
 
-import numpy as np
 from PIL import Image
 
 from report.layout import PAPER, legend, stack_images, text_image
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-
-
-def test_text_image__accents_are_taken_off():
-    assert np.array_equal(text_image("Forêt d'été"), text_image("Foret d'ete"))
 
 
 def test_text_image__words_wrap():

@@ -8,10 +8,14 @@ from helpers import edit, has_colour, ink_box, write_set
 from data import TileDataset
 from engine.meta import checkpoint_meta
 from report import figures
-from report.panels import learning_curves, preview, reliability_figure, tile_panels
+from report.curves import curves
+from report.panels import (
+    OUTCOME, learning_curves, preview, reliability_figure, run_title, tile_panels,
+    tiles_with_labels, unfilled_size)
 from report.stats import NUM_BINS, EvalStats
 
 CPU = torch.device("cpu")
+WRONG = figures.error_colour(figures.default_colours(3))
 
 
 class Reader(torch.nn.Module):
@@ -51,14 +55,14 @@ def panels_of(folder, wrong, monkeypatch, each=1):
     drawn = {}
     real = figures.panel_grid
 
-    def panel_grid(rows, column_titles, entries, row_titles):
+    def panel_grid(rows, column_titles, entries, row_titles, title=None):
         drawn.update(rows=rows, titles=row_titles)
-        return real(rows, column_titles, entries, row_titles)
+        return real(rows, column_titles, entries, row_titles, title=title)
 
     monkeypatch.setattr("report.panels.panel_grid", panel_grid)
     figure = tile_panels(Reader(), tiles, stats, positions, checkpoint_meta(tiles.meta), CPU,
                          "test", each)
-    errors = [int((row[3] == figures.WRONG).all(-1).sum()) for row in drawn["rows"]]
+    errors = [int((row[3] == WRONG).all(-1).sum()) for row in drawn["rows"]]
     return figure, drawn["titles"], errors
 
 
@@ -67,9 +71,9 @@ def test_tile_panels__are_of_the_best_median_and_worst_tiles(tmp_path, monkeypat
     assert errors == [0, 2 * 8, 5 * 8]
     ranks = [title.split(":")[0] for title in titles]
     assert ranks == ["best test tile", "median test tile", "worst test tile"]
-    assert "75.0 % right" in titles[1]
+    assert "48 of 64 labelled px right" in titles[1]
     assert "scene 2, row 0, column 0 px" in titles[1]
-    assert has_colour(figure, figures.WRONG)
+    assert has_colour(figure, WRONG)
     assert has_colour(figure, figures.default_colours(3)[0])
     assert min(ink_box(figure)) >= 26
 
@@ -113,17 +117,18 @@ def test_reliability_figure__runs_through_its_bins(monkeypatch):
     stats.calibration_bins[:, low] = torch.tensor([4, 1, 4 * 0.3])
     stats.calibration_bins[:, high] = torch.tensor([4, 3, 4 * 0.9])
     drawn = []
-    real = figures.curves
 
-    def curves(series, *labels):
-        drawn.append((series, labels))
-        return real(series, *labels)
+    def draw(series, *labels, radii=None):
+        drawn.append((series, labels, radii))
+        return curves(series, *labels, radii=radii)
 
-    monkeypatch.setattr("report.panels.curves", curves)
+    monkeypatch.setattr("report.panels.curves", draw)
     assert min(ink_box(reliability_figure(stats, "test split"))) >= 26
-    (lines, labels), (bars, _) = drawn
-    points = np.array(lines["this network"])
+    (lines, labels, radii), (bars, _, _) = drawn
+    (_, points), = list(lines.items())[1:]
     assert np.allclose(points, [[30, 25], [90, 75]])
+    (sizes,) = radii.values()
+    assert sizes[0] == sizes[1] > 3  # both bins have half of the pixels
     assert labels[2] == "test split: expected calibration error 10.0 %"
     outline, = bars.values()
     assert sum(height for _, height in outline) == pytest.approx(2 * 100)  # two corners per bar
@@ -131,7 +136,46 @@ def test_reliability_figure__runs_through_its_bins(monkeypatch):
     assert outline[-1][0] == 100
 
 
-def test_learning_curves__read_the_log(tmp_path):
-    (tmp_path / "log.csv").write_text("epoch,train_loss,val_loss,val_accuracy,val_miou\n"
-                                      "1,2,3,0.5,nan\n2,1,2,0.6,0.5\n")
-    assert learning_curves(tmp_path / "log.csv").height > 1000
+def test_learning_curves__name_the_run_and_mark_its_best_epoch(tmp_path, monkeypatch):
+    (tmp_path / "log.csv").write_text("epoch,train_loss,val_loss,val_accuracy,val_miou,lr\n"
+                                      "1,2,3,0.5,nan,1e-3\n2,1,2,0.6,0.5,1e-3\n3,1,1,0.6,0.5,0\n")
+    (tmp_path / "args.json").write_text('{"data": "data/demo"}')
+    marks = []
+
+    def draw(*words, **options):
+        marks.append(options["marks"])
+        return curves(*words, **options)
+
+    monkeypatch.setattr("report.panels.curves", draw)
+    assert learning_curves(tmp_path / "log.csv").height > 1500
+    assert marks == 3 * [{3: "best epoch: 3"}]
+    assert run_title(tmp_path) == f"{tmp_path.name} on data/demo"
+
+
+def test_preview__of_points_shows_whether_they_are_right(tmp_path, monkeypatch):
+    write_set(tmp_path, count=4, side=16, ignore_share=0.995)
+    tiles = TileDataset(tmp_path, "test")
+    drawn = {}
+    real = figures.panel_grid
+
+    def panel_grid(rows, column_titles, *words, **options):
+        drawn.update(rows=rows, columns=column_titles)
+        return real(rows, column_titles, *words, **options)
+
+    monkeypatch.setattr("report.panels.panel_grid", panel_grid)
+    preview(Reader(), tiles, tiles, checkpoint_meta(tiles.meta), CPU, rows=9)
+    assert drawn["columns"] == ["image", OUTCOME, "prediction"]
+    assert len(drawn["rows"]) == len(tiles_with_labels(tiles)) > 0
+    for row in drawn["rows"]:
+        assert not any((picture == figures.IGNORED).all() for picture in row)
+
+
+@pytest.mark.parametrize("height, width", [(20, 12), (13, 20), (20, 20), (3, 5)])
+def test_unfilled_size__finds_mirrored_rows_and_columns(height, width):
+    image = np.random.default_rng(0).integers(0, 9, (height, width, 3))
+    filled = np.pad(image, [(0, 20 - height), (0, 20 - width), (0, 0)], mode="reflect")
+    labelled = np.zeros((20, 20), bool)
+    labelled[:height, :width] = True
+    assert unfilled_size(filled, labelled) == (height, width)
+    labelled[:] = True
+    assert unfilled_size(filled, labelled) == (20, 20)

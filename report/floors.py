@@ -1,0 +1,79 @@
+"""What a network's scores are worth: their intervals, and floors that it has to beat."""
+
+import pathlib
+
+import torch
+
+from data import TileDataset
+from metrics import ConfusionMatrix, plain
+from report.intervals import independent_observations, plain_intervals
+from report.tables import score_table, text_table
+from weak.pixel_classifier import RADIUS, PixelClassifier
+
+
+def score_report(matrix, meta, tiles, trained):
+    """Report the scores of a network, with intervals where labels are few, beside its floors.
+
+    Args:
+        matrix: ConfusionMatrix of the network.
+        meta: the checkpoint's metadata.
+        tiles: data.TileDataset that was scored, with all its labels.
+        trained: dict with data, points, points_per and seed, the flags of the training.
+    Returns:
+        text; dict of more for metrics.json; and a line that admits that the network is not above
+        its floors, or None.
+    """
+    names = meta["classes"]
+    observations = independent_observations(tiles)
+    lines = [score_table(matrix, names, observations)]
+    extra = {}
+    if observations is not None:
+        extra["intervals"] = plain_intervals(matrix, observations, names)
+    floors = floor_scores(trained, meta, tiles)
+    rows = []
+    for name, floor in {"this network": matrix, **floors}.items():
+        row = {"compared on the same pixels": name, "mean IoU": plain(floor.miou()),
+               "accuracy": plain(floor.pixel_accuracy())}
+        row |= {f"IoU {label}": plain(value) for label, value in zip(names, floor.iou())}
+        rows.append(row)
+    if floors:
+        lines += ["", text_table(rows)]
+        extra["floors"] = {name: {"miou": plain(floor.miou()), "confusion": floor.counts.tolist(),
+                                  "pixel_accuracy": plain(floor.pixel_accuracy())}
+                           for name, floor in floors.items()}
+    return "\n".join(lines), extra, admission(matrix, floors)
+
+
+def floor_scores(trained, meta, tiles):
+    """Scores on a split of two classifiers that know no shapes, from the network's own labels.
+
+    Args:
+        trained, meta, tiles: as in `score_report`.
+    Returns:
+        {"majority map": everywhere the class labelled most often, "pixel classifier":
+        weak.pixel_classifier}, a ConfusionMatrix each; empty where the training data are gone, or
+        the split has no labels.
+    """
+    folder = trained.get("data")
+    if not isinstance(folder, str) or not pathlib.Path(folder, "dataset.json").is_file():
+        return {}
+    given = TileDataset(folder, "train", trained.get("points") or 0,
+                        trained.get("points_per") or "image", trained.get("seed") or 0)
+    if not given.labelled_pixels or not tiles.labelled_pixels:
+        return {}
+    majority = torch.zeros_like(ConfusionMatrix(len(meta["classes"])).counts)
+    majority[:, int(given.class_counts.argmax())] = torch.as_tensor(tiles.class_counts)
+    return {"majority map": ConfusionMatrix(len(meta["classes"]), counts=majority),
+            "pixel classifier": PixelClassifier(given, meta).score(tiles)}
+
+
+def admission(matrix, floors):
+    """One line that says that a network is not above its best floor in mean IoU, or None."""
+    for name, floor in sorted(floors.items(), key=lambda item: -item[1].miou()):
+        if not matrix.miou() > floor.miou():
+            what = {"majority map": "the map that is one class everywhere",
+                    "pixel classifier": f"a pixel classifier ({2 * RADIUS + 1} px, trained in "
+                    "seconds on the same labels)"}[name]
+            return (f"this network is not above {what}: mean IoU {matrix.miou():.3f} against "
+                    f"{floor.miou():.3f}; train longer (--epochs), or label more")
+        return None

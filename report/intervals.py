@@ -1,0 +1,138 @@
+"""95 % intervals of scores from few labelled pixels."""
+
+import math
+
+import numpy as np
+
+from engine.prepared import SPARSE_SHARE
+from metrics import plain
+
+Z = 1.959964  # 97.5 % quantile of the normal distribution
+FEW_PIXELS = 1000  # scores over fewer labelled pixels have intervals
+FEW_PER_CLASS = 10  # intervals of the mean IoU are too short where a class has fewer observations
+
+
+def wilson(share, observations):
+    """95 % interval of a share of independent observations.
+
+    Args:
+        share: 0..1, number or array.
+        observations: how many, the same shape; 0 gives NaN.
+    Returns:
+        low and high, of the same shape.
+    Source: Wilson 1927, "Probable Inference, the Law of Succession, and Statistical Inference".
+    """
+    share = np.asarray(share, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spare = Z ** 2 / np.asarray(observations, np.float64)
+        centre = (share + spare / 2) / (1 + spare)
+        reach = np.sqrt(spare * (share * (1 - share) + spare / 4)) / (1 + spare)
+    return centre - reach, centre + reach
+
+
+def score_intervals(matrix, observations=None):
+    """95 % intervals of the scores of a confusion matrix.
+
+    IoU is a share too: of the pixels that are of a class in truth or prediction, those that are so
+    in both. So it has Wilson's interval, and the mean IoU the combination of its classes'.
+
+    Args:
+        matrix: ConfusionMatrix.
+        observations: how many independent observations its pixels are worth; None: each is one.
+    Returns:
+        {"pixel_accuracy" and "miou": (low, high), "iou", "precision" and "recall": (K, 2) array};
+        NaN where there is no score.
+    """
+    counts = matrix.counts.numpy().astype(np.float64)
+    if observations is not None:
+        counts *= observations / max(1, counts.sum())
+    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    intervals = {"pixel_accuracy": wilson(matrix.pixel_accuracy(), counts.sum())}
+    shares = {"iou": (matrix.iou(), truth + predicted - hits),
+              "precision": (matrix.precision(), predicted), "recall": (matrix.recall(), truth)}
+    for name, (share, size) in shares.items():
+        intervals[name] = np.stack(wilson(share.numpy(), size), axis=1)
+    intervals["miou"] = _mean_iou_interval(counts, matrix.iou().numpy(), intervals["iou"])
+    return intervals
+
+
+def _mean_iou_interval(counts, iou, intervals):
+    """95 % interval of the mean of IoUs, from those of the classes and their correlations.
+
+    Args:
+        counts: (K, K) float64, rows are the truth.
+        iou: (K,), NaN where a class has none; intervals: (K, 2).
+    Source: Zou and Donner 2008, "Construction of confidence limits about effect measures", for
+        correlated estimates. The correlations are of the delta method.
+    """
+    scored = ~np.isnan(iou)
+    if not scored.any():
+        return math.nan, math.nan
+    correlation = _iou_correlations(counts, np.nan_to_num(iou))[np.ix_(scored, scored)]
+    low, high = intervals[scored].T
+    mean = iou[scored].mean()
+    below = iou[scored] - low
+    above = high - iou[scored]
+    reach = [math.sqrt(max(0, side @ correlation @ side)) / len(side) for side in (below, above)]
+    return mean - reach[0], mean + reach[1]
+
+
+def _iou_correlations(counts, iou):
+    """Correlations (K, K) of the classes' IoUs over repeated samples, by the delta method."""
+    classes = np.arange(len(counts))
+    is_true = classes[:, None, None] == classes[:, None]  # (K, K, 1): class, truth
+    is_predicted = classes[:, None, None] == classes  # (K, 1, K): class, prediction
+    # How a further pixel of (truth, prediction) would move each IoU, up to a factor per class.
+    influence = (is_true & is_predicted) - iou[:, None, None] * (is_true | is_predicted)
+    covariance = np.einsum("aij,bij,ij->ab", influence, influence, counts)
+    deviation = np.sqrt(covariance.diagonal())
+    deviation[deviation == 0] = 1  # no error was seen, so no correlation either
+    correlation = covariance / np.outer(deviation, deviation)
+    np.fill_diagonal(correlation, 1)
+    return correlation
+
+
+def count_patches(labels, ignore=255):
+    """Number of groups of touching labelled pixels, diagonally too; holes in them are subtracted.
+
+    Args:
+        labels: (H, W).
+        ignore: the label of unlabelled pixels.
+    Source: Gray 1971, "Local Properties of Binary Images in Two Dimensions", the Euler number.
+    """
+    known = np.pad(labels != ignore, 1).astype(np.int8)
+    first, second = known[:-1, :-1], known[:-1, 1:]
+    third, fourth = known[1:, :-1], known[1:, 1:]
+    labelled = first + second + third + fourth  # of each 2 x 2 square
+    diagonal = (labelled == 2) & (first == fourth)
+    return int((labelled == 1).sum() - (labelled == 3).sum() - 2 * diagonal.sum()) // 4
+
+
+def independent_observations(tiles):
+    """How many independent observations the labelled pixels of a split are worth.
+
+    Touching pixels are alike: each patch of them counts as one observation.
+
+    Args:
+        tiles: data.TileDataset with all labels of the split.
+    Returns:
+        their number, at least 1; None where labels are so many that scores need no interval.
+    """
+    pixels = tiles.labelled_pixels
+    if pixels >= FEW_PIXELS and pixels >= SPARSE_SHARE * tiles.labels.numel():
+        return None
+    return max(1, sum(max(1, count_patches(labels, tiles.ignore)) for labels in tiles.labels.numpy()
+                      if (labels != tiles.ignore).any()))
+
+
+def plain_intervals(matrix, observations, names):
+    """The intervals of `score_intervals` as plain types, for metrics.json."""
+    found = score_intervals(matrix, observations)
+    classes = []
+    for k, name in enumerate(names):
+        row = {key: [plain(bound) for bound in found[key][k]]
+               for key in ("iou", "precision", "recall")}
+        classes.append({"name": name, **row})
+    return {"observations": observations, "miou": [plain(bound) for bound in found["miou"]],
+            "pixel_accuracy": [plain(bound) for bound in found["pixel_accuracy"]],
+            "classes": classes}

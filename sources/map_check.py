@@ -1,0 +1,209 @@
+"""Check a finished class map, of any program, against points of known class.
+
+    python evaluate.py --map maps/scene_classes.tif --check-points checked.geojson
+
+prints the confusion matrix, accuracies and areas, and writes NAME_check.json, NAME_check.csv and
+NAME_confusion.png beside the map. A point is right if the pixel below it has its class.
+"""
+
+import json
+import pathlib
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+
+from geo.raster import open_raster
+from metrics import ConfusionMatrix, plain
+from report.areas import area_rows, stratified_accuracy
+from report.figures import save_png
+from report.intervals import plain_intervals
+from report.matrices import confusion_figure
+from report.tables import text_table, write_rows
+from sources.labels import NO_LABEL, land_classes, read_classes
+from sources.placing import points_in_scene
+from sources.points import name_scenes, read_points
+from sources.raw import Scene
+
+ROWS = 512  # px, of the map that are read at a time
+SAMPLE = ("These take the points as drawn at random from the map, or from each of its classes, and "
+          "as unseen in training.\nPoints that were chosen by hand make a map look better than it "
+          "is.")
+
+
+def check_map(map_path, points_path, classes_path=None, out=None):
+    """Score a class map at points of known class; print and write the results.
+
+    Args:
+        map_path: a raster of class ids in its first and only band.
+        points_path: points, as `sources.labels.read_points` reads them.
+        classes_path: a classes.csv with the map's ids and names; None: the names beside the map,
+            or its ids themselves.
+        out: folder of the files; None: the map's.
+    Returns:
+        the dict that was written as NAME_check.json.
+    Raises:
+        ValueError, OSError: a file is not as it should be, or no point lies on the map.
+    """
+    path = pathlib.Path(map_path)
+    table = class_table(path, classes_path)
+    points = read_points(points_path, table)
+    with open_raster(path) as raster:
+        scene = Scene(path.stem.removesuffix("_classes"), path, None, path.stem)
+        image = SimpleNamespace(raster=raster, height=raster.height, width=raster.width)
+        found = points_in_scene(name_scenes(points, [scene]), scene, image)
+        rows, cols, shapes = found.pixels(0, 0, raster.height, raster.width)
+        mapped, predicted = read_map(raster, table, rows, cols)
+        gsd_m = raster.gsd_m
+    truth = found.indices[shapes]
+    used = (predicted != NO_LABEL) & (truth != NO_LABEL)
+    if not used.any():
+        raise ValueError(f"{points_path}: none of its {len(found.inside)} points lies on a class "
+                         f"of {path}: are their coordinates the map's?")
+    names = [row.name for row in table if row.index != NO_LABEL]
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (truth[used], predicted[used]), 1)
+    if not classes_path and names[0] == "0":  # ids without names: only those that occur
+        occurs = np.flatnonzero(mapped + counts.sum(0) + counts.sum(1))
+        names = [names[index] for index in occurs]
+        counts = counts[np.ix_(occurs, occurs)]
+        mapped = mapped[occurs]
+    left_out = {"outside the map": int((~found.inside).sum()),
+                "where the map has no class": int((~used).sum())}
+    return write_check(path, pathlib.Path(out or path.parent), counts, mapped, names, gsd_m,
+                       {"check_points": str(points_path), "left_out": left_out})
+
+
+def class_table(path, classes_path=None):
+    """The classes of a map: those of a classes.csv, else named beside the map, else all ids.
+
+    Returns:
+        list of sources.labels.LandClass.
+    """
+    if classes_path:
+        table = read_classes(classes_path)
+        if any(row.value is None for row in table):
+            raise ValueError(f"{classes_path}: give every class its id in the map")
+        return table
+    beside = pathlib.Path(f"{path}.aux.xml")
+    names = []
+    if beside.is_file():
+        try:
+            names = [node.text for node in ElementTree.parse(beside).iter("Category")]
+        except ElementTree.ParseError:
+            raise ValueError(f"{beside} is damaged: give --classes") from None
+    names = names or [None] * NO_LABEL
+    return land_classes([(value, name or str(value), None) for value, name in enumerate(names)])
+
+
+def read_map(raster, table, rows, cols):
+    """Read a class map once.
+
+    Args:
+        raster: an open Raster of class ids.
+        table: list of LandClass.
+        rows, cols: (N,) px of the points.
+    Returns:
+        (K,) int64 pixels per class, and (N,) uint8 class index at each point, 255 without a class.
+    Raises:
+        ValueError: more than one band, or an id that no class has.
+    """
+    if raster.bands != 1:
+        raise ValueError(f"{raster.path} has {raster.bands} bands: give a map of class ids in one")
+    index_of = {NO_LABEL: NO_LABEL} | {row.value: row.index for row in table}
+    mapped = np.zeros(256, np.int64)
+    predicted = np.full(len(rows), NO_LABEL, np.uint8)
+    for top in range(0, raster.height, ROWS):
+        height = min(ROWS, raster.height - top)
+        pixels, missing = raster.read_masked(top, 0, height, raster.width)
+        is_data = ~missing[:, :, 0]
+        values, inverse = np.unique(pixels[is_data], return_inverse=True)
+        for value in values.tolist():
+            if value not in index_of:
+                raise ValueError(f"{raster.path} holds the id {value}, which is no class: name it "
+                                 "by --classes, as 'ignore' if it means no data")
+        indices = np.array([index_of[value] for value in values.tolist()], np.uint8)
+        block = np.full(is_data.shape, NO_LABEL, np.uint8)
+        block[is_data] = indices[inverse.reshape(-1)]
+        mapped += np.bincount(block.ravel(), minlength=256)
+        here = (rows >= top) & (rows < top + height)
+        predicted[here] = block[rows[here] - top, cols[here]]
+    return mapped[:sum(row.index != NO_LABEL for row in table)], predicted
+
+
+def write_check(path, out, counts, mapped, names, gsd_m, extra):
+    """Print the scores of a map at its check points; write them with a picture.
+
+    Args:
+        path: the map's; out: the folder of the files.
+        counts: (K, K) points, rows are the truth, columns the map.
+        mapped: (K,) px.
+        names: K class names.
+        gsd_m: side of a pixel, m, or None.
+        extra: dict of more to write; its "left_out" is printed too.
+    Returns:
+        dict.
+    """
+    matrix = ConfusionMatrix(len(names), counts=torch.from_numpy(counts))
+    weighted = stratified_accuracy(counts, mapped)
+    total_ha = int(mapped.sum()) * gsd_m ** 2 / 1e4 if gsd_m else None
+    areas = area_rows(counts, mapped.tolist(), names, total_ha)
+    intervals = plain_intervals(matrix, matrix.labelled_pixels(), names)
+    print(check_text(path, matrix, names, intervals, weighted, areas, extra["left_out"]))
+    scores = {"map": str(path), "points": matrix.labelled_pixels(), **extra,
+              **matrix.scores(names), "intervals": intervals, "areas": areas}
+    scores["weighted_by_area"] = {
+        key: plain(value) if np.ndim(value) == 0 else [plain(number) for number in value]
+        for key, value in weighted.items()}
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"{path.stem}_check"
+    write_rows(out / f"{stem}.csv", areas)
+    title = f"{path.name} at {matrix.labelled_pixels():,} check points"
+    save_png(confusion_figure(counts, names, title, "points"), out / f"{stem}.png")
+    text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
+    (out / f"{stem}.json").write_text(text, encoding="utf-8")
+    for suffix in ("json", "csv", "png"):
+        print(out / f"{stem}.{suffix}")
+    return scores
+
+
+def check_text(path, matrix, names, intervals, weighted, areas, left_out):
+    """Format the scores of a map at its check points as text; arguments as in `write_check`."""
+    table = []
+    for truth, row in zip(names, matrix.counts.tolist()):
+        table.append({"truth / map": truth, **dict(zip(names, row)), "points": sum(row)})
+    table.append({"truth / map": "points", **dict(zip(names, matrix.counts.sum(0).tolist())),
+                  "points": matrix.labelled_pixels()})
+    classes = []
+    for k, name in enumerate(names):
+        found = intervals["classes"][k]
+        classes.append({"class": name, "user's": plain(matrix.precision()[k]),
+                        "95 % interval": _interval(found["precision"]),
+                        "producer's": plain(matrix.recall()[k]),
+                        "95 % interval ": _interval(found["recall"]),
+                        "by area": plain(weighted["producers"][k]),
+                        "+-": plain(weighted["producers_interval"][k])})
+    skipped = [f"{count} {where}" for where, count in left_out.items() if count]
+    overall = f"{matrix.pixel_accuracy():.3f} ({_interval(intervals['pixel_accuracy'])})"
+    by_area = "-"
+    if not np.isnan(weighted["overall"]):
+        by_area = f"{weighted['overall']:.3f} +- {weighted['overall_interval']:.3f}"
+    untested = [name for name, count in zip(names, matrix.counts.sum(1)) if not count]
+    return "\n".join([
+        f"{path} at {matrix.labelled_pixels():,} check points"
+        + (f"; left out: {', '.join(skipped)}" if skipped else ""),
+        text_table(table), "",
+        f"overall accuracy {overall} of the points, {by_area} by area, kappa {matrix.kappa():.3f}",
+        text_table(classes),
+        "user's accuracy: of what the map shows as a class, the share that is. producer's: of what "
+        "is a class, the share that the map shows.",
+        *([f"no check point, so not tested: {', '.join(untested)}"] if untested else []), "",
+        "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half their 95 % "
+        "interval:", text_table(areas), SAMPLE])
+
+
+def _interval(bounds):
+    """An interval of two numbers or None as text."""
+    low, high = bounds
+    return "-" if low is None else f"{low:.3f} to {high:.3f}"
