@@ -10,7 +10,6 @@ Source: OGC 21-026, "OGC Cloud Optimized GeoTIFF Standard"; Adobe, "TIFF 6.0", s
 import os
 import struct
 import tempfile
-import zlib
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -125,7 +124,8 @@ def encode_tile(tile, is_delta, level):
     """Deflate a tile (TILE, TILE, C), as differences along its rows or as it is."""
     if is_delta:
         tile = np.diff(tile, axis=1, prepend=np.uint8(0))
-    return zlib.compress(tile.tobytes(), level)
+    encode = tifffile.TIFF.COMPRESSORS[tifffile.COMPRESSION.ADOBE_DEFLATE]  # as write_geotiff does
+    return encode(tile.tobytes(), level=level)
 
 
 def fill_copies(copies, raster, how):
@@ -175,8 +175,8 @@ def shrink_values(tile, num_levels):
     for _ in range(num_levels):
         sums = add_blocks(sums)
         counts = add_blocks(counts)
-        known = np.maximum(counts, 1)
-        copies.append(((sums + known // 2) // known).astype(np.uint8))
+        means = np.divide(sums, np.maximum(counts, 1), dtype=np.float32)
+        copies.append((means + np.float32(0.5)).astype(np.uint8))
     return copies
 
 
