@@ -106,9 +106,9 @@ class RawPixelModel(nn.Module):
             bottom = (height + stride - 1) // stride * stride - height
             right = (width + stride - 1) // stride * stride - width
             inputs = F.pad(inputs, (0, right, 0, bottom), mode="replicate")
-        probabilities = self.model(inputs)[..., :height, :width].softmax(1)
+        logits = self.model(inputs)[..., :height, :width] / self.model.temperature
         missing = missing_pixels(images, self.meta["nodata"])  # (1, H, W)
-        return probabilities.masked_fill(missing[:, None], 0.0)
+        return logits.softmax(1).masked_fill(missing[:, None], 0.0)
 
 
 def export_program(model, size):

@@ -143,13 +143,18 @@ def predict_window(model, inputs, margin, tta, with_probabilities):
         ((h, w) uint8 array of classes, (1, K, h, w) float32 tensor of probabilities or None).
     """
     if tta:
-        scores = average_symmetries(model, inputs, margin)  # (1, K, h, w) probabilities
+        logits = averaged_logits(model, inputs, margin)  # (1, K, h, w)
     else:
-        scores = logits_inside(model, inputs, margin)  # (1, K, h, w)
-    classes = class_map(scores)[0].cpu().numpy()
+        logits = logits_inside(model, inputs, margin)
+    classes = class_map(logits)[0].cpu().numpy()
     if not with_probabilities:
         return classes, None
-    return classes, scores if tta else scores.softmax(1)
+    return classes, (logits / getattr(model, "temperature", 1.0)).softmax(1)
+
+
+def averaged_logits(model, inputs, margin=0):
+    """Logits whose softmax is the mean of the probabilities over the square's eight symmetries."""
+    return average_symmetries(model, inputs, margin).clamp(min=1e-12).log()
 
 
 def average_symmetries(model, inputs, margin=0):

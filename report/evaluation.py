@@ -7,7 +7,7 @@ from report.areas import area_rows
 from report.figures import save_png
 from report.matrices import confusion_figure
 from report.panels import reliability_figure, tile_panels
-from report.stats import BOUNDARY_WIDTH
+from report.stats import BOUNDARY_WIDTH, expected_calibration_error
 from report.tables import text_table, write_rows
 
 SHOWN_SCENES = 10  # in the terminal; the file has all of them
@@ -25,7 +25,7 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
         mapped: mapped areas and their sum, as `read_areas` returns them; None: those of the
             labelled pixels.
     Returns:
-        {"boundary", "calibration_error", "areas", "scenes"}.
+        {"boundary", "calibration_error", "uncalibrated_error", "areas", "scenes"}.
     """
     if mapped is None:
         # Only labelled pixels, because tiles at a scene's edge are filled up by mirroring.
@@ -34,6 +34,7 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
     areas, total_ha = mapped
     return {"boundary": boundary_scores(stats, names),
             "calibration_error": plain(stats.calibration_error()),
+            "uncalibrated_error": plain(expected_calibration_error(stats.uncalibrated_bins)),
             "areas": area_rows(counts, areas, names, total_ha),
             "scenes": scene_rows(stats, positions, names)}
 
@@ -91,7 +92,8 @@ def scene_rows(stats, positions, names):
 def tables_text(tables):
     """Format the tables of `split_tables` as text, without a newline at its end."""
     boundary, scenes = tables["boundary"], tables["scenes"]
-    error = tables["calibration_error"]
+    error = _three_digits(tables["calibration_error"])
+    without = _three_digits(tables["uncalibrated_error"])
     pixels = sum(row["pixels"] for row in scenes)
     boundary_rows = [{"class boundaries": f"within {boundary['width_px']} px",
                       **boundary["within"]},
@@ -102,8 +104,8 @@ def tables_text(tables):
     return "\n".join([
         text_table(boundary_rows, ["class boundaries", "pixels", "miou"]),
         "",
-        f"expected calibration error {'-' if error is None else f'{error:.3f}'} over {pixels:,} "
-        "labelled pixels",
+        f"expected calibration error {error} over {pixels:,} labelled pixels"
+        + (f", without the temperature {without}" if without != error else ""),
         "",
         f"scenes{shown}:",
         text_table(scenes[:SHOWN_SCENES], ["scene", "tiles", "pixels", "miou", "pixel_accuracy"]),
@@ -114,6 +116,11 @@ def tables_text(tables):
         text_table(tables["areas"]),
         "These take the labelled pixels of the split as a random sample of the mapped area.",
         "They lie side by side and neighbours are alike: the true intervals are wider."])
+
+
+def _three_digits(value):
+    """A number as text, None as a dash."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def write_files(out, run, split, tables, device):
