@@ -52,8 +52,8 @@ def parse_args(argv=None):
          "with --compare the working folder")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
          "of the square, as predict.py --tta does")
-    flag("--calibrate", action="store_true", help="fit a temperature to the split, best --split val, "
-         "and write it into the checkpoint, so that predict.py's probabilities fit what is right")
+    flag("--calibrate", action="store_true", help="fit a temperature to the split, best val, and "
+         "write it into the checkpoint: probabilities are then as high as they are often right")
     flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)

@@ -66,7 +66,7 @@ def main(args):
 
 
 def check_writable(onnx, paths):
-    """Refuse a missing folder, or --onnx without the packages that write it: OSError, ValueError."""
+    """Refuse missing folders, and --onnx without its packages: OSError, ValueError."""
     for path in paths:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no folder {path.parent}: make it first")

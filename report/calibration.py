@@ -97,8 +97,8 @@ def calibrate(run, split, batch_size, device):
     content["model"]["temperature"] = temperature
     save_checkpoint(run.checkpoint, content["model"], content["data"], content["train"],
                     content["args"])
-    print(f"temperature {temperature:.3f}, fitted to {len(labels):,} labelled pixels of the {split} "
-          f"split, where the expected calibration error was {before:.3f} and is {after:.3f}")
+    print(f"temperature {temperature:.3f}, fitted to {len(labels):,} labelled pixels of the split "
+          f"{split}, where the expected calibration error was {before:.3f} and is {after:.3f}")
     print(f"{run.checkpoint}: the temperature is in it")
     print(f"next: python evaluate.py --checkpoint {run.checkpoint} --split test")
     return {"temperature": temperature, "error_before": before, "error_after": after,
