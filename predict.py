@@ -11,6 +11,7 @@ writes for each scene, named after it:
     <scene>_areas.csv     pixels and share of each class, and its area if the pixel size is known
     --probabilities       also <scene>_probabilities.tif, one band per class, 0 to 255, and
                           <scene>_confidence.tif, that of the class on the map; 0 is no data
+                          several --checkpoint: and how far they differ, _mutual_information.tif
     --suggest N           also <scene>_points.csv and <scene>_points.png, the pixels to label next
 A scene's files take their names when all of them are complete. torchrun shares the scenes out.
 
@@ -32,11 +33,11 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.checkpoint import find_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
 from engine.device import pick_device
+from engine.ensemble import load_ensemble
 from engine.meta import display_limits
-from geo.maps import NO_DATA, RowBlock, check_free, overview_stride, write_maps
+from geo.maps import NO_DATA, RowBlock, check_free, count_levels, overview_stride, write_maps
 from geo.windows import (
     WINDOW, axis_windows, discarded_margin, predict_window, valid_slices, window_and_margin)
 from networks import fold_batch_norm
@@ -53,8 +54,8 @@ def parse_args(argv=None):
     flag("scenes", nargs="+", metavar="SCENE",
          help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes, or a text file "
               "NAME.txt that lists the files of one scene")
-    flag("--checkpoint", required=True,
-         help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
+    flag("--checkpoint", required=True, action="append", help="a run folder (its best.pt, or else "
+         "its last.pt), or one of its .pt files; given several times: their mean")
     flag("--scale", type=number(float, 1e-6, 16),
          help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
               "the factor of the training scenes")
@@ -67,9 +68,8 @@ def parse_args(argv=None):
     flag("--suggest", type=number(int, 0), default=0, metavar="N",
          help="also write the N pixels of each scene to label next; 0 is none")
     flag = parser.add_argument_group("how").add_argument
-    flag("--window", type=int,
-         help="largest side of a window, margins included, px; not given: 1024, or four margins "
-              "if that is more")
+    flag("--window", type=int, help="largest side of a window, margins included, px; not given: "
+         "1024, or four margins if that is more")
     flag("--margin", type=int,
          help="border of a window that is discarded, px; smaller is faster; not given: the "
               "network's radius, which makes the result exact, or 64 if it has none")
@@ -87,12 +87,11 @@ def main(args):
     device = pick_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    args.checkpoint = find_checkpoint(args.checkpoint)
-    model, meta = load_model(args.checkpoint, device)
+    model, meta = load_ensemble(args.checkpoint, device)
+    args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
     model = fold_batch_norm(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
-    if args.scale is None:
-        args.scale = meta.get("scale") or 1.0
+    args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)
     scenes = args.scenes[rank::processes]
     for scene in scenes:
@@ -225,7 +224,7 @@ class WindowPredictor:
         """A RowBlock for a row of windows, to be filled in."""
         height = row.keep_to - row.keep_from
         width = self.raster.width
-        num_bands = 2 + len(self.meta["classes"]) if self.args.probabilities else 1
+        num_bands = 2 + count_levels(self.meta) if self.args.probabilities else 1
         bands = np.empty((height, width, num_bands), dtype=np.uint8)
         stride = self.overview_stride
         shown_rows = range(-row.keep_from % stride, height, stride)
@@ -272,14 +271,15 @@ class WindowPredictor:
             classes, probabilities: as from `predict`.
         """
         cols = slice(col.keep_from, col.keep_to)
+        num_classes = len(self.meta["classes"])
         block.bands[:, cols, 0] = np.where(missing, NO_DATA, classes[inside])
         if self.args.probabilities:
             levels = (255 * probabilities[0]).round().byte().cpu().numpy()
-            levels = levels[(..., *inside)] * ~missing  # (K, h, w)
-            block.bands[:, cols, 1] = levels.max(axis=0)
+            levels = levels[(..., *inside)] * ~missing  # (K or K + 1, h, w)
+            block.bands[:, cols, 1] = levels[:num_classes].max(axis=0)
             block.bands[:, cols, 2:] = np.moveaxis(levels, 0, 2)
         if self.args.suggest:
-            uncertainty = margin_uncertainty(probabilities)[0].cpu().numpy()[inside]
+            uncertainty = margin_uncertainty(probabilities[:, :num_classes])[0].cpu()[inside]
             block.uncertainty[:, cols] = np.where(missing, -np.inf, uncertainty)
 
     def keep_image(self, block, row, col, image):

@@ -18,7 +18,8 @@ OVERVIEW_SIDE = 2000  # px, the longer side of an overview at most
 NO_DATA = 255  # in class maps; 0 in probabilities, because the best class of a pixel has more
 ROWS = 512  # px, read at a time when a file is split into three
 
-# bands: (h, W, N) uint8: the class; if asked for, its probability and those of K classes, 0..255.
+# bands: (h, W, N) uint8: the class; if asked for, its probability and those of K classes, 0..255,
+#     and the mutual information of an ensemble's members.
 # rgb: (h', W', 3) uint8, the pixels of these rows that the overview shows.
 # uncertainty: (h, W) as from weak.suggest, or None.
 RowBlock = collections.namedtuple("RowBlock", "bands rgb uncertainty")
@@ -48,6 +49,11 @@ def check_free(out, stem, suggest):
     if suggest and points.exists():
         raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
                          "move it, or give another --out")
+
+
+def count_levels(meta):
+    """Number of 8-bit values per pixel: K probabilities, and an ensemble's mutual information."""
+    return len(meta["classes"]) + (meta.get("members", 1) > 1)
 
 
 def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, file_size=None):
@@ -159,11 +165,14 @@ def write_rasters(stem, row_blocks, raster, meta, probabilities, summary):
     if not probabilities:
         write("_classes", bands_of_blocks(), 1, palette=palette, nodata=NO_DATA)
         return
-    write("", bands_of_blocks(), 2 + num_classes, level=1)
+    end = 2 + num_classes
+    write("", bands_of_blocks(), 2 + count_levels(meta), level=1)
     with open_raster(f"{stem}.tif") as together:
         write("_classes", _split(together, "classes", 0, 1), 1, palette=palette, nodata=NO_DATA)
         write("_confidence", _split(together, "confidence", 1, 2), 1, nodata=0)
-        write("_probabilities", _split(together, "probabilities", 2, 2 + num_classes), num_classes)
+        write("_probabilities", _split(together, "probabilities", 2, end), num_classes)
+        if count_levels(meta) > num_classes:
+            write("_mutual_information", _split(together, "mutual information", end, end + 1), 1)
     os.remove(f"{stem}.tif")
     write_band_names(f"{stem}_probabilities.tif", meta["classes"])
 
