@@ -55,11 +55,14 @@ def main(args):
     program = export_program(RawPixelModel(model, meta, free_size=not args.size), args.size)
     for path in paths:
         temporary = path.with_name(f"{path.stem}.tmp{path.suffix}")
-        if str(path) == args.onnx:
-            save_onnx(program, temporary, deepness_metadata(model, meta, args.size))
-        else:
-            torch.export.save(program, temporary)
-        os.replace(temporary, path)
+        try:
+            if args.onnx and path == pathlib.Path(args.onnx):
+                save_onnx(program, temporary, deepness_metadata(model, meta, args.size))
+            else:
+                torch.export.save(program, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # of a full disk
         print(path)
     print("next: load it as docs/export.md shows")
     return paths
@@ -91,6 +94,7 @@ class RawPixelModel(nn.Module):
         super().__init__()
         self.model = model
         self.meta = meta
+        self.nodata = meta.get("nodata")
         self.free_size = free_size
         self.eval()
 
@@ -99,7 +103,7 @@ class RawPixelModel(nn.Module):
         images = images.permute(0, 2, 3, 1)  # (1, H, W, C)
         if "int" in self.meta["dtype"]:
             images = images.round()  # Deepness scales pixels forth and back, which is not exact
-        inputs = normalise(images, self.meta["mean"], self.meta["std"], self.meta["nodata"])
+        inputs = normalise(images, self.meta["mean"], self.meta["std"], self.nodata)
         height, width = inputs.shape[2:]
         if self.free_size:  # `pad_to_stride` branches on the size, which is not known yet
             stride = self.model.stride
@@ -107,7 +111,7 @@ class RawPixelModel(nn.Module):
             right = (width + stride - 1) // stride * stride - width
             inputs = F.pad(inputs, (0, right, 0, bottom), mode="replicate")
         logits = self.model(inputs)[..., :height, :width] / self.model.temperature
-        missing = missing_pixels(images, self.meta["nodata"])  # (1, H, W)
+        missing = missing_pixels(images, self.nodata)  # (1, H, W)
         return logits.softmax(1).masked_fill(missing[:, None], 0.0)
 
 

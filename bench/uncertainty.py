@@ -17,7 +17,7 @@ from data import TileDataset, normalise
 from engine.checkpoint import load_model
 from metrics import ConfusionMatrix, class_map
 from networks.ensemble import Ensemble, mutual_information
-from report.calibration import fit_temperature, labelled_logits
+from report.calibration import calibration_error, fit_temperature, labelled_logits
 from report.stats import count_by_confidence, expected_calibration_error
 
 PREPARE = "dubai --scale 0.5 --tile 256 --min-labelled 20000 --val-places 2 --test-places 1+3"
@@ -109,7 +109,9 @@ def main(args):
                                    (f"{name}-temperature", fit_temperature(logits, labels))):
             model.temperature = temperature
             append(table, {"name": label, "temperature": temperature,
-                           **score(model, test, meta), **extra,
+                           **score(model, test, meta),
+                           "validation_error": calibration_error(logits, labels, temperature),
+                           **extra,
                            **origin("bench/uncertainty.py", "--source", "FOLDER")})
         model.temperature = 1.0
     print(table.read_text(encoding="utf-8"))
