@@ -76,11 +76,13 @@ def calibration_error(logits, labels, temperature=1.0):
 def calibrate(run, split, batch_size, device):
     """Fit a temperature to a scored run's split and write it into the run's checkpoint.
 
+    It is not written if the calibration error is no lower with it.
+
     Args:
         run: evaluate.ScoredRun; split: its name.
         batch_size: tiles per batch; device: torch.device.
     Returns:
-        dict of temperature, error_before, error_after and pixels.
+        dict of temperature, error_before, error_after, pixels and written.
     Raises:
         ValueError: the network has learned from the split, or the split has no label.
     """
@@ -93,13 +95,17 @@ def calibrate(run, split, batch_size, device):
     temperature = fit_temperature(logits, labels)
     before = calibration_error(logits, labels)
     after = calibration_error(logits, labels, temperature)
-    content = load_checkpoint(run.checkpoint)
-    content["model"]["temperature"] = temperature
-    save_checkpoint(run.checkpoint, content["model"], content["data"], content["train"],
-                    content["args"])
     print(f"temperature {temperature:.3f}, fitted to {len(labels):,} labelled pixels of the split "
-          f"{split}, where the expected calibration error was {before:.3f} and is {after:.3f}")
-    print(f"{run.checkpoint}: the temperature is in it")
-    print(f"next: python evaluate.py --checkpoint {run.checkpoint} --split test")
+          f"{split}: expected calibration error {after:.3f}, without it {before:.3f}")
+    written = after < before
+    if written:
+        content = load_checkpoint(run.checkpoint)
+        content["model"]["temperature"] = temperature
+        save_checkpoint(run.checkpoint, content["model"], content["data"], content["train"],
+                        content["args"])
+        print(f"{run.checkpoint}: the temperature is in it")
+        print(f"next: python evaluate.py --checkpoint {run.checkpoint} --split test")
+    else:  # the most likely labels and the least error need not meet at one temperature
+        print(f"{run.checkpoint} stays as it is, because this temperature does not help it")
     return {"temperature": temperature, "error_before": before, "error_after": after,
-            "pixels": len(labels)}
+            "pixels": len(labels), "written": written}

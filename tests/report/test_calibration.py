@@ -6,6 +6,7 @@ import torch
 import evaluate
 import predict
 from engine.checkpoint import load_checkpoint, load_model, save_checkpoint
+from report import calibration
 from report.calibration import HIGHEST, calibrate, calibration_error, fit_temperature
 from test_evaluate import write_run
 
@@ -49,6 +50,16 @@ def test_calibrate__writes_a_temperature_that_the_report_uses(tmp_path, capsys):
     assert "without the temperature" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--calibrate"):
         calibrate(None, "train", 4, "cpu")
+
+
+def test_calibrate__leaves_a_checkpoint_alone_that_it_would_not_improve(tmp_path, monkeypatch):
+    checkpoint = write_run(tmp_path, tmp_path / "data")
+    monkeypatch.setattr(calibration, "fit_temperature", lambda logits, labels: 0.2)  # too sure
+    before = checkpoint.read_bytes()
+    fit = evaluate.main(evaluate.parse_args(
+        ["--checkpoint", str(checkpoint), "--device", "cpu", "--split", "val", "--calibrate"]))
+    assert fit["error_after"] > fit["error_before"] and not fit["written"]
+    assert checkpoint.read_bytes() == before
 
 
 def test_load_model__refuses_a_temperature_of_0(tmp_path):
