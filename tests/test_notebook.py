@@ -56,5 +56,6 @@ def test_notebook__runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     for number, cell in enumerate(code_cells()):
         source = "".join(cell["source"])
         exec(compile(source, f"cell {number} of {NOTEBOOK.name}", "exec"), namespace)
-    assert namespace["scores"]["miou"] > 0.6  # five classes: guessing the commonest gives 0.1
+    assert namespace["scores"]["miou"] > 0.7  # five classes: the commonest everywhere gives 0.1
+    assert namespace["fit"]["written"]
     assert "the 5 points are among the 20: True" in capsys.readouterr().out
