@@ -24,6 +24,7 @@ from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.meta import checkpoint_meta
+from geo.windows import averaged_logits
 from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map
 
@@ -57,6 +58,8 @@ def parse_args(argv=None):
          "with --compare the working folder")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
          "of the square, as predict.py --tta does")
+    flag("--calibrate", action="store_true", help="fit a temperature to the split, best val, and "
+         "write it into the checkpoint: probabilities are then as high as they are often right")
     flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)
@@ -76,6 +79,9 @@ def main(args):
     if args.compare:
         return compare_runs(args, device, rank)
     run = score(find_checkpoint(args.checkpoint), args.data, args, device)
+    if args.calibrate and not rank:
+        from report.calibration import calibrate
+        return calibrate(run, args.split, args.bs, device)
     return None if rank else report_run(run, args, device)
 
 
@@ -121,7 +127,7 @@ def score(checkpoint, data, args, device):
     # A comparison draws whole sites; a report keeps the scenes of a site apart.
     site_of = tiles.meta.get("places") if args.compare else None
     blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
-    stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore)
+    stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore, model.temperature)
     amp = amp_dtype(device, content["args"].get("amp"))  # as the run scored itself
     matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp, stats, args.tta)
     return ScoredRun(checkpoint, model, meta, content["args"], labelled_pixels, data, tiles,
@@ -178,12 +184,6 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
         for counts in [matrix.counts, totals, *(stats.tensors() if stats else [])]:
             counts.copy_(all_reduce(counts.to(device)))
     return matrix, float(totals[0] / totals[1])  # 0 / 0 is NaN
-
-
-def averaged_logits(model, images):
-    """Logits whose softmax is the mean of the probabilities over the square's eight symmetries."""
-    from geo.windows import average_symmetries
-    return average_symmetries(model, images).clamp(min=1e-12).log()
 
 
 def report_run(run, args, device):

@@ -12,6 +12,7 @@ writes for each scene, named after it:
     --probabilities       also <scene>_probabilities.tif, one band per class, 0 to 255, and
                           <scene>_confidence.tif, that of the class on the map; 0 is no data
     --polygons            also <scene>_classes.gpkg, polygons of the map, and the confidence
+    several --checkpoint  their mean; --probabilities writes <scene>_mutual_information.tif, too
     --suggest N           also <scene>_points.csv and <scene>_points.png, the pixels to label next
 A scene's files take their names when all of them are complete. torchrun shares the scenes out.
 
@@ -32,13 +33,13 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.checkpoint import find_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
 from engine.device import pick_device
+from engine.ensemble import load_ensemble
 from engine.meta import display_limits
 from geo.maps import (
-    NO_DATA, RowBlock, check_free, check_names, overview_stride, parse_area, polygon_settings,
-    write_maps)
+    NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, parse_area,
+    polygon_settings, write_maps)
 from geo.windows import (
     axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
 from networks import fold_batch_norm
@@ -57,8 +58,8 @@ def parse_args(argv=None):
          help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes (with rasterio "
               "installed: what GDAL reads), or a text file NAME.txt that lists the files of one "
               "scene")
-    flag("--checkpoint", required=True,
-         help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
+    flag("--checkpoint", required=True, action="append", help="a run folder (its best.pt, or else "
+         "its last.pt), or one of its .pt files; given several times: their mean")
     flag("--scale", type=number(float, 1e-6, 16),
          help="resize the scenes by this factor first, as prepare_data.py's --scale; not given: "
               "the factor of the training scenes")
@@ -95,8 +96,8 @@ def main(args):
     device = pick_device(args.device)
     if device.type == "cuda":
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    args.checkpoint = find_checkpoint(args.checkpoint)
-    model, meta = load_model(args.checkpoint, device)
+    model, meta = load_ensemble(args.checkpoint, device)
+    args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
     model = fold_batch_norm(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     args.scale = args.scale or meta.get("scale") or 1.0
@@ -190,7 +191,7 @@ class WindowPredictor:
         height = row.keep_to - row.keep_from
         width = self.raster.width
         num_bands = 2 if self.args.polygons else 1
-        num_bands = 2 + len(self.meta["classes"]) if self.args.probabilities else num_bands
+        num_bands = 2 + count_levels(self.meta) if self.args.probabilities else num_bands
         bands = np.empty((height, width, num_bands), dtype=np.uint8)
         stride = self.overview_stride
         shown_rows = range(-row.keep_from % stride, height, stride)
@@ -243,15 +244,16 @@ class WindowPredictor:
             classes, probabilities: as from `predict`.
         """
         cols = slice(col.keep_from, col.keep_to)
+        num_classes = len(self.meta["classes"])
         block.bands[:, cols, 0] = np.where(missing, NO_DATA, classes[inside])
         if self.args.probabilities or self.args.polygons:
             levels = (255 * probabilities[0]).round().byte().cpu().numpy()
-            levels = levels[(..., *inside)] * ~missing  # (K, h, w)
-            block.bands[:, cols, 1] = levels.max(axis=0)
+            levels = levels[(..., *inside)] * ~missing  # (K or K + 1, h, w)
+            block.bands[:, cols, 1] = levels[:num_classes].max(axis=0)
         if self.args.probabilities:
             block.bands[:, cols, 2:] = np.moveaxis(levels, 0, 2)
         if self.args.suggest:
-            uncertainty = margin_uncertainty(probabilities)[0].cpu().numpy()[inside]
+            uncertainty = margin_uncertainty(probabilities[:, :num_classes])[0].cpu()[inside]
             block.uncertainty[:, cols] = np.where(missing, -np.inf, uncertainty)
 
     def keep_image(self, block, row, col, image):

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engine.cli import Parser, one_line_errors
+from engine.cli import Parser, one_line_errors, plural
 from engine.prepared import (
     SPLITS, BandStatistics, TileWriter, classes_without_labels, new_folder, write_meta)
 from report.figures import default_colours, save_png
@@ -275,7 +275,7 @@ def check_splits_have_tiles(regions, number_of_tiles, dropped):
     """
     for split in sorted({region.split for region in regions}):
         if not number_of_tiles[split]:
-            reasons = [f"{count} tiles: {reason}" for reason, count in dropped[split].items()]
+            reasons = [f"{plural(count, 'tile')}: {why}" for why, count in dropped[split].items()]
             raise ValueError(f"no tile of {split} is left, dropped were {', '.join(reasons)}; "
                              "split otherwise, drop less, or train on all by --split-by none")
 

@@ -1,7 +1,7 @@
 """Checkpoints: one file of plain types from which a model is rebuilt without any flag.
 
     {"format": 1,
-     "model": {"name", "kwargs", "state"},
+     "model": {"name", "kwargs", "state"}, and "temperature" once it is calibrated,
      "data": what prediction must know of the data set, see meta.py,
      "train": epoch, step, ..., optimiser and schedule,
      "args": the command's flags,
@@ -96,7 +96,8 @@ def load_model(path, device="cpu"):
     Args:
         path: a checkpoint; device: where the model goes.
     Returns:
-        (model in eval mode, metadata: see `checkpoint_meta`); all that prediction needs.
+        (model in eval mode, metadata: see `checkpoint_meta`); all that prediction needs. The
+        model's `temperature` divides its logits before the softmax, see report/calibration.py.
     Raises: ValueError, OSError as `load_checkpoint`.
     """
     content = load_checkpoint(path, device)
@@ -111,6 +112,9 @@ def load_model(path, device="cpu"):
         num_classes = len(content["data"]["classes"])
         if content["model"]["kwargs"].get("classes", num_classes) != num_classes:
             raise ValueError(f"it names {num_classes} classes, and its network has others")
+        model.temperature = float(content["model"].get("temperature", 1.0))
+        if not 0.01 <= model.temperature <= 100:
+            raise ValueError(f"temperature {model.temperature}")
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise ValueError(f"{name} is not finite")

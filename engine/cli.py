@@ -78,6 +78,11 @@ def number(kind, low, high=None):
     return parse
 
 
+def plural(count, noun):
+    """A number of things as text: "1 step", "2,000 steps"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 @contextlib.contextmanager
 def one_line_errors(command, interrupted, out_of_memory_advice):
     """Within it, an error that a user can cause ends the process with one line and exit code 2.

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from engine.checkpoint import load_checkpoint, save_checkpoint
+from engine.cli import plural
 from engine.device import out_of_memory
 from engine.distributed import all_reduce
 from engine.files import read_text, writing
@@ -182,15 +183,16 @@ def print_summary(args, run, train_tiles, val_tiles, device):
         # The digest tells one draw of the points from another.
         digest = hashlib.sha256(np.concatenate(train_tiles.points).tobytes()).hexdigest()[:8]
         unit = "tile" if args.points_per == "image" else "class and tile"
-        kept = f"{args.points} points per {unit}, draw {digest}"
+        kept = f"{plural(args.points, 'point')} per {unit}, draw {digest}"
     share = train_tiles.labelled_pixels / (len(train_tiles) * meta["tile"] ** 2)
     parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of "
-          f"{meta['tile']} px, {meta['bands']} bands, {len(meta['classes'])} classes")
+          f"{meta['tile']} px, {plural(meta['bands'], 'band')}, {len(meta['classes'])} classes")
     print(f"labels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training tiles, {kept}; "
           "validation uses all labels of its tiles")
-    print(f"{args.model}, {parameters:,} parameters, on {device.type}; {run.steps} steps of "
-          f"{min(args.bs, len(train_tiles))} tiles per epoch -> {args.out}", flush=True)
+    print(f"{args.model}, {parameters:,} parameters, on {device.type}; "
+          f"{plural(run.steps, 'step')} of {plural(min(args.bs, len(train_tiles)), 'tile')} per "
+          f"epoch -> {args.out}", flush=True)
 
 
 def save(name, run, meta, args):

@@ -26,7 +26,8 @@ OVERVIEW_SIDE = 2000  # px, the longer side of an overview at most
 NO_DATA = 255  # in class maps; 0 in probabilities, because the best class of a pixel has more
 ROWS = 512  # px, read at a time when a file is split into three
 
-# bands: (h, W, N) uint8: the class; if asked for, its probability and those of K classes, 0..255.
+# bands: (h, W, N) uint8: the class; if asked for, its probability and those of K classes, 0..255,
+#     and the mutual information of an ensemble's members.
 # rgb: (h', W', 3) uint8, the pixels of these rows that the overview shows.
 # uncertainty: (h, W) as from weak.suggest, or None.
 RowBlock = collections.namedtuple("RowBlock", "bands rgb uncertainty")
@@ -44,6 +45,7 @@ CONTENTS = {  # of the files of a scene, by the end of their names
     "_probabilities.tif": "probability of each class, 0 to 255",
     "_probabilities.tif.aux.xml": "its band names, read by GDAL",
     "_confidence.tif": "probability of the class on the map, 1 to 255, 0 is no data",
+    "_mutual_information.tif": "how far the checkpoints differ, 0 to 255 for 0 to ln K",
     "_points.csv": "pixels to label next: fill in their class",
     "_points.png": "picture of these pixels"}
 
@@ -83,6 +85,11 @@ def check_free(out, stem, suggest):
     if suggest and points.exists():
         raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
                          "move it, or give another --out")
+
+
+def count_levels(meta):
+    """Number of 8-bit values per pixel: K probabilities, and an ensemble's mutual information."""
+    return len(meta["classes"]) + (meta.get("members", 1) > 1)
 
 
 def parse_area(word):
@@ -245,13 +252,16 @@ def write_rasters(stem, row_blocks, raster, meta, probabilities, summary, confid
     if not probabilities and not confidence:
         write("_classes", bands_of_blocks(), 1, **class_options)
         return
-    write("", bands_of_blocks(), 2 + num_classes if probabilities else 2, level=1)
+    end = 2 + num_classes
+    write("", bands_of_blocks(), 2 + count_levels(meta) if probabilities else 2, level=1)
     with open_raster(f"{stem}.tif") as together:
         write("_classes", _split(together, "classes", 0, 1), 1, **class_options)
         write("_confidence", _split(together, "confidence", 1, 2), 1, "mean", nodata=0)
         if probabilities:
-            write("_probabilities", _split(together, "probabilities", 2, 2 + num_classes),
-                  num_classes, "mean")
+            write("_probabilities", _split(together, "probabilities", 2, end), num_classes, "mean")
+        if probabilities and count_levels(meta) > num_classes:
+            write("_mutual_information", _split(together, "mutual information", end, end + 1), 1,
+                  "mean")
     os.remove(f"{stem}.tif")
     if probabilities:
         write_band_names(f"{stem}_probabilities.tif", meta["classes"])

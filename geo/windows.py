@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from metrics import class_map
+from networks.ensemble import Ensemble, mutual_information
 from unet import ResUNet, UNet, pad_to_stride, upsample
 
 WINDOW = 1024  # px
@@ -155,16 +156,39 @@ def predict_window(model, inputs, margin, tta, with_probabilities):
         tta: whether to average over the eight symmetries.
         with_probabilities: whether to return probabilities too.
     Returns:
-        ((h, w) uint8 array of classes, (1, K, h, w) float32 tensor of probabilities or None).
+        ((h, w) uint8 array of classes, (1, K, h, w) float32 tensor of probabilities or None). An
+        `Ensemble` always returns probabilities, with mutual information as channel K.
     """
+    if isinstance(model, Ensemble):
+        return predict_ensemble(model, inputs, margin, tta)
     if tta:
-        scores = average_symmetries(model, inputs, margin)  # (1, K, h, w) probabilities
+        logits = averaged_logits(model, inputs, margin)  # (1, K, h, w)
     else:
-        scores = logits_inside(model, inputs, margin)  # (1, K, h, w)
-    classes = class_map(scores)[0].cpu().numpy()
+        logits = logits_inside(model, inputs, margin)
+    classes = class_map(logits)[0].cpu().numpy()
     if not with_probabilities:
         return classes, None
-    return classes, scores if tta else scores.softmax(1)
+    return classes, (logits / getattr(model, "temperature", 1.0)).softmax(1)
+
+
+def predict_ensemble(ensemble, inputs, margin, tta):
+    """Predict the classes of one window with each member; arguments as in `predict_window`.
+
+    Returns:
+        ((h, w) uint8 array of classes, (1, K + 1, h, w) mean probabilities, mutual information).
+    """
+    parts = []
+    for member in ensemble.members:
+        parts.append(predict_window(member, inputs, margin, tta, True)[1])
+    parts = torch.stack(parts)  # (M, 1, K, h, w)
+    mean = parts.mean(0)
+    classes = class_map(mean)[0].cpu().numpy()
+    return classes, torch.cat([mean, mutual_information(parts)], 1)
+
+
+def averaged_logits(model, inputs, margin=0):
+    """Logits whose softmax is the mean of the probabilities over the square's eight symmetries."""
+    return average_symmetries(model, inputs, margin).clamp(min=1e-12).log()
 
 
 def average_symmetries(model, inputs, margin=0):

@@ -7,7 +7,7 @@ from report.areas import area_rows
 from report.figures import save_png
 from report.matrices import confusion_figure
 from report.panels import reliability_figure, tile_panels
-from report.stats import BOUNDARY_WIDTH
+from report.stats import BOUNDARY_WIDTH, expected_calibration_error
 from report.tables import text_table, write_rows
 
 SHOWN_SCENES = 10  # in the terminal; the file has all of them
@@ -25,7 +25,7 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
         mapped: mapped areas and their sum, as `read_areas` returns them; None: those of the
             labelled pixels.
     Returns:
-        {"boundary", "calibration_error", "areas", "scenes"}.
+        {"boundary", "calibration_error", "uncalibrated_error", "areas", "scenes"}.
     """
     if mapped is None:
         # Only labelled pixels, because tiles at a scene's edge are filled up by mirroring.
@@ -34,6 +34,7 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
     areas, total_ha = mapped
     return {"boundary": boundary_scores(stats, names),
             "calibration_error": plain(stats.calibration_error()),
+            "uncalibrated_error": plain(expected_calibration_error(stats.uncalibrated_bins)),
             "areas": area_rows(counts, areas, names, total_ha),
             "scenes": scene_rows(stats, positions, names)}
 
@@ -97,7 +98,8 @@ def tables_text(tables, are_points=False, of_map=False):
         of_map: whether the areas are those of a map, not of the labelled pixels.
     """
     boundary, scenes = tables["boundary"], tables["scenes"]
-    error = tables["calibration_error"]
+    error = _three_digits(tables["calibration_error"])
+    without = _three_digits(tables["uncalibrated_error"])
     pixels = sum(row["pixels"] for row in scenes)
     shown = ""
     if len(scenes) > SHOWN_SCENES:
@@ -108,8 +110,8 @@ def tables_text(tables, are_points=False, of_map=False):
                 {"class boundaries": "beyond", **boundary["beyond"]}]
         lines += [text_table(rows, ["class boundaries", "pixels", "miou"]), ""]
     lines += [
-        f"expected calibration error {'-' if error is None else f'{error:.3f}'} over {pixels:,} "
-        "labelled pixels",
+        f"expected calibration error {error} over {pixels:,} labelled pixels"
+        + (f", without the temperature {without}" if without != error else ""),
         "",
         f"scenes{shown}:",
         text_table(scenes[:SHOWN_SCENES], ["scene", "tiles", "pixels", "miou", "pixel_accuracy"]),
@@ -127,6 +129,11 @@ def tables_text(tables, are_points=False, of_map=False):
                   "area.",
                   "They lie side by side and neighbours are alike: the true intervals are wider."]
     return "\n".join(lines)
+
+
+def _three_digits(value):
+    """A number as text, None as a dash."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def write_files(out, run, split, tables, device):

@@ -24,24 +24,27 @@ class EvalStats:
         classes: number of classes K.
         blocks: (N,) number of the block of each tile of the split, from 0.
         ignore: the label of pixels that are not scored.
+        temperature: by which logits are divided for the calibration, see report/calibration.py.
     Attributes:
         blocks: as given, int64.
         counts: (U, K, K) int64, a confusion matrix per block; rows are the truth.
         boundary_confusion: (K, K) int64, of the pixels within BOUNDARY_WIDTH px of a boundary
             between classes.
         tiles: (N, 3) float64 per tile: labelled pixels, right pixels, mean IoU; 0 until updated.
-        calibration_bins: (3, NUM_BINS) float64 by confidence: labelled pixels, right pixels, sum
-            of the confidences.
+        calibration_bins: (3, NUM_BINS) float64, see `count_by_confidence`.
+        uncalibrated_bins: the same at a temperature of 1.
     """
 
-    def __init__(self, classes, blocks, ignore=255):
+    def __init__(self, classes, blocks, ignore=255, temperature=1.0):
         self.blocks = torch.as_tensor(blocks, dtype=torch.int64)
         self.ignore = ignore
+        self.temperature = temperature
         num_blocks = int(self.blocks.max()) + 1
         self.counts = torch.zeros(num_blocks, classes, classes, dtype=torch.int64)
         self.boundary_confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.tiles = torch.zeros(len(self.blocks), 3, dtype=torch.float64)
         self.calibration_bins = torch.zeros(3, NUM_BINS, dtype=torch.float64)
+        self.uncalibrated_bins = torch.zeros(3, NUM_BINS, dtype=torch.float64)
 
     def update(self, start, logits, prediction, labels):
         """Count a batch of tiles that follow each other in the split.
@@ -71,28 +74,55 @@ class EvalStats:
         self._update_calibration(logits, prediction, labels)
 
     def _update_calibration(self, logits, prediction, labels):
-        """Count the labelled pixels of a batch by confidence."""
+        """Count the labelled pixels of a batch by confidence, at the temperature and at 1."""
         labelled = labels != self.ignore
-        odds = (logits - logits.amax(1, keepdim=True)).exp()  # 1 for the most likely class
-        confidence = odds.sum(1).reciprocal()[labelled]  # (P,) the largest softmax probability
+        logits = logits.movedim(1, 3)[labelled]  # (P, K)
         right = (prediction == labels)[labelled]  # (P,)
-        bins = (confidence * NUM_BINS).long().clamp(0, NUM_BINS - 1)  # (P,)
-        for row, values in enumerate((torch.ones_like(confidence), right, confidence)):
-            self.calibration_bins[row] += torch.bincount(bins, values.double(), NUM_BINS).cpu()
+        counts = count_by_confidence(logits, right)
+        self.uncalibrated_bins += counts
+        if self.temperature != 1:
+            counts = count_by_confidence(logits / self.temperature, right)
+        self.calibration_bins += counts
 
     def tensors(self):
         """All counts, as a list of tensors to which other processes' counts can be added."""
-        return [self.counts, self.boundary_confusion, self.tiles, self.calibration_bins]
+        return [self.counts, self.boundary_confusion, self.tiles, self.calibration_bins,
+                self.uncalibrated_bins]
 
     def calibration_error(self):
-        """Expected calibration error, 0..1: how far apart confidence and accuracy are.
+        """Expected calibration error at the temperature, 0..1; NaN without labels."""
+        return expected_calibration_error(self.calibration_bins)
 
-        Returns: float, NaN without labels.
-        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3; differs
-            from the paper in that a bin holds its lower edge, not its upper one.
-        """
-        pixels, right, confidence = self.calibration_bins
-        return float((right - confidence).abs().sum() / pixels.sum())
+
+def count_by_confidence(logits, right):
+    """Count pixels by confidence, the largest softmax probability.
+
+    Args:
+        logits: (P, K); right: (P,) bool, whether the most likely class is the true one.
+    Returns:
+        (3, NUM_BINS) float64 on the CPU: pixels, right pixels, sum of the confidences.
+    """
+    odds = (logits - logits.amax(1, keepdim=True)).exp()  # 1 for the most likely class
+    confidence = odds.sum(1).reciprocal()  # (P,)
+    bins = (confidence * NUM_BINS).long().clamp(0, NUM_BINS - 1)  # (P,)
+    rows = []
+    for values in (torch.ones_like(confidence), right, confidence):
+        rows.append(torch.bincount(bins, values.double(), NUM_BINS).cpu())
+    return torch.stack(rows)
+
+
+def expected_calibration_error(calibration_bins):
+    """How far apart confidence and accuracy are, 0..1.
+
+    Args:
+        calibration_bins: (3, NUM_BINS) of `count_by_confidence`.
+    Returns:
+        float, NaN without pixels.
+    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3. Differs from
+        the paper in that a bin holds its lower edge, not its upper one.
+    """
+    pixels, right, confidence = calibration_bins
+    return float((right - confidence).abs().sum() / pixels.sum())
 
 
 def near_boundary(labels, reach, ignore=255):

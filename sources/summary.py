@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine.cli import plural
 from engine.meta import display_limits
 from engine.prepared import SPARSE_SHARE, SPLITS
 from report.figures import colour_map, panel_grid, to_rgb
@@ -68,5 +69,5 @@ def frequency_table(meta):
         for number, name in enumerate(("cloud", "snow")):
             shares = [100 * meta["cloud_and_snow"][split][number] for split in SPLITS]
             lines.append(f"{name:20}" + "".join(f"{share:22.2f} %" for share in shares))
-    lines += [f"dropped {count} tiles: {why}" for why, count in meta["dropped"].items()]
+    lines += [f"dropped {plural(count, 'tile')}: {why}" for why, count in meta["dropped"].items()]
     return "\n".join(lines)

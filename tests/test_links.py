@@ -11,6 +11,7 @@ import shlex
 import pytest
 
 import evaluate
+import export
 import predict
 import prepare_data
 import sweep
@@ -19,7 +20,7 @@ import train
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {"train": train, "evaluate": evaluate, "predict": predict,
-            "prepare_data": prepare_data, "sweep": sweep}
+            "prepare_data": prepare_data, "sweep": sweep, "export": export}
 EARLIER = "at commit"
 SUFFIXES = ("py", "md", "csv", "json", "txt", "png", "pt", "tif", "npy", "yml", "toml", "html")
 # Files that a command writes, or that the user has: they need not be in the repository.

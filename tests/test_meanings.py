@@ -200,7 +200,7 @@ def test_open_raster__alpha_of_either_kind_marks_missing_pixels(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=[kind])
     with open_raster(tmp_path / "a.tif") as raster:
         assert raster.alpha == 3
-        assert raster.no_data(raster.read(0, 0, 1, 2)).tolist() == [[True, False]]
+        assert raster.read_masked(0, 0, 1, 2)[1][:, :, 0].tolist() == [[True, False]]
 
 
 def test_evaluate__logits_of_a_network_in_evaluation_mode(tmp_path):

@@ -272,7 +272,7 @@ def test_choose_tiles__tiles_without_labels_are_dropped_and_reported(tmp_path):
     save(mask, tmp_path / "masks/s0.png")
     meta, _, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0)
     assert meta["tiles"]["train"] == 3 and meta["dropped"] == {"fewer than 1 labelled px": 1}
-    assert "dropped 1 tiles: fewer than 1 labelled px" in frequency_table(meta)
+    assert "dropped 1 tile: fewer than 1 labelled px" in frequency_table(meta)
     meta, _, _ = prepare(
         tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--drop-single-class", out="two")
     assert meta["tiles"]["train"] == 1 and meta["dropped"]["of train, one class alone"] == 2
@@ -295,7 +295,7 @@ def test_choose_tiles__a_split_without_tiles_names_what_was_dropped(tmp_path):
     save(mask, tmp_path / "masks/s2.png")
     words = "--tile", 25, "--test-places", "s2", "--val-places", "s1", "--drop-only", "water"
     refuses(
-        "no tile of test .* 1 tiles: fewer than 1 labelled px, 3 tiles: only water",
+        "no tile of test .* 1 tile: fewer than 1 labelled px, 3 tiles: only water",
         tmp_path, *words)
 
 

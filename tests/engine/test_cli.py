@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 
-from engine.cli import Parser, number, one_line_errors
+from engine.cli import Parser, number, one_line_errors, plural
 
 
 @pytest.mark.parametrize("kind, low, high, word", [
@@ -20,6 +20,11 @@ def test_number__refuses(kind, low, high, word):
 def test_number__limits_are_allowed():
     assert number(int, 0, 5)("5") == 5 and number(float, 0, 1)("0") == 0
     assert number(float, 1e-12)("1e300") == 1e300
+
+
+@pytest.mark.parametrize("count, text", [(0, "0 steps"), (1, "1 step"), (2000, "2,000 steps")])
+def test_plural__by_eye(count, text):
+    assert plural(count, "step") == text
 
 
 def parser():

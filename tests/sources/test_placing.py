@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import pytest
 from helpers import reference
-from test_points import CLASSES, table
+from test_point_files import CLASSES, table
 from test_vectors import geojson, geopackage, point
 
 from geo.raster import Georeference, write_geotiff
