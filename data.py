@@ -162,27 +162,26 @@ class TileDataset:
 
 
 def missing_pixels(images, nodata=None):
-    """Find the pixels without data: every band is `nodata` or not finite.
+    """Find the pixels without data, whose every band is `nodata` or not finite: (B, H, W) bool.
 
     Args:
-        images: (B, H, W, C) stored values; nodata: the value of missing pixels, or None.
-    Returns:
-        (B, H, W) bool.
+        images: (B, H, W, C) stored values; nodata: as for `normalise`.
     """
     values = images.float()
     missing = ~values.isfinite()
     if nodata is not None:
-        missing |= values == nodata
+        missing |= values == torch.as_tensor(nodata, device=values.device)
     return missing.all(-1)
 
 
 def normalise(images, mean, std, nodata=None):
     """Turn stored values into what the networks take: zero mean, unit deviation, bands first.
 
-    Values that are not finite, and pixels whose every band is `nodata`, become 0, the band's mean.
+    Missing values become 0, the band's mean: what is not finite, and pixels whose every band is
+    `nodata`. Where it is a list of C numbers, each marks the missing values of its own band.
 
     Args:
-        images: (B, H, W, C), any dtype; nodata: the value of missing pixels, or None.
+        images: (B, H, W, C), any dtype; nodata: a number, C numbers, or None.
         mean, std: (C,) in the images' units.
     Returns:
         (B, C, H, W) float32; a view of bands-last memory, so channels-last already.
@@ -195,7 +194,9 @@ def normalise(images, mean, std, nodata=None):
     values.flatten(2).sub_(mean.repeat(width)).mul_((1 / std).repeat(width))  # (B, H, W * C)
     if images.is_floating_point():
         values = torch.where(values.isfinite(), values, 0.0)
-    if nodata is not None:
+    if isinstance(nodata, list):
+        values.masked_fill_(images.float() == to_device(torch.tensor(nodata), images.device), 0.0)
+    elif nodata is not None:
         values = values.masked_fill(missing_pixels(images, nodata)[..., None], 0.0)
     return values.permute(0, 3, 1, 2)  # (B, C, H, W)
 
@@ -396,7 +397,7 @@ def _gather(array, indices):
 def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nodata=None):
     """Write arrays as a prepared data set, which train.py and the other commands read.
 
-    A pixel without data (all bands are `nodata`, or one is not finite) gets no label.
+    A pixel without data (each band is `nodata` or not finite) gets no label.
 
     Args:
         folder: the folder to make; it may exist if it is empty.
@@ -407,7 +408,7 @@ def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nod
         splits: N times "train", "val" or "test". None draws 70, 20 and 10 % of the tiles with a
             fixed seed, which is too optimistic where tiles are neighbours: name the splits there.
         gsd_m: ground sample distance (the side of a pixel), m, or None.
-        nodata: the value of missing pixels, or None.
+        nodata: the value of what is missing, or None.
     Returns:
         dict, the content of dataset.json.
     Raises:
@@ -422,13 +423,12 @@ def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nod
     if splits is None:
         splits = draw_splits(len(images), FRACTIONS, seed=0)
     splits = [str(split) for split in splits]
-    gsd_m = None if gsd_m is None else float(gsd_m)
     nodata = None if nodata is None else float(nodata)
     check_options(splits, len(images), dtype, gsd_m, nodata)
     meta = {
         "format": 1, "name": pathlib.Path(folder).resolve().name, "classes": classes,
         "ignore": 255, "tile": side, "rgb": [0, 1, 2] if bands >= 3 else [0], "bands": bands,
-        "dtype": dtype, "gsd_m": gsd_m, "nodata": nodata,
+        "dtype": dtype, "gsd_m": gsd_m and float(gsd_m), "nodata": nodata,
         "tiles": {split: splits.count(split) for split in SPLITS},
     }
     with new_folder(folder) as work:

@@ -23,7 +23,6 @@ looks at the whole image has no radius: its margin is 64 px, and the result diff
 import functools
 import os
 import pathlib
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,7 +40,8 @@ from geo.windows import (
     WINDOW, axis_windows, discarded_margin, predict_window, valid_slices, window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
-from sources.scenes import at_scale, open_scene, warn_of_unread
+from sources.match import open_as_trained, warn_of_scale
+from sources.scenes import at_scale
 from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
 
 
@@ -51,8 +51,9 @@ def parse_args(argv=None):
                     epilog="example: python predict.py --checkpoint runs/demo scene.tif")
     flag = parser.add_argument_group("what to map").add_argument
     flag("scenes", nargs="+", metavar="SCENE",
-         help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes, or a text file "
-              "NAME.txt that lists the files of one scene")
+         help="GeoTIFF, TIFF, PNG or JPEG with the bands of the training scenes (with rasterio "
+              "installed: what GDAL reads), or a text file NAME.txt that lists the files of one "
+              "scene")
     flag("--checkpoint", required=True,
          help="a run folder (its best.pt, or else its last.pt), or one of its .pt files")
     flag("--scale", type=number(float, 1e-6, 16),
@@ -111,10 +112,7 @@ def torchrun_environment():
 
 def map_scene(path, model, meta, device, args):
     """Predict one scene and write its files; returns the path of the class map."""
-    with open_scene(path, args.max_pixels) as raster:
-        if raster.nodata is None:
-            raster.nodata = meta.get("nodata")
-        check_scene(raster, meta, args.checkpoint)
+    with open_as_trained(path, meta, args.checkpoint, args.max_pixels) as raster:
         file_size = raster.height, raster.width
         raster = at_scale(raster, args.scale)
         warn_of_scale(raster, meta["gsd_m"], args.scale)
@@ -134,39 +132,6 @@ def check_names(scenes):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
 
 
-def warn_of_scale(raster, gsd, scale):
-    """Warn if the pixels of a scene have another size than those the network was trained on.
-
-    Args:
-        raster: the scene as it is predicted, after scaling by `scale`.
-        gsd: size of the training pixels, m; None: unknown.
-    """
-    scene_gsd = raster.georeference and raster.georeference.gsd_m
-    if scene_gsd and gsd and not 0.95 < scene_gsd / gsd < 1.05:
-        print(f"warning: {raster.path} is predicted at {scene_gsd:.3g} m per pixel, the network "
-              f"was trained at {gsd:.3g} m: --scale {scale * scene_gsd / gsd:.4g} would match them",
-              file=sys.stderr)
-
-
-def check_scene(raster, meta, checkpoint):
-    """Compare a scene with what the network was trained on.
-
-    Raises:
-        ValueError: another number of bands, another dtype, or a palette.
-    """
-    warn_of_unread(raster)
-    if raster.palette is not None:
-        raise ValueError(f"{raster.path} has a palette, so its values are no intensities: "
-                         "convert it to RGB")
-    if raster.bands != meta["bands"]:
-        raise ValueError(f"{raster.path} has {raster.bands} bands, but {checkpoint} was trained on "
-                         f"{meta['bands']}: give scenes with the same bands in the same order")
-    if str(raster.dtype) != meta["dtype"]:
-        raise ValueError(f"{raster.path} holds {raster.dtype}, but {checkpoint} was trained on "
-                         f"{meta['dtype']}: its values would mean something else; convert the "
-                         "scene as the training scenes were")
-
-
 class WindowPredictor:
     """Predict a scene in overlapping windows, one row of windows after the other.
 
@@ -182,6 +147,8 @@ class WindowPredictor:
         self.model = model
         self.raster = raster
         self.meta = meta
+        # To networks of earlier commits nodata in single bands was data, and NaN a missing pixel.
+        self.by_band = "scene_nodata" in meta or isinstance(meta.get("nodata"), list)
         self.device = device
         self.args = args
         stride = getattr(model, "stride", 1)
@@ -241,23 +208,28 @@ class WindowPredictor:
         if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
             margin = max(margin - UNCERTAINTY_WINDOW // 2, 0)
         classes, probabilities = self.predict(image, missing, margin)
+        # `all` over an axis as short as the bands is slow, and most windows miss nothing.
+        missing = missing.all(axis=2) if missing.any() else missing[:, :, 0]
+        if not self.by_band:
+            missing = missing | ~np.isfinite(image).all(axis=2)
         in_window = valid_slices(row, col)
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])
         self.keep(block, col, missing[in_window], in_prediction, classes, probabilities)
 
     def read(self, row, col):
-        """The (h, w, C) pixels of a window, and (h, w) bool where they are no data."""
+        """The (h, w, C) pixels of a window, and (h, w, C) bool which values are no data."""
         with self.reading:  # a raster serves one thread at a time
-            image = self.raster.read(row.origin, col.origin, row.size, col.size)
-        return image, self.raster.no_data(image)
+            return self.raster.read_masked(row.origin, col.origin, row.size, col.size)
 
     def predict(self, image, missing, margin):
         """Classes and probabilities of a window without its margin, as `predict_window`."""
         inputs = torch.from_numpy(image)[None].to(self.device)  # (1, h, w, C)
-        inputs = normalise(inputs, self.meta["mean"], self.meta["std"], self.raster.nodata)
-        if self.raster.alpha is not None:  # transparent pixels have the mean, as in training
-            inputs.masked_fill_(torch.from_numpy(missing).to(self.device), 0)
+        inputs = normalise(inputs, self.meta["mean"], self.meta["std"])
+        if missing.any():  # such values are the band's mean, as in training
+            if not self.by_band:
+                missing = missing.all(axis=2, keepdims=True)
+            inputs.masked_fill_(torch.from_numpy(missing).to(self.device).permute(2, 0, 1), 0)
         wanted = self.args.probabilities or self.args.suggest
         return predict_window(self.model, inputs, margin, self.args.tta, wanted)
 

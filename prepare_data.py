@@ -2,7 +2,7 @@
 
     python prepare_data.py demo                               procedural scenes, made in seconds
     python prepare_data.py folder --images DIR --masks DIR --classes classes.csv --out data/NAME
-    python prepare_data.py points --images DIR --points-file points.csv --classes classes.csv
+    python prepare_data.py points scene.tif points.csv --classes classes.csv --out data/NAME
     python prepare_data.py dubai --src DIR --scale 0.5
     python prepare_data.py sentinel2 --images spring.tif autumn.tif --masks landcover_1m.tif
 
@@ -25,15 +25,20 @@ import numpy as np
 from tqdm import tqdm
 
 from engine.cli import Parser, one_line_errors
-from engine.prepared import SPLITS, BandStatistics, TileWriter, new_folder, write_meta
+from engine.prepared import (
+    SPLITS, BandStatistics, TileWriter, classes_without_labels, new_folder, write_meta)
 from report.figures import default_colours, save_png
 from sources import flags, sentinel2
 from sources.demo import demo
-from sources.labels import NO_LABEL, name_scenes, read_classes, read_points
+from sources.labels import NO_LABEL, read_classes
+from sources.masks import propose_classes
+from sources.missing import mark_missing, one_nodata, shared_nodata
+from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
+from sources.points import points_and_classes
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
-from sources.scenes import SceneReader, check_scenes, each_tile, shared_nodata
-from sources.splits import cut, plan_regions
+from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile
+from sources.splits import cut, guess_tile, plan_regions
 from sources.summary import contact_sheet, frequency_table
 
 KINDS = {
@@ -56,6 +61,7 @@ def parse_args(argv=None):
                     description="Raw scenes and labels -> a prepared data set.",
                     epilog="python prepare_data.py KIND --help shows the flags of a kind; "
                     "example: python prepare_data.py dubai --src dubai --scale 0.5")
+    parser.add_argument("--verify", action=flags.Verify, metavar="FOLDER", help=flags.VERIFY_HELP)
     parser.set_defaults(**UNSET)
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, text in KINDS.items():
@@ -72,34 +78,14 @@ def parse_args(argv=None):
         flags.add_split_flags(own, kind)
     words = flags.kind_first(sys.argv[1:] if argv is None else argv, KINDS)
     flags.check_flags_of_kind(kinds.choices, words)
-    return parser.parse_args(words)
-
-
-def check_args(args):
-    """Refuse flags that do not go together.
-
-    Raises:
-        ValueError: with their names.
-    """
-    if args.kind in ("folder", "points") and len(args.images) > 1:
-        raise ValueError("--images takes several for sentinel2 alone: quote a pattern such as "
-                         "'DIR/*.tif'")
-    if args.val_places and (args.split_by or args.split_list):
-        raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and "
-                         "--split-list")
-    if args.overlap >= args.tile:
-        raise ValueError(f"--overlap {args.overlap}: give less than --tile {args.tile}")
-    if args.overlap and args.split_by == "tile":
-        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share "
-                         "pixels: leave one out")
-    if not 0 < sum(args.fractions) < 1e9:
-        raise ValueError(f"--fractions {args.fractions}: give at least one above 0, such as "
-                         "0.7 0.2 0.1")
+    args = parser.parse_args(words)
+    flags.take_positionals(args, kinds.choices)
+    return args
 
 
 def main(args):
     """Prepare a data set in a temporary folder that is renamed to --out when all is written."""
-    check_args(args)
+    flags.check_args(args)
     out = Path(args.out).resolve()
     with new_folder(out) as work:
         try:
@@ -107,10 +93,8 @@ def main(args):
         except ValueError as error:
             raise ValueError(name_sites(str(error), work)) from error
     print(frequency_table(meta))
-    for index, entry in enumerate(meta["classes"]):
-        if not any(meta["pixels"][split][index] for split in SPLITS):
-            print(f"warning: not one pixel is labelled {entry['name']}: look at the masks' values",
-                  file=sys.stderr)
+    for line in [*classes_without_labels(meta), *warn_of_shared_ground(meta["shared_ground"])]:
+        print(f"warning: {line}", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
     print(f"next: python train.py --data {shlex.quote(str(args.out))}")
 
@@ -123,12 +107,16 @@ def make_demo(out, seed=0):
 def prepare(args, folder):
     """Write a prepared data set to an existing folder; returns what dataset.json holds."""
     source = find_source(args, folder)
-    sizes, measured, missing = check_scenes(source, args.gsd)
-    meta = {**build_meta(source, measured["bands"], args), **measured}
+    sizes, georeferences, measured, missing = check_scenes(source, args.gsd)
+    source = join_sites(source, footprints(source, sizes, georeferences))
     regions = plan_regions(source, sizes, args)
+    args.tile = args.tile or guess_tile(regions, args.overlap)
+    meta = {**build_meta(source, measured["bands"], args), **measured}
+    meta["shared_ground"] = shared_ground(source.scenes, regions)
     tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
     meta.update(counts)
     meta["nodata"] = shared_nodata(source, tiles, missing, meta["dtype"])
+    meta["scene_nodata"] = one_nodata(missing)
     meta.update(write_tiles(folder, source, tiles, meta))
     save_png(contact_sheet(folder, meta), folder / "preview.png")
     write_meta(folder, meta)
@@ -157,16 +145,28 @@ def find_source(args, folder):
     elif args.kind in PUBLIC:
         source = PUBLIC[args.kind](args.src)
     else:
-        class_table = read_classes(args.classes)
-        source = RawDataset(class_table, pair_scenes(args.images[0], args.masks))
+        scenes = pair_scenes(args.images, args.masks)
+        if args.masks and not args.classes:
+            ask_for_classes(scenes, args)
+        source = RawDataset(read_classes(args.classes), scenes)
     options = {"scale": args.scale, "tolerance": args.tolerance, "nodata": args.nodata,
                "max_pixels": args.max_pixels}
     if args.threshold is not None:
         options["threshold"] = args.threshold
     if args.points_file:
-        points = read_points(args.points_file, source.class_table)
-        options["points"] = name_scenes(points, source.scenes)
+        options.update(points_and_classes(args, source))
+    if not source.class_table:
+        names = [row.name for row in options["class_table"]]
+        print(f"classes, as the file of points names them: {', '.join(names)} (--classes)")
     return dataclasses.replace(source, **options)
+
+
+def ask_for_classes(scenes, args):
+    """Print what masks hold as a classes.csv to fill in, and end with an error."""
+    source = RawDataset([], [], max_pixels=args.max_pixels)
+    print(propose_classes(ScaledRaster(scene.mask, source, smooth=False) for scene in scenes))
+    raise ValueError("--classes: masks do not name their classes; fill in the names above, without "
+                     "the last column if you like, save this as classes.csv, and give it")
 
 
 def build_meta(source, bands, args):
@@ -209,7 +209,7 @@ def choose_tiles(source, regions, gsd_m, args):
             raise ValueError(f"--drop-only {name}: give one of {', '.join(names)}")
     tiles_of = [[] for _ in source.scenes]
     for region in regions:
-        tiles_of[region.scene] += cut(region, args.tile, args.overlap)
+        tiles_of[region.scene] += cut(region, args.tile, args.overlap, args.pad_edges)
     kept = []
     pixels = {split: np.zeros(len(names), int) for split in SPLITS}
     dropped = {split: Counter() for split in SPLITS}
@@ -256,7 +256,8 @@ def why_dropped(tile, counts, reader, source, args):
     if args.drop_only and shown and shown <= set(args.drop_only):
         return f"only {', '.join(args.drop_only)}"
     if args.max_cloud < 1:
-        cloud, snow = source.clouds.shares(*reader.read_image(tile))
+        image, known = reader.read_image(tile)
+        cloud, snow = source.clouds.shares(image, known.any(axis=2))
         if cloud + snow > args.max_cloud:
             return f"more than {100 * args.max_cloud:g} % cloud or snow"
     if args.drop_single_class and tile.split == "train" and len(shown) == 1:
@@ -276,7 +277,7 @@ def check_splits_have_tiles(regions, number_of_tiles, dropped):
         if not number_of_tiles[split]:
             reasons = [f"{count} tiles: {reason}" for reason, count in dropped[split].items()]
             raise ValueError(f"no tile of {split} is left, dropped were {', '.join(reasons)}; "
-                             "split otherwise or drop less")
+                             "split otherwise, drop less, or train on all by --split-by none")
 
 
 def write_tiles(folder, source, tiles, meta):
@@ -290,26 +291,30 @@ def write_tiles(folder, source, tiles, meta):
         tiles: list of Region, scene by scene.
         meta: dict with bands, dtype, nodata, tile, and tiles by split.
     Returns:
-        dict of mean and std of each band over the training tiles' valid pixels; and cloud_and_snow,
-        the mean share of each in a split's tiles, None where it is not known.
+        dict of mean and std of each band over the training tiles' valid pixels; nodata, per band
+        where single bands of a pixel have it; and cloud_and_snow, the mean share of each in a
+        split's tiles, None where it is not known.
     """
     side = meta["tile"]
     columns = ["scene", "row", "col"] + (["cloud", "snow"] if source.clouds else [])
     statistics = BandStatistics(meta["bands"])
+    has_partial = False  # whether nodata stands in single bands of a pixel
     cloudy = {split: np.zeros(2) for split in SPLITS}
     progress = tqdm(tiles, "writing", unit="tile", disable=None)
     with TileWriter(folder, meta["tiles"], side, meta["bands"], meta["dtype"], columns) as writer:
         for tile, reader in each_tile(source, progress):
-            image, valid = reader.read_image(tile)
+            image, known = reader.read_image(tile)
+            valid = known.any(axis=2)
             labels = reader.read_labels(tile)
             row = [source.scenes[tile.scene].name, tile.row, tile.col]
             if source.clouds:
                 shares = source.clouds.shares(image, valid)
                 cloudy[tile.split] += shares
                 row += list(np.round(shares, 4))
+            counted = valid & tile.counted
             if tile.split == "train":
-                statistics.add(image[valid])
-            mark_missing(image, valid, meta["nodata"])
+                statistics.add(image[counted], known[counted])
+            has_partial = mark_missing(image, known, meta["nodata"]) or has_partial
             filling = [(0, side - tile.height), (0, side - tile.width)]
             image = np.pad(image, [*filling, (0, 0)], mode="reflect")
             labels = np.pad(labels, filling, constant_values=NO_LABEL)
@@ -317,23 +322,13 @@ def write_tiles(folder, source, tiles, meta):
     mean, std = statistics.mean_and_std()
     clouds = None
     if source.clouds:
-        for split, count in meta["tiles"].items():
-            cloudy[split] /= max(count, 1)
-        clouds = {split: shares.tolist() for split, shares in cloudy.items()}
-    return {"mean": mean, "std": std, "cloud_and_snow": clouds}
-
-
-def mark_missing(image, valid, nodata):
-    """Give pixels without data one value in every band, unless one of their bands is not finite.
-
-    Args:
-        image: (h, w, C), changed in place.
-        valid: (h, w) bool.
-        nodata: the set's value, or None for NaN.
-    """
-    marked = ~valid & np.isfinite(image).all(axis=2)
-    if marked.any():
-        image[marked] = np.nan if nodata is None else nodata
+        clouds = {split: (cloudy[split] / max(count, 1)).tolist()
+                  for split, count in meta["tiles"].items()}
+    nodata = meta["nodata"]
+    if has_partial and nodata is not None and nodata == meta["scene_nodata"]:
+        nodata = [nodata] * meta["bands"]
+    return {"mean": mean, "std": std, "nodata": nodata, "cloud_and_snow": clouds,
+            "digests": writer.digests}
 
 
 if __name__ == "__main__":

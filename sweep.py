@@ -9,7 +9,9 @@ per run), sweep.md and sweep.png to --out. Each run has its folder there, and a 
 it printed beside it. The same command again skips finished runs and goes on with interrupted ones.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -27,12 +29,21 @@ from tqdm import tqdm
 
 import train
 from engine.cli import Parser, number, one_line_errors
-from engine.lock import locked
-from engine.prepared import data_fingerprint
+from engine.files import read_text
+from engine.lock import check_lock, locked
+from engine.prepared import changed_data, data_fingerprint
 from engine.search import draw, halve, rung_sizes
+from engine.startup import PARENT_HOLDS_STDIN
 from report.sweep_tables import report, row_of
 from report.tables import read_rows, write_rows
 
+PATIENCE = 3  # seconds that a run may take to end after the sweep that started it was killed
+LOG_COLUMNS = ("val_miou", "seconds")  # of log.csv, that are always filled
+# Of sweep.csv.
+STATUSES = ("finished", "failed", "stopped", "interrupted")
+SCORES = ("train_loss", "val_loss", "val_accuracy", "best_val_miou")
+RUN_COLUMNS = {"cell", "lr", "bs", "seed", "epochs_done", "test_miou", "seconds", "status", "error",
+               "command", *SCORES}
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
 OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry", "--dry-run")
 
@@ -107,8 +118,17 @@ class Cell:
         return words + ["--out", str(self.folder)] if with_out else words
 
     def log(self):
-        """The rows of the run's log.csv, one per epoch; an incomplete last row is left out."""
-        return [row for row in read_rows(self.folder / "log.csv") if None not in row.values()]
+        """The rows of the run's log.csv, one per epoch; an incomplete last row is left out.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        path = self.folder / "log.csv"
+        rows = read_rows(path)
+        whole = [is_epoch(row) for row in rows]
+        if not all(whole[:-1]) or (rows and not rows[0].keys() >= {*LOG_COLUMNS}):
+            raise ValueError(f"{path} is damaged in line {whole.index(False) + 2}")
+        return rows if not rows or whole[-1] else rows[:-1]
 
     def best(self, until=None):
         """Highest validation mean IoU of the first `until` epochs, or of all; NaN counts as 0."""
@@ -157,12 +177,14 @@ class Sweep:
         out: the folder, pathlib.Path.
         rows: {cell: row} of sweep.csv.
         jobs: processes at a time.
+        lock: sweep.lock, which this process holds locked; None for a look at the plan.
     """
 
-    def __init__(self, out, rows, jobs):
+    def __init__(self, out, rows, jobs, lock=None):
         self.out = out
         self.rows = rows
         self.jobs = jobs
+        self.lock = lock
 
     def status(self, cell):
         """How a run ended: "finished", "failed", "stopped", "interrupted", or "missing"."""
@@ -226,6 +248,7 @@ class Sweep:
 
     def finish(self, cell, code, until):
         """Write a run's row of sweep.csv after its process ended with `code`; return the row."""
+        check_lock(self.lock)
         status, error = outcome(cell, code, until)
         row = row_of(cell, status, error)
         self.rows[cell.folder.name] = row
@@ -250,20 +273,41 @@ def start(cell, threads, until):
     Raises:
         BlockingIOError: another process writes to its folder.
     """
-    resume = (cell.folder / "last.pt").exists()
+    resume = False
     if cell.folder.is_dir():
+        wait_until_free(cell.folder / "args.json")
         with locked(cell.folder / "args.json"):
+            resume = (cell.folder / "last.pt").exists()
             if not resume:
-                shutil.rmtree(cell.folder)  # left by a run that was stopped before it saved
+                clear(cell.folder)  # of a run that was stopped before it saved
     words = cell.command()[2:]
     if resume:
         words.append("--resume")
     if until:
         words += ["--stop-after", str(until)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1",
+                                PARENT_HOLDS_STDIN: "1"}
     with open(output_file(cell), "a", encoding="utf-8") as file:
-        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file,
-                                stderr=subprocess.STDOUT, env=environment)
+        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file, env=environment,
+                                stderr=subprocess.STDOUT, stdin=subprocess.PIPE)
+
+
+def wait_until_free(path):
+    """Wait for a process to end that has a file locked, but not for long."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BlockingIOError), locked(path):
+            return
+        time.sleep(0.05)
+
+
+def clear(folder):
+    """Remove all that a run's folder holds, except args.json, which is locked."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "args.json":
+            path.unlink()
 
 
 def output_file(cell):
@@ -279,7 +323,7 @@ def outcome(cell, code, until):
         code: exit code; None for a run that is to go on later.
         until: epoch that it was to stop after; 0 is its last.
     """
-    if code is None:
+    if code is None or code == 130:  # the run was stopped by a signal, and saved before
         return "interrupted", ""
     if code < 0:
         return "failed", f"killed by signal {-code}"
@@ -292,7 +336,7 @@ def outcome(cell, code, until):
 
 
 def known_rows(cells, out, retry):
-    """Read sweep.csv of the sweep's folder.
+    """Read sweep.csv of the sweep's folder; a damaged row is left out, and its run looked at again.
 
     Args:
         cells: list of Cell; out: the folder.
@@ -302,7 +346,16 @@ def known_rows(cells, out, retry):
     Raises:
         ValueError: a run was begun with other flags.
     """
-    rows = {row["cell"]: row for row in read_rows(out / "sweep.csv")}
+    path = out / "sweep.csv"
+    rows = {}
+    try:
+        for row in read_rows(path):
+            if is_run(row):
+                rows[row["cell"]] = row
+            else:
+                warn(f"{path} is damaged", f"run {row.get('cell') or '?'} is looked at again")
+    except ValueError as error:
+        warn(error, "all its runs are looked at again")
     for cell in cells:
         row = rows.get(cell.folder.name)
         if row and shlex.split(row["command"])[:-2] != cell.command(with_out=False):
@@ -311,6 +364,77 @@ def known_rows(cells, out, retry):
     if retry:
         rows = {name: row for name, row in rows.items() if row["status"] != "failed"}
     return rows
+
+
+def is_epoch(row):
+    """Whether a row of log.csv is whole."""
+    filled = [column for column in row if row[column]]
+    return (None not in row and None not in row.values()
+            and are_numbers(row, [*LOG_COLUMNS, *filled]))
+
+
+def is_run(row):
+    """Whether a row of sweep.csv is one that a sweep wrote."""
+    if None in row or None in row.values() or not row.keys() >= RUN_COLUMNS:
+        return False
+    measured = [column for column in SCORES if row[column] or row["status"] == "finished"]
+    try:
+        shlex.split(row["command"])
+    except ValueError:  # an open quotation mark
+        return False
+    return (row["status"] in STATUSES and row["epochs_done"].isdecimal()
+            and are_numbers(row, ["seconds", *measured]))
+
+
+def are_numbers(row, columns):
+    """Whether some columns of a row of text hold numbers."""
+    try:
+        for column in columns:
+            float(row[column])
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def warn(what, remedy):
+    """Print a warning of one line."""
+    print(f"warning: {' '.join(str(what).split())}: {remedy}", file=sys.stderr)
+
+
+def discard_damaged(cell, rows):
+    """Have a run whose log or scores are damaged done again.
+
+    Args:
+        cell: Cell; rows: {cell: row} of sweep.csv, which loses the run's.
+    """
+    names = ("log.csv", "last.pt", "metrics.json")  # without last.pt a run begins anew
+    metrics = cell.folder / "metrics.json"
+    problem = None
+    try:
+        if metrics.exists() and len(cell.log()) < cell.args.epochs:
+            problem = f"{cell.folder / 'log.csv'} lacks epochs of a finished run"
+        elif metrics.exists() and not are_scores(metrics):
+            problem = f"{metrics} is damaged"
+            names = ("metrics.json",)  # which the run writes again
+        cell.log()
+    except ValueError as error:
+        problem = error
+    if problem is None:
+        return
+    with locked(cell.folder / "args.json"):
+        for name in names:
+            (cell.folder / name).unlink(missing_ok=True)
+    rows.pop(cell.folder.name, None)
+    warn(problem, "this run is done again")
+
+
+def are_scores(path):
+    """Whether a file holds the scores of a run as `sweep_tables.row_of` reads them."""
+    try:
+        scores = json.loads(read_text(path))
+        return isinstance(scores["split"], str) and isinstance(scores["miou"], (float, type(None)))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def check_data(file, out, fingerprints):
@@ -324,14 +448,14 @@ def check_data(file, out, fingerprints):
     path = out / "sweep.lock"
     try:
         known = json.loads(path.read_text(encoding="utf-8") or "{}")
-        changed = [data for data in fingerprints if known.get(data, fingerprints[data])
-                   != fingerprints[data]]
-    except (ValueError, AttributeError, RecursionError):
+        before = {data: dict(known.get(data, fingerprints[data])) for data in fingerprints}
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} is damaged: delete it if the data sets are still those that the "
                          "sweep began on") from None
-    if changed:
-        raise ValueError(f"{changed[0]} is not the data set that {out} was begun on: give another "
-                         "--out")
+    for data, fingerprint in fingerprints.items():
+        if changed_data(data, before[data], fingerprint):
+            raise ValueError(f"{data} is not the data set that {out} was begun on: give another "
+                             "--out")
     file.truncate(0)
     file.write(json.dumps(known | fingerprints))
     file.flush()
@@ -350,7 +474,10 @@ def main(args):
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock") as file:
         check_data(file, out, fingerprints)
-        sweep = Sweep(out, known_rows(cells, out, args.retry), args.jobs)
+        rows = known_rows(cells, out, args.retry)
+        for cell in cells:
+            discard_damaged(cell, rows)
+        sweep = Sweep(out, rows, args.jobs, file)
         rungs = []
         if args.search:
             for epoch, reached in halve(cells, cells[0].args.epochs, sweep.train):
@@ -359,6 +486,7 @@ def main(args):
             sweep.train(cells)
         rows = [sweep.rows[cell.folder.name] for cell in cells]
         title = f"{pathlib.Path(cells[0].args.data).name}, {cells[0].args.model}"
+        check_lock(file)
         report(rows, swept, out, title, args.command, rungs)
     return sum(row["status"] in ("failed", "interrupted") for row in rows)
 

@@ -10,6 +10,7 @@ folder (see engine/runs.py). Everything random is a function of (seed, epoch, st
 was stopped and resumed ends like one that never was.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import copy
 import importlib.util
 import math
@@ -174,7 +175,7 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
-    if args.data == DEMO and rank == 0 and not pathlib.Path(DEMO).exists():
+    if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
         from prepare_data import make_demo
         print("making the demo data set: synthetic scenes, some seconds", flush=True)
         make_demo(DEMO)
@@ -189,7 +190,7 @@ def main(args):
     run = build_run(args, meta, train_tiles, device)
     run.rank = rank
     run.world_size = world_size
-    with runs.run_dir_lock(args, rank):
+    with runs.run_dir_lock(args, rank) as run.lock:
         args.out = broadcast(args.out)
         if args.resume:
             runs.resume(run, args, meta, device)
@@ -303,8 +304,8 @@ def train(run, train_tiles, val_tiles, meta, args, device):
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
             finish_epoch(run, val_tiles, meta, args, device, speed)
     if stop_signals:  # during the last validation
-        raise SystemExit(f"stopped after epoch {run.epoch}; go on with: python train.py --out "
-                         f"{args.out} --resume")
+        raise KeyboardInterrupt(f"stopped after epoch {run.epoch}; go on with: python train.py "
+                                f"--out {args.out} --resume")
 
 
 def train_one_epoch(run, tiles, meta, args, device, stop_signals):
@@ -381,8 +382,8 @@ def save_if_due(run, meta, args, stop_signals):
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
     if all_reduce(torch.tensor(len(stop_signals), device=run.step_log.device)):
-        raise SystemExit(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on with: "
-                         f"python train.py --out {args.out} --resume")
+        raise KeyboardInterrupt(f"stopped in epoch {run.epoch + 1} after step {run.step}; go on "
+                                f"with: python train.py --out {args.out} --resume")
 
 
 def finish_epoch(run, val_tiles, meta, args, device, speed):
@@ -405,8 +406,7 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     print(f"epoch {row['epoch']:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss "
           f"{val_loss:.3f}, accuracy {row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  "
           f"({speed['seconds']:.1f} s, {speed['images_per_s']:.1f} images/s)", flush=True)
-    if run.rank == 0:
-        runs.append_row(pathlib.Path(args.out, "log.csv"), row)
+    runs.log_epoch(run, args, row)
     if run.writer:
         from report.panels import preview
         iou = dict(zip(meta["classes"], matrix.iou().tolist()))
@@ -440,6 +440,7 @@ def report(run, args, meta, device):
     matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
+    run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, meta, device), folder / "preview.png")

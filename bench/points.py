@@ -10,9 +10,9 @@ baseline_tta.csv. All of them make results/points.md and docs/points-*.png. One 
 points for every method. The test split is scored with the weights of the last step.
 
     python prepare_data.py dubai --src FOLDER --out data/dubai --scale 0.5 --tile 256 \
-        --min-labelled 20000
+        --pad-edges --min-labelled 20000
     python prepare_data.py folder --images FOLDER/images --masks FOLDER/groundtruth \
-        --classes roads.csv --threshold 127 --tile 200 --out data/roads
+        --classes roads.csv --threshold 127 --tile 200 --pad-edges --out data/roads
 
 roads.csv has the lines id,name,r,g,b and 0,background,190,190,190 and 255,road,230,60,40.
 """

@@ -21,7 +21,8 @@ BASE = {"demo": "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last",
         "dubai": "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 15 --loss ce+jaccard --jitter 0.2"
                  " --final last"}
 PREPARE = {"demo": "demo --test-places place_11 place_12",
-           "dubai": "dubai --scale 0.5 --tile 256 --min-labelled 20000 --test-places 1+3 --src"}
+           "dubai": "dubai --scale 0.5 --tile 256 --pad-edges --min-labelled 20000 "
+                    "--test-places 1+3 --src"}
 FOLDS = {"demo": {"a": "place_01 place_02 place_03 place_04",
                   "b": "place_05 place_06 place_07 place_08"},
          "dubai": {"a": "2 6", "b": "2 5", "c": "2", "d": "4+7+8"}}

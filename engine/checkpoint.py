@@ -11,6 +11,7 @@
 import hashlib
 import os
 import pathlib
+import zipfile
 
 import torch
 
@@ -59,6 +60,7 @@ def load_checkpoint(path, device="cpu"):
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}: {advice}")
     try:
+        check_sizes(path)
         content = torch.load(path, map_location=device, weights_only=True)
         expected = content.pop("sha256", None)
         digest = _digest(content)
@@ -74,6 +76,18 @@ def load_checkpoint(path, device="cpu"):
         raise ValueError(f"{path} is damaged: its content does not match its checksum; use another "
                          "checkpoint of the run")
     return content
+
+
+def check_sizes(path):
+    """Refuse a file whose parts would take more memory than it holds: ValueError.
+
+    torch writes a zip archive without compression.
+    """
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(part.file_size for part in archive.infolist())
+    size = pathlib.Path(path).stat().st_size
+    if claimed > size:
+        raise ValueError(f"its parts claim {claimed:,} bytes, and it has {size:,}")
 
 
 def load_model(path, device="cpu"):
@@ -94,6 +108,9 @@ def load_model(path, device="cpu"):
                                 **_current_options(content["model"]["kwargs"]))
         model.load_state_dict(state, assign=True)
         check_checkpoint_meta(**content["data"])
+        num_classes = len(content["data"]["classes"])
+        if content["model"]["kwargs"].get("classes", num_classes) != num_classes:
+            raise ValueError(f"it names {num_classes} classes, and its network has others")
         for name, value in model.state_dict().items():
             if not value.isfinite().all():
                 raise ValueError(f"{name} is not finite")

@@ -6,9 +6,13 @@ import difflib
 import re
 import signal
 import sys
+import warnings
 
 from engine.device import out_of_memory
-from engine.distributed import leave_at_once
+from engine.distributed import leave_at_once, lost_process, wait_for_all
+from engine.startup import end_interrupted
+
+MAX_LINE = 600  # characters of an error; a longer one names something that nobody can read
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -84,8 +88,13 @@ def one_line_errors(command, interrupted, out_of_memory_advice):
         out_of_memory_advice: what to do where memory ran out.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == end_interrupted:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What a library warns of means nothing to a user. Filters that were set before come first.
+    warnings.filterwarnings("ignore", append=True)
     with leave_at_once(), exit_codes(command, interrupted, out_of_memory_advice):
         yield
+        wait_for_all()
 
 
 @contextlib.contextmanager
@@ -93,15 +102,23 @@ def exit_codes(command, interrupted, out_of_memory_advice):
     """The part of `one_line_errors` that turns errors into a line and an exit code."""
     try:
         yield
-    except KeyboardInterrupt:
-        print(f"{command}: interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        end(command, str(error) or f"interrupted; {interrupted}", 130)
     except (ValueError, OSError) as error:
-        print(f"{command}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        end(command, str(error), 2)
     except (MemoryError, RuntimeError) as error:
+        if lost_process(error):
+            end(command, "another of the processes has ended, and this one ends with it: look at "
+                "the other's line", 2)
         if not out_of_memory(error):
             raise
-        print(f"{command}: out of memory: {out_of_memory_advice} ({str(error)[:100]!r})",
-              file=sys.stderr)
-        sys.exit(2)
+        end(command, f"out of memory: {out_of_memory_advice} ({str(error)[:100]!r})", 2)
+
+
+def end(command, message, code):
+    """End the process with one line."""
+    line = " ".join(message.split())
+    if len(line) > MAX_LINE:
+        line = f"{line[:MAX_LINE // 2]} ... {line[-MAX_LINE // 2:]}"
+    print(f"{command}: {line}", file=sys.stderr)
+    sys.exit(code)

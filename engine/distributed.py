@@ -9,6 +9,7 @@ prints.
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -60,6 +61,20 @@ def leave_at_once():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)
+
+
+def wait_for_all():
+    """Return when all processes have come here; if one ended before, an error: `lost_process`."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def lost_process(error):
+    """Whether an exception means that another of several processes is gone."""
+    if not torch.distributed.is_initialized():
+        return False
+    return (isinstance(error, torch.distributed.DistError)
+            or re.search("by peer|[Bb]roken pipe|NCCL|gloo|[Cc]onnection", str(error)) is not None)
 
 
 def rank_and_size():

@@ -2,6 +2,7 @@
 
 import torch
 
+READING = ("scene_nodata", "scales")  # how scenes were read, which sets of old do not state
 KEPT = ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")
 
 
@@ -12,9 +13,13 @@ def checkpoint_meta(dataset_meta):
         dataset_meta: see `prepared.load_meta`.
     Returns:
         dict of name, ignore, mean, std, bands, dtype, gsd_m, rgb, nodata; classes, here K names;
-        colours, K times [r, g, b]; scale, by which the training scenes were resized.
+        colours, K times [r, g, b]; scale, by which the training scenes were resized; and
+        scene_nodata and scales, unless the set was made when alpha was still a band.
     """
     meta = {key: dataset_meta.get(key) for key in KEPT}
+    meta.update({key: dataset_meta[key] for key in READING if key in dataset_meta})
+    if meta.get("scene_nodata") is not None and meta["nodata"] == meta["scene_nodata"]:
+        meta["nodata"] = [meta["nodata"]] * meta["bands"]  # other scenes may lack single bands
     meta["scale"] = dataset_meta.get("arguments", {}).get("scale", 1.0)
     meta["classes"] = [entry["name"] for entry in dataset_meta["classes"]]
     meta["colours"] = [list(entry["colour"]) for entry in dataset_meta["classes"]]
@@ -28,7 +33,9 @@ def check_checkpoint_meta(classes, colours, ignore, mean, std, bands, rgb, nodat
         raise ValueError("its classes make no sense")
     if not (all(map(is_colour, colours)) and is_shown(rgb, bands)):
         raise ValueError("its colours or shown bands make no sense")
-    if not (is_normalisation(mean, std, bands) and is_nodata(nodata)):
+    if not (is_normalisation(mean, std, bands) and is_nodata(nodata, bands)
+            and is_nodata(others.get("scene_nodata"), bands)
+            and are_scales(others.get("scales"), bands)):
         raise ValueError("its normalisation makes no sense")
     if not (ignore == 255 and 0 < scale <= 16):
         raise ValueError("its ignored label or scale makes no sense")
@@ -53,9 +60,16 @@ def is_normalisation(mean, std, bands):
     return mean.shape == (bands,) and finite
 
 
-def is_nodata(value):
-    """Whether a value is None or a number that float32 can hold; others may raise."""
+def is_nodata(value, bands):
+    """Whether a value is None, a number that float32 can hold, or one per band; else may raise."""
+    if isinstance(value, list):
+        return len(value) == bands and None not in value and max(map(abs, value)) <= 3.5e38
     return value is None or abs(value) <= 3.5e38
+
+
+def are_scales(value, bands):
+    """Whether a value is None, or lists a scale and an offset per band; others may raise."""
+    return value is None or torch.tensor(value).shape == (bands, 2)
 
 
 def display_limits(meta):

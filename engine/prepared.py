@@ -8,16 +8,21 @@ import json
 import os
 import pathlib
 import shutil
+import sys
+import zlib
 
 import numpy as np
 import torch
 
+from engine.files import MAX_NAME, check_path, read_text, writing
+from engine.lock import locked_beside
 from engine.meta import is_colour, is_nodata, is_normalisation, is_shown
 
 SPLITS = ("train", "val", "test")
 SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
 META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
               "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
+CONSTANT = 1e30  # deviation given to a constant band, as images are divided by it
 FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless others are asked for
 
 
@@ -40,7 +45,7 @@ def load_meta(folder):
         raise FileNotFoundError(f"{folder} is not a prepared data set (it has no dataset.json): "
                                 "make one with prepare_data.py")
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again}") from None
     if not isinstance(meta, dict) or meta.get("format") != 1:
@@ -58,6 +63,27 @@ def load_meta(folder):
     return meta
 
 
+def classes_without_labels(meta):
+    """Describe the classes that cannot be learned or scored, one line for each reason.
+
+    Args:
+        meta: content of dataset.json. Splits without tiles are left out.
+    """
+    pixels = {split: meta["pixels"][split] for split in SPLITS if meta["tiles"][split]}
+    names = [entry["name"] for entry in meta["classes"]]
+    nowhere = [name for name, *counts in zip(names, *pixels.values()) if not any(counts)]
+    lines = []
+    if nowhere:
+        lines.append(f"not one pixel is labelled {', '.join(nowhere)}: look at the labels' values")
+    for split, effect in (("train", "it cannot be learned"), ("test", "its score is not known")):
+        counts = pixels.get(split, [])
+        without = [name for name, count in zip(names, counts) if not count and name not in nowhere]
+        if without:
+            lines.append(f"{', '.join(without)} has no label in {split}, so that {effect}: split "
+                         "otherwise, or label more of it")
+    return lines
+
+
 def wrong_entry(meta):
     """The first entry of a dataset.json that makes no sense, or None."""
     checks = {
@@ -68,11 +94,12 @@ def wrong_entry(meta):
         "gsd_m": lambda: 0 < (meta.get("gsd_m") or 1) < 1e9,
         "mean, std": lambda: is_normalisation(meta["mean"], meta["std"], meta["bands"]),
         "rgb": lambda: is_shown(meta["rgb"], meta["bands"]),
-        "nodata": lambda: is_nodata(meta.get("nodata")),
+        "nodata": lambda: is_nodata(meta.get("nodata"), meta["bands"]),
         "classes": lambda: 0 < len(meta["classes"]) <= 255 and all(
-            entry["name"].isprintable() and is_colour(entry["colour"])
-            for entry in meta["classes"]),
+            entry["name"].isprintable() and len(entry["name"]) <= MAX_NAME
+            and is_colour(entry["colour"]) for entry in meta["classes"]),
         "tiles, pixels": lambda: all(are_counts(meta, split) for split in SPLITS),
+        "digests": lambda: are_digests(meta.get("digests")),
         "places": lambda: all(isinstance(site, str) for site in meta.get("places", {}).values()),
         "arguments": lambda: 0 < meta.get("arguments", {}).get("scale", 1.0) <= 16,
     }
@@ -90,6 +117,14 @@ def are_counts(meta, split):
     counts = meta["pixels"][split]
     most = meta["tiles"][split] * meta["tile"] ** 2
     return len(counts) == len(meta["classes"]) and min(counts) >= 0 and sum(counts) <= most
+
+
+def are_digests(value):
+    """Whether a value is None, as in sets of earlier versions, or {array: number} of all arrays."""
+    if value is None:
+        return True
+    names = {f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")}
+    return value.keys() == names and all(type(digest) is int for digest in value.values())
 
 
 def open_array(path, shape, dtype):
@@ -119,22 +154,72 @@ def data_fingerprint(folder):
 
     Returns:
         {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight
-        tiles, ...}, likewise of val and test.
+        tiles, "digests of train": {array: digest of all of it}, ...}, likewise of val and test.
+        Digests are those that dataset.json states, and missing in sets of earlier versions. "files"
+        is {file: [bytes, time of the last change, ns]}, see `changed_data`.
     Raises:
         ValueError, OSError: as `load_meta`.
     """
     meta = load_meta(folder)
-    fingerprint = {}
+    fingerprint = {"files": {}}
     for split in SPLITS:
         count = meta["tiles"][split]
         digest = hashlib.sha256()
-        for kind in ("images", "labels") if count else ():
-            array = np.load(pathlib.Path(folder, f"{split}_{kind}.npy"), mmap_mode="r")
-            digest.update(array[np.linspace(0, count - 1, 8).astype(int)].tobytes())
+        for kind in ("images", "labels"):
+            path = pathlib.Path(folder, f"{split}_{kind}.npy")
+            status = path.stat()
+            fingerprint["files"][path.name] = [status.st_size, status.st_mtime_ns]
+            if count:
+                array = np.load(path, mmap_mode="r")
+                digest.update(array[np.linspace(0, count - 1, 8).astype(int)].tobytes())
         fingerprint[f"tiles of {split}"] = count
         fingerprint[f"pixels of {split}"] = meta["pixels"][split]
         fingerprint[f"look of {split}"] = digest.hexdigest()
+        if "digests" in meta:
+            stated = meta["digests"]
+            fingerprint[f"digests of {split}"] = {
+                name: stated[name] for name in stated if name.startswith(split)}
     return fingerprint
+
+
+def changed_data(folder, known, now):
+    """Compare two fingerprints of a data set, and all of its arrays if a file changed in between.
+
+    Args:
+        folder: the prepared data set.
+        known: the fingerprint of an earlier time, which may lack entries of this version.
+        now: the present one.
+    Returns:
+        list of the entries that differ.
+    Raises:
+        ValueError: an array is not what dataset.json states; one line.
+    """
+    changed = [key for key in known if key != "files" and now.get(key) != known[key]]
+    if not changed and now.get("files") != known.get("files"):
+        verify_arrays(folder)
+    return changed
+
+
+def verify_arrays(folder):
+    """Compare every array of a prepared data set with its digest in dataset.json.
+
+    Returns:
+        number of bytes that were compared; 0 for a data set of an earlier version, without digests.
+    Raises:
+        ValueError, OSError: as `load_meta`, or an array was changed; one line.
+    """
+    meta = load_meta(folder)
+    size = 0
+    for name, stated in meta.get("digests", {}).items():
+        path = pathlib.Path(folder, f"{name}.npy")
+        digest = 0
+        for tile in np.load(path, mmap_mode="r"):
+            digest = zlib.crc32(np.ascontiguousarray(tile), digest)
+            size += tile.nbytes
+        if digest != stated:
+            raise ValueError(f"{path} is not what was prepared: its values were changed or damaged "
+                             "since; prepare the data set again")
+    return size
 
 
 def draw_splits(count, fractions, seed):
@@ -167,25 +252,43 @@ def new_folder(out):
 
     Raises:
         ValueError: `out` exists and is not an empty folder.
+        BlockingIOError: another process makes it.
     """
     out = pathlib.Path(out).resolve()
+    check_path(out)
+    in_use = ValueError(f"{out} is in use: give another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} is in use: give another folder, or remove it")
-    work = out.with_name(f"{out.name}.partial-{os.getpid()}")
-    work.mkdir(parents=True)
-    try:
-        yield work
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        raise in_use
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with locked_beside(out):
+        remove_leftovers(out)
+        work = out.with_name(f"{out.name}.partial-{os.getpid()}")
+        work.mkdir()
+        try:
+            yield work
+            try:
+                if out.exists():
+                    out.rmdir()
+                work.rename(out)
+            except OSError:  # something was put there meanwhile
+                raise in_use from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def remove_leftovers(out):
+    """Remove what killed processes left that made the folder `out`, whose lock is held."""
+    for path in out.parent.iterdir():
+        if path.name.startswith(f"{out.name}.partial-"):
+            print(f"warning: removing {path}, left by a process that was killed", file=sys.stderr)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def write_meta(folder, meta):
     """Write dataset.json."""
-    text = json.dumps(meta, indent=1) + "\n"
-    pathlib.Path(folder, "dataset.json").write_text(text, encoding="utf-8")
+    path = pathlib.Path(folder, "dataset.json")
+    with writing(path):
+        path.write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
 class BandStatistics:
@@ -196,31 +299,34 @@ class BandStatistics:
     """
 
     def __init__(self, bands):
-        self.count = 0
+        self.count = np.zeros(bands)
         self.total = np.zeros(bands)
         self.squares = np.zeros(bands)
 
-    def add(self, pixels):
-        """Add (n, C) pixels that hold data."""
-        pixels = pixels.astype(np.float64)
-        self.count += len(pixels)
+    def add(self, pixels, known):
+        """Add (n, C) pixels; known: (n, C) bool, which of their values are data."""
+        pixels = np.where(known, pixels, 0).astype(np.float64)
+        self.count += known.sum(axis=0)
         self.total += pixels.sum(axis=0)
         self.squares += (pixels ** 2).sum(axis=0)
 
     def mean_and_std(self):
-        """Two lists of C numbers; a constant band has deviation 1, as images are divided by it.
+        """Two lists of C numbers.
+
+        A band that is constant, or has no data, has the deviation CONSTANT, so that it is 0 after
+        normalising: the network never saw it vary, and must not follow it where it does.
 
         Raises:
             ValueError: the values spread so far that some cannot be data.
         """
-        count = max(self.count, 1)
+        count = np.maximum(self.count, 1)
         mean = self.total / count
         std = np.sqrt(np.maximum(self.squares / count - mean ** 2, 0))
         if not std.max() < 1e30:
             raise ValueError(f"the training tiles hold values whose spread is {std.max():.3g}: if "
                              "some are no data, name their value by --nodata")
         constant = std <= 1e-6 * np.abs(mean)  # rounding is no spread
-        return mean.tolist(), np.where(constant, 1, std).tolist()
+        return mean.tolist(), np.where(constant, CONSTANT, std).tolist()
 
 
 class TileWriter:
@@ -243,35 +349,47 @@ class TileWriter:
         self.written = dict.fromkeys(tiles, 0)
         self.images = {}
         self.labels = {}
+        self.digests = {}  # {array: CRC-32 of its values}, for dataset.json
         self.files = contextlib.ExitStack()
         for split, count in tiles.items():
             shape = (count, side, side)
-            self.images[split] = self._start(f"{split}_images.npy", dtype, (*shape, bands))
-            self.labels[split] = self._start(f"{split}_labels.npy", np.uint8, shape)
+            self.images[split] = self._start(f"{split}_images", dtype, (*shape, bands))
+            self.labels[split] = self._start(f"{split}_labels", np.uint8, shape)
 
     def _start(self, name, dtype, shape):
         """Open an .npy file and write its header."""
-        file = self.files.enter_context(open(self.folder / name, "wb"))
+        path = self.folder / f"{name}.npy"
         descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
         header = {"descr": descr, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        with writing(path):
+            file = self.files.enter_context(open(path, "wb"))
+            np.lib.format.write_array_header_1_0(file, header)
+        self.digests[name] = 0
         return file
 
     def write(self, split, image, labels, row):
         """Append a tile: image (S, S, C), labels (S, S) uint8, row: the values of `columns`."""
-        self.images[split].write(image.tobytes())
-        self.labels[split].write(labels.tobytes())
+        self._append(self.images[split], f"{split}_images", image)
+        self._append(self.labels[split], f"{split}_labels", labels)
         self.rows.append((split, self.written[split], *row))
         self.written[split] += 1
+
+    def _append(self, file, name, array):
+        """Append an array's values to a file, and to its digest."""
+        values = array.tobytes()
+        with writing(self.folder / f"{name}.npy"):
+            file.write(values)
+        self.digests[name] = zlib.crc32(values, self.digests[name])
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
-        self.files.close()
+        with writing(self.folder):  # what the files have not written yet
+            self.files.close()
         if kind is None:
             path = self.folder / "tiles.csv"
-            with open(path, "w", newline="", encoding="utf-8") as file:
+            with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(self.rows)
 
 
@@ -322,11 +440,12 @@ def class_entries(classes):
         try:
             entry = {"name": entry["name"], "colour": list(bytes([*entry["colour"]]))}
             fine = entry["name"].strip() and entry["name"].isprintable()
+            fine = fine and len(entry["name"]) <= MAX_NAME
         except (TypeError, ValueError, KeyError, AttributeError):
             fine = False
         if not fine or len(entry["colour"]) != 3:
-            raise ValueError(f"classes: {entry!r}; give names, or dicts of a name and a colour "
-                             "[r, g, b] from 0 to 255")
+            raise ValueError(f"classes: {entry!r:.80}; give names of at most {MAX_NAME} characters, "
+                             "or dicts of a name and a colour [r, g, b] from 0 to 255")
         entries.append(entry)
     names = {entry["name"] for entry in entries}
     if not 1 <= len(entries) <= 255 or len(names) < len(entries):
@@ -349,21 +468,29 @@ def check_options(splits, count, dtype, gsd_m, nodata):
 
 
 def write_arrays(folder, images, labels, splits, meta):
-    """Write the arrays and tiles.csv; return what dataset.json holds of them: pixels, mean, std."""
+    """Write the arrays and tiles.csv; return what dataset.json holds of them."""
     num_classes = len(meta["classes"])
     pixels = {split: np.zeros(num_classes, int) for split in SPLITS}
     statistics = BandStatistics(meta["bands"])
+    nodata = meta["nodata"]
+    has_partial = False  # whether nodata stands in single bands of a pixel
     with TileWriter(folder, meta["tiles"], meta["tile"], meta["bands"], meta["dtype"]) as writer:
         for number, (image, label, split) in enumerate(zip(images, labels, splits)):
-            valid = np.isfinite(image).all(axis=2)
-            if meta["nodata"] is not None:
-                valid &= (image != meta["nodata"]).any(axis=2)
+            known = np.isfinite(image)  # (S, S, C)
+            if nodata is not None:
+                known &= image != nodata
+            valid = known.any(axis=2)
+            has_partial |= bool((~known & np.isfinite(image))[valid].any())
             label = np.where(valid, label, 255).astype(np.uint8)
             pixels[split] += np.bincount(label[label != 255], minlength=num_classes)
             if split == "train":
-                statistics.add(image[valid])
+                statistics.add(image[valid], known[valid])
             source = (f"tile {number}", 0, 0)  # each tile is a scene of its own
             writer.write(split, image.astype(meta["dtype"]), label, source)
     mean, std = statistics.mean_and_std()
     counts = {split: pixels[split].tolist() for split in SPLITS}
-    return {"pixels": counts, "mean": mean, "std": std}
+    reading = {"scene_nodata": nodata, "scales": None}
+    if has_partial:
+        nodata = [nodata] * meta["bands"]
+    return {"pixels": counts, "mean": mean, "std": std, "nodata": nodata, **reading,
+            "digests": writer.digests}

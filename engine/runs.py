@@ -22,7 +22,9 @@ import torch
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.device import out_of_memory
 from engine.distributed import all_reduce
-from engine.lock import locked
+from engine.files import read_text, writing
+from engine.lock import check_lock, locked
+from engine.prepared import changed_data
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final",
                         "tensorboard")
@@ -48,18 +50,24 @@ class TrainState:
     weak: object  # WeakSupervision of --superpixels and --teacher, or None
     step_log: torch.Tensor  # (2, steps) loss and gradient norm per step of this epoch
     labelled_pixels: int
-    fingerprint: dict  # of the data set, see `data.data_fingerprint`
+    fingerprint: dict  # of the data set, see `prepared.data_fingerprint`
     rank: int = 0  # of this process
     world_size: int = 1  # number of processes; a run may go on with another number
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the current epoch
     best: float = -1.0  # highest validation mean IoU
     writer: object = None  # of --tensorboard
+    lock: object = None  # args.json, which rank 0 holds locked
 
     @property
     def steps(self):
         """Steps per epoch."""
         return self.step_log.shape[1]
+
+    def check_folder(self):
+        """Stop if the run's folder was removed or taken by another run: FileNotFoundError."""
+        if self.lock:
+            check_lock(self.lock)
 
 
 def resumed_flags(out):
@@ -109,34 +117,61 @@ def next_free_folder(data, model):
     return f"runs/{stem}{max(numbers) + 1}"
 
 
+def make_free_folder(data, model):
+    """Make the next free runs/<data>-<model>-<n>, and no other process makes the same one."""
+    while True:
+        folder = next_free_folder(data, model)
+        try:
+            pathlib.Path(folder).mkdir(parents=True)
+        except FileExistsError:  # another run was faster
+            continue
+        return folder
+
+
 @contextlib.contextmanager
 def run_dir_lock(args, rank=0):
     """Within it, the run's folder exists and no other process writes to it; args.json is locked.
 
     Only rank 0 of several processes locks. Without --out the next free folder is taken.
 
+    Yields: args.json, opened for appending, on rank 0; see `TrainState.check_folder`.
     Raises:
         ValueError: the folder holds a run already and --resume is not given.
         BlockingIOError: another process has it.
     """
     if rank:
-        yield
+        yield None
         return
-    args.out = args.out or next_free_folder(args.data, args.model)
+    args.out = args.out or make_free_folder(args.data, args.model)
     folder = pathlib.Path(args.out)
-    # A run that ended before its first checkpoint leaves nothing that could be lost.
-    worthless = {"args.json", "last.pt.tmp"}
-    if not args.resume and folder.exists():
-        if {path.name for path in folder.iterdir()} - worthless:
-            raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, "
-                             "or another folder")
+    check_free(folder, args.resume)  # before a lock is left in the folder of something else
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "args.json") as file:
-        if not args.resume:
+        check_free(folder, args.resume)  # again: a run may have come and gone
+        if not args.resume or not is_whole(folder / "args.json"):
             file.truncate(0)
             file.write(json.dumps(vars(args), indent=1) + "\n")
             file.flush()
-        yield
+        yield file
+
+
+def is_whole(path):
+    """Whether an args.json holds flags."""
+    try:
+        return isinstance(json.loads(read_text(path)), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def check_free(folder, is_resumed):
+    """Refuse a folder that holds a run already, unless that is resumed: ValueError."""
+    if is_resumed or not folder.exists():
+        return
+    # A run that ended before its first checkpoint leaves nothing that could be lost.
+    worthless = {"args.json", "last.pt.tmp"}
+    if {path.name for path in folder.iterdir()} - worthless:
+        raise ValueError(f"--out {folder} holds a run already: give --resume to go on with it, "
+                         "or another folder")
 
 
 def print_summary(args, run, train_tiles, val_tiles, device):
@@ -162,6 +197,7 @@ def save(name, run, meta, args):
     """Rank 0 writes best.pt, the model and how to use it, or last.pt, which can also go on."""
     if run.rank:
         return
+    run.check_folder()
     train = {"epoch": run.epoch, "step": run.step, "best": run.best,
              "labelled_pixels": run.labelled_pixels}
     scored = run.ema_model or run.model
@@ -190,8 +226,7 @@ def resume(run, args, meta, device):
     check_same_command(args, content["args"])
     train = content["train"]
     known = content["data"] | (train.get("counts") or {})  # "counts" is missing in older files
-    now = meta | run.fingerprint
-    changed = [key for key in known if now.get(key) != known[key]]
+    changed = changed_data(args.data, known, meta | run.fingerprint)
     if changed:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
                          f"({', '.join(map(str, changed[:3]))} differ): start a new run")
@@ -287,6 +322,13 @@ def cut_log(path, epochs):
         os.truncate(path, sum(map(len, kept)))
 
 
+def log_epoch(run, args, row):
+    """Rank 0 appends an epoch's row to the run's log.csv."""
+    if run.rank == 0:
+        run.check_folder()
+        append_row(pathlib.Path(args.out, "log.csv"), row)
+
+
 def append_row(path, row):
     """Append a row to a CSV file and flush it to the disk; a new file gets a header first.
 
@@ -294,20 +336,16 @@ def append_row(path, row):
         path: the file; the columns of an existing one stay as they are.
         row: {column: value}.
     """
-    try:
-        with open(path, "a+", newline="", encoding="utf-8") as file:
-            file.seek(0)
-            header = next(csv.reader(file), None)
-            file.seek(0, os.SEEK_END)
-            writer = csv.DictWriter(file, header or list(row), extrasaction="ignore")
-            if header is None:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())  # last.pt, written next, relies on this row
-    except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror}): free some space, then "
-                      "--resume") from None
+    with writing(path), open(path, "a+", newline="", encoding="utf-8") as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+        file.seek(0, os.SEEK_END)
+        writer = csv.DictWriter(file, header or list(row), extrasaction="ignore")
+        if header is None:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())  # last.pt, written next, relies on this row
 
 
 def check_step_log(run, args):

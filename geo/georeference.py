@@ -1,5 +1,7 @@
 """Where a raster lies on the map: GeoTIFF tags, moved with windows and written back exactly."""
 
+import re
+
 import numpy as np
 
 # GeoTIFF tags and their type in the file.
@@ -7,15 +9,19 @@ PIXEL_SCALE = 33550  # (width, height, depth) of a pixel, map units
 TIE_POINTS = 33922  # (i, j, k, x, y, z) per point: pixel coordinates and where they lie on the map
 MATRIX = 34264  # 4 x 4, row by row, from pixel coordinates to the map
 KEYS = 34735  # (key, tag that holds it, count, value) per entry
-GEO_TAGS = {PIXEL_SCALE: "d", TIE_POINTS: "d", MATRIX: "d", KEYS: "H", 34736: "d", 34737: "s"}
+TEXTS = 34737  # texts that KEYS points to, such as the name of the coordinate system
+GEO_TAGS = {PIXEL_SCALE: "d", TIE_POINTS: "d", MATRIX: "d", KEYS: "H", 34736: "d", TEXTS: "s"}
 
 # GeoKeys, and the EPSG codes that stand in them.
-MODEL_TYPE = 1024  # 1: projected
+MODEL_TYPE = 1024  # 1: projected, 2: geographic
 RASTER_TYPE = 1025  # 2: PixelIsPoint
+GEOGRAPHIC_CRS = 2048
 PROJECTION = 3072
+METHOD = 3075  # of a projection that has no code
 LINEAR_UNIT = 3076
+PRIVATE = 32767  # stands in place of a code
 METRES = {9001: 1.0, 9002: 0.3048, 9003: 1200 / 3937}  # metre, foot, US survey foot
-WEB_MERCATOR = (3857, 3785, 900913)  # its metres are as long as on the ground at the equator only
+WEB_MERCATOR = (3857, 3785)
 UTM = (*range(32601, 32661), *range(32701, 32761))  # zones on WGS 84, north and south
 
 MAX_NUMBER = 1e100  # a larger number in a tag is damage, and would overflow when it is scaled
@@ -105,17 +111,33 @@ class Georeference:
         area = a * e - b * d  # of a pixel
         return (a * y - d * x) / area, (e * x - b * y) / area
 
-    @property
-    def gsd_m(self):
-        """Side of a pixel on the ground, m; None where the length of a map unit is not known.
+    def crs_text(self):
+        """The coordinate system as PROJ takes it, "EPSG:CODE" or WKT; "" where none is named."""
+        code = self.keys.get(PROJECTION) or self.keys.get(GEOGRAPHIC_CRS) or PRIVATE
+        if code != PRIVATE:
+            return f"EPSG:{code}"
+        # GDAL writes systems that no GeoKeys describe as a text of this form.
+        well_known = re.search(r"ESRI PE String = ([^|]+)", self.tags.get(TEXTS, ""))
+        return well_known[1] if well_known else ""
 
-        Degrees and Web Mercator have no such length. A file may name no unit but its projection's
-        EPSG code: UTM is then in metres, others are not known.
-        """
-        projection = self.keys.get(PROJECTION)
-        default = 9001 if projection in UTM else None
-        unit = METRES.get(self.keys.get(LINEAR_UNIT, default))
-        if self.keys.get(MODEL_TYPE) != 1 or unit is None or projection in WEB_MERCATOR:
-            return None
-        a, b, _, d, e, _ = self.affine
-        return abs(a * e - b * d) ** 0.5 * unit
+
+def from_affine(affine, epsg=None, is_geographic=False, unit=None):
+    """Georeference of a raster whose file has no GeoTIFF tags.
+
+    Args:
+        affine: (a, b, c, d, e, f) as in `Georeference`, from the corner of the top left pixel.
+        epsg: code of the coordinate system, or None.
+        is_geographic: whether it counts in degrees.
+        unit: EPSG code of the map unit, a key of METRES, or None.
+    """
+    a, b, c, d, e, f = affine
+    tags = {MATRIX: (a, b, 0.0, c, d, e, 0.0, f, *[0.0] * 7, 1.0)}
+    if b == d == 0 and a > 0 > e:
+        tags = {PIXEL_SCALE: (a, -e, 0.0), TIE_POINTS: (0.0, 0.0, 0.0, c, f, 0.0)}
+    if epsg is not None:
+        entries = [(MODEL_TYPE, 0, 1, 2 if is_geographic else 1), (RASTER_TYPE, 0, 1, 1),
+                   (GEOGRAPHIC_CRS if is_geographic else PROJECTION, 0, 1, epsg)]
+        if unit is not None:
+            entries.append((LINEAR_UNIT, 0, 1, unit))
+        tags[KEYS] = (1, 1, 0, len(entries), *sum(entries, ()))
+    return Georeference(tags)

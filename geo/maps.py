@@ -72,8 +72,7 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         summary = Summary(raster, suggest)
         write_rasters(stem, row_blocks, raster, meta, probabilities, summary)
         write_legend(f"{stem}_classes.tif", meta["classes"], meta["colours"])
-        gsd_m = raster.georeference and raster.georeference.gsd_m
-        write_areas(f"{stem}_areas.csv", meta["classes"], summary.counts, gsd_m)
+        write_areas(f"{stem}_areas.csv", meta["classes"], summary.counts, raster.gsd_m)
         save_png(overview(summary, raster, meta), f"{stem}_overlay.png")
         if suggest:
             points = summary.candidates.choose(suggest)

@@ -6,12 +6,9 @@
     small = downscale_classes(mask, 10, "mode")                         # yields blocks of rows
 """
 
+import dataclasses
 import io
-import logging
-import math
 import os
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,25 +17,28 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from geo.downscale import downscale_classes  # noqa: F401  (read here by everyone else)
 from geo.georeference import GEO_TAGS, MATRIX, PIXEL_SCALE, TIE_POINTS, Georeference
+from geo.ground import ground_sample_distance
+from geo.metadata import alpha_band, parse_metadata, parse_nodata
+from geo.sidecar import camera_model, read_sidecar, read_world_file
+from geo.tiff import Planes, TiffPage, sort_pages
 
-CACHE_BYTES = 2**26  # decoded strips and tiles kept per raster
-SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
 TILE = 512  # px, side of the tiles written
-PIECE = 2**19  # px of a class mask counted at once: fits the processor's cache, 4 times as fast
-NODATA_TAG = 42113  # GDAL's own, not part of the GeoTIFF standard
+METADATA_TAG = 42112  # GDAL's own, not part of the GeoTIFF standard
+NODATA_TAG = 42113  # likewise
+CAMERA_TAG = 50844  # rational polynomials (RPC)
+PLACED_OTHERWISE = "is placed by {}, which are not read: warp it first, such as with gdalwarp"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, TIFF and BigTIFF
 
-# What tifffile logs is harmless, or is raised below as an error.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
 
-
-def open_raster(path, max_pixels=2**31):
-    """Open a TIFF (its first page), PNG or JPEG for reading in windows; reads headers only.
+def open_raster(path, max_pixels=2**31, page=None):
+    """Open a TIFF, PNG or JPEG, or what GDAL reads, for reading in windows; reads headers only.
 
     Args:
-        path: the file.
+        path: the file; or a name of GDAL's that starts with /vsi, which needs rasterio.
         max_pixels: largest PNG or JPEG to accept, px, because these are decoded whole.
+        page: number of the page of a TIFF that is read alone, from 0; None: its image.
     Returns:
         Raster.
     Raises:
@@ -46,6 +46,9 @@ def open_raster(path, max_pixels=2**31):
         ValueError: it is empty, cut short, no image, too large, or would be read with loss.
     """
     path = Path(path)
+    if path.as_posix().startswith("/vsi"):
+        with _one_line_errors(path):
+            return _open_with_gdal(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the name")
     with _one_line_errors(path), open(path, "rb") as file:
@@ -53,11 +56,23 @@ def open_raster(path, max_pixels=2**31):
         if not start:
             raise ValueError("it is empty")
         if start in TIFF_STARTS:
-            return _open_tiff(path)
-        if start != b"\x89PNG" and start[:3] != b"\xff\xd8\xff":
-            # Checked first, so that no large file of another kind is read whole.
-            raise ValueError("it is no TIFF, PNG or JPEG")
-        return _open_picture(path, start + file.read(), max_pixels)
+            raster = _open_tiff(path, page)
+        elif start == b"\x89PNG" or start[:3] == b"\xff\xd8\xff":
+            raster = _open_picture(path, start + file.read(), max_pixels)
+        else:  # no large file of another kind is read whole
+            return _open_with_gdal(path)
+        return raster if page is not None else _with_files_beside(raster)
+
+
+def _open_with_gdal(path):
+    """Raster of a file of another format, by rasterio where it is installed."""
+    try:
+        from geo.gdal import open_with_gdal
+    except ImportError:
+        raise ValueError("it is no TIFF, PNG or JPEG, and other formats need the package "
+                         "rasterio: install it") from None
+    fields = open_with_gdal(path)
+    return Raster(**fields)
 
 
 @contextmanager
@@ -76,19 +91,23 @@ class Raster:
     """An image that is read in windows; made by `open_raster`, closed like a file."""
 
     path: Path
-    source: object  # copies pixels into a window: _Tiff, _Picture
+    source: object  # copies pixels into a window: TiffPage, _Picture; see `copy` there
     height: int  # px
     width: int  # px
     bands: int
     dtype: np.dtype
     segment: tuple  # (height, width), px, of the strips or tiles: reading along them is fastest
-    nodata: float | None = None  # the value that stands for no data
+    nodata: float | tuple | None = None  # the value that stands for no data, or one per band
     alpha: int | None = None  # the band that is 0 where there is no data
     palette: np.ndarray | None = None  # (256, 3) uint8, the colours of the values
     georeference: Georeference | None = None
     turned: int = 0  # the EXIF orientation that was applied, 2 to 8; 0: none
     unread: str = ""  # what the file holds that is not read
     sparse: bool = False  # whether the file leaves out strips or tiles
+    masks: tuple = ()  # sources of one band that is 0 where there is no data
+    scales: tuple | None = None  # (scale, offset) per band, from values to physical units
+    hides_alpha: bool = False  # whether `bands` and `read` leave out the alpha band
+    by_pixel: bool = False  # whether resizing averages whole pixels, as in earlier commits
 
     def read(self, row, col, height, width):
         """Read one window, which may reach over the border of the image.
@@ -101,41 +120,92 @@ class Raster:
         Raises:
             ValueError: the file is damaged there.
         """
-        top = max(row, 0)
-        left = max(col, 0)
-        bottom = min(row + height, self.height)
-        right = min(col + width, self.width)
-        covered = (bottom - top, right - left) == (height, width) and not self.sparse
-        if covered:  # every pixel is copied below
-            window = np.empty((height, width, self.bands), self.dtype)
-        else:
-            window = np.full((height, width, self.bands), self.nodata or 0, self.dtype)
-        if top < bottom and left < right:
-            with _one_line_errors(self.path):
-                inside = window[top - row:bottom - row, left - col:right - col]
-                self.source.copy(top, left, inside)
-        return window
+        return self._without_alpha(self._read_samples(row, col, height, width))
 
-    def no_data(self, pixels):
-        """Where pixels hold no data: a band is not finite, all are nodata, or alpha is 0.
+    def read_masked(self, row, col, height, width):
+        """Read one window, and find which of its values are no data.
+
+        A value is missing if it is nodata or not finite. All values of a pixel are missing where
+        alpha is 0, and where a mask of the file hides it.
 
         Args:
-            pixels: (h, w, C) as from `read`.
+            row, col, height, width: as for `read`.
         Returns:
-            (h, w) bool.
+            (height, width, C) array of .dtype, and (height, width, C) bool.
         """
-        missing = np.zeros(pixels.shape[:2], bool)
+        missing = np.zeros((height, width, self.bands + self.hides_alpha), bool)
+        samples = self._read_samples(row, col, height, width, missing)
         if self.dtype.kind == "f":
-            missing |= ~np.isfinite(pixels).all(axis=2)
-        if self.nodata is not None:
-            missing |= (pixels == self.dtype.type(self.nodata)).all(axis=2)
+            missing |= ~np.isfinite(samples)
+        for band, value in enumerate(self.nodata_of_bands()):
+            if value is not None:
+                missing[:, :, band] |= samples[:, :, band] == self.dtype.type(value)
         if self.alpha is not None:
-            missing |= pixels[:, :, self.alpha] == 0
-        return missing
+            missing |= samples[:, :, self.alpha, None] == 0
+        for mask in self.masks:
+            shown = np.zeros((height, width, 1), mask.dtype)
+            place, inside = self._inside(row, col, shown)
+            if inside.size:
+                mask.copy(*place, inside)
+            missing |= shown == 0
+        return self._without_alpha(samples), self._without_alpha(missing)
+
+    def _read_samples(self, row, col, height, width, missing=None):
+        """All bands (h, w, C) of a window; sets missing, if given, where the source knows of it."""
+        window = np.empty((height, width, self.bands + self.hides_alpha), self.dtype)
+        place, inside = self._inside(row, col, window)
+        if inside.shape != window.shape or self.sparse:  # else every pixel is copied below
+            for band, value in enumerate(self.nodata_of_bands()):
+                window[:, :, band] = value or 0
+        if inside.size:
+            with _one_line_errors(self.path):
+                if missing is not None and hasattr(self.source, "copy_masked"):
+                    _, missing_inside = self._inside(row, col, missing)
+                    self.source.copy_masked(*place, inside, missing_inside)
+                else:
+                    self.source.copy(*place, inside)
+        return window
+
+    def _inside(self, row, col, window):
+        """The part of a window at row, col that lies in the image, and its first (row, col)."""
+        height, width = window.shape[:2]
+        top = max(row, 0)
+        left = max(col, 0)
+        bottom = max(min(row + height, self.height), top)
+        right = max(min(col + width, self.width), left)
+        return (top, left), window[top - row:bottom - row, left - col:right - col]
+
+    def nodata_of_bands(self):
+        """The nodata value of each band in the file, None where there is none."""
+        if isinstance(self.nodata, tuple):
+            return self.nodata
+        return (self.nodata,) * (self.bands + self.hides_alpha)
+
+    def _without_alpha(self, samples):
+        """Leave out the alpha band of (h, w, C), if it is hidden."""
+        return np.delete(samples, self.alpha, axis=2) if self.hides_alpha else samples
+
+    @property
+    def may_miss_values(self):
+        """Whether `read_masked` may find values that are missing."""
+        is_marked = self.nodata is not None or self.has_validity
+        return is_marked or self.dtype.kind == "f" or hasattr(self.source, "copy_masked")
+
+    @property
+    def has_validity(self):
+        """Whether the file has alpha or a mask, which mark pixels without data of any value."""
+        in_files = getattr(self.source, "has_validity", False)  # of several, see scenes.Stack
+        return self.alpha is not None or bool(self.masks) or in_files
+
+    @property
+    def gsd_m(self):
+        """Side of a pixel on the ground, m; None where it is not known."""
+        return ground_sample_distance(self.georeference, self.height, self.width)[0]
 
     def close(self):
         """Release decoded pixels and mapped files."""
         self.source = None
+        self.masks = ()
 
     def __enter__(self):
         return self
@@ -144,156 +214,77 @@ class Raster:
         self.close()
 
 
-class _Tiff:
-    """The first page of a TIFF, decoded strip by strip or tile by tile (segments), with a cache.
+def hide_alpha(raster):
+    """A raster whose alpha band is no band of the image: `read_masked` alone knows of it."""
+    if raster.alpha is None or raster.hides_alpha:
+        return raster
+    scales = raster.scales and raster.scales[:raster.alpha] + raster.scales[raster.alpha + 1:]
+    return dataclasses.replace(raster, bands=raster.bands - 1, hides_alpha=True, scales=scales)
 
-    An uncompressed image that lies in one piece is mapped instead, in segments of a size that
-    keeps the pages touched within the cache.
+
+def _with_files_beside(raster):
+    """Add to a raster what stands in files beside it: .aux.xml, world file, .msk.
+
+    As in GDAL, the georeference in .aux.xml comes before the file's own, and that before the one
+    of a world file.
     """
-
-    def __init__(self, path):
-        self.path = path
-        with tifffile.TiffFile(path) as file:
-            self.page = page = file.pages[0]
-            self.tags = {tag.code: tag.value for tag in page.tags}
-            self.has_mask = len(file.pages) > 1 and bool(file.pages[1].subfiletype & 4)
-            self.decoder = page.decode  # prepared now, because both read the open file
-            self.jpeg_tables = page.jpegtables
-        _check_complete(page, path)
-        self.dtype = np.dtype(np.uint8 if page.dtype == bool else page.dtype)
-        self.planes = page.samplesperpixel if page.planarconfig == 2 else 1  # 1: interleaved bands
-        rows, cols = page.chunks[:2]
-        depth = page.samplesperpixel // self.planes
-        self.row_bytes = cols * depth * self.dtype.itemsize
-        whole_bytes = page.bitspersample == 8 * self.dtype.itemsize
-        self.mapped = page.is_final and whole_bytes
-        encoded = page.compression > 1 or page.predictor > 1 or page.fillorder > 1
-        self.plain_tiles = page.is_tiled and whole_bytes and not encoded
-        if self.mapped:
-            rows = min(CACHE_BYTES // self.row_bytes // 4 + 1, page.imagelength)
-        elif rows * self.row_bytes > SEGMENT_BYTES:
-            raise ValueError(f"its pieces are of {rows * self.row_bytes >> 20} MiB, "
-                             f"the limit is {SEGMENT_BYTES >> 20}")
-        self.shape = rows, cols, depth  # of a segment
-        self.down = -(-page.imagelength // rows)  # segments per column of them
-        self.across = -(-page.imagewidth // cols)
-        self.cache = OrderedDict()  # segment index: pixels, the last used at the end
-        self.cached_bytes = 0
-        self.pool = ThreadPoolExecutor(os.cpu_count())
-
-    def copy(self, row, col, window):
-        """Copy the pixels at row, col into window (h, w, C), except where the file is sparse."""
-        rows, cols, depth = self.shape
-        height, width = window.shape[:2]
-        xs = range(col // cols, (col + width - 1) // cols + 1)
-        for plane in range(self.planes):
-            bands = slice(plane, plane + depth)
-            for y in range(row // rows, (row + height - 1) // rows + 1):
-                to_rows, from_rows = _overlap(row, height, y * rows, rows)
-                first = (plane * self.down + y) * self.across
-                for x, segment in zip(xs, self.segments([first + x for x in xs])):
-                    to_cols, from_cols = _overlap(col, width, x * cols, cols)
-                    if segment is not None:
-                        window[to_rows, to_cols, bands] = segment[from_rows, from_cols]
-
-    def segments(self, indices):
-        """Pixels (h, w, C) of these segments, None for those that the file leaves out."""
-        stored = [i for i in indices if self.mapped or self.page.databytecounts[i]]
-        missing = [i for i in stored if i not in self.cache]
-        run = self.pool.map if len(missing) > 1 else map
-        for index, pixels in zip(missing, run(self.decode, missing)):
-            self.cache[index] = pixels
-            self.cached_bytes += pixels.nbytes
-        for index in stored:
-            self.cache.move_to_end(index)
-        found = [self.cache.get(index) for index in indices]
-        while self.cached_bytes > CACHE_BYTES and len(self.cache) > 1:
-            _, oldest = self.cache.popitem(last=False)
-            self.cached_bytes -= oldest.nbytes
-        return found
-
-    def decode(self, index):
-        """Pixels (h, w, C) of one segment."""
-        if self.mapped:
-            return self.map_strip(index)
-        offset = self.page.dataoffsets[index]
-        count = self.page.databytecounts[index]
-        if self.plain_tiles and count >= self.shape[0] * self.row_bytes:
-            return self.map_pixels(offset, self.shape)
-        with open(self.path, "rb") as file:
-            file.seek(offset)
-            encoded = file.read(count)
-        return self.decoder(encoded, index, jpegtables=self.jpeg_tables)[0][0]
-
-    def map_strip(self, index):
-        """Map the rows (h, W, C) of one segment of an uncompressed image."""
-        rows, cols, depth = self.shape
-        length = self.page.imagelength
-        plane, y = divmod(index, self.down)
-        first_row = plane * length + y * rows
-        offset = self.page.dataoffsets[0] + first_row * self.row_bytes
-        return self.map_pixels(offset, (min(rows, length - y * rows), cols, depth))
-
-    def map_pixels(self, offset, shape):
-        """Map pixels of this shape that lie uncompressed at offset, bytes."""
-        dtype = self.dtype.newbyteorder(self.page.parent.byteorder)
-        return np.memmap(self.path, dtype, "r", offset, shape)
+    sidecar = read_sidecar(raster.path)
+    georeference = sidecar.georeference or raster.georeference or read_world_file(raster.path)
+    changes = {"georeference": georeference}
+    if sidecar.has_control_points:
+        changes["unread"] = PLACED_OTHERWISE.format("control points")
+    elif camera_model(raster.path):
+        changes["unread"] = PLACED_OTHERWISE.format("the polynomials of a camera (RPC)")
+    if georeference and PLACED_OTHERWISE[:12] in changes.get("unread", raster.unread):
+        changes["unread"] = ""
+    if sidecar.nodata is not None:
+        changes["nodata"] = parse_nodata(sidecar.nodata, raster.dtype)
+    if sidecar.alpha is not None and sidecar.alpha < raster.bands:
+        changes["alpha"] = sidecar.alpha
+    if sidecar.scales and len(sidecar.scales) == raster.bands:
+        changes["scales"] = sidecar.scales
+    beside = Path(f"{raster.path}.msk")
+    if beside.is_file():
+        mask = open_raster(beside, page=0)
+        if (mask.height, mask.width) != (raster.height, raster.width):
+            raise ValueError(f"{beside.name}: the mask of valid pixels is {mask.height} x "
+                             f"{mask.width} px, the file {raster.height} x {raster.width}")
+        changes["masks"] = (*raster.masks, mask.source)
+    return dataclasses.replace(raster, **changes)
 
 
-def _check_complete(page, path):
-    """Refuse a TIFF page without pixels, or with data beyond the end of its file: ValueError."""
-    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts)]
-    end = max(ends, default=0)
-    size = path.stat().st_size
-    if end > size or page.samplesperpixel * page.imagelength * page.imagewidth < 1:
-        raise ValueError(f"it holds no pixels, or is cut short: {size} of {end} bytes are there")
-    needed = math.prod(page.chunked)
-    if len(page.dataoffsets) < needed:
-        raise ValueError(f"it lists {len(page.dataoffsets)} of its {needed} pieces")
-
-
-def _overlap(window, window_size, segment, segment_size):
-    """Slices of a window and of a segment, along one axis, that pick their common pixels."""
-    start = max(window, segment)
-    end = min(window + window_size, segment + segment_size)
-    return slice(start - window, end - window), slice(start - segment, end - segment)
-
-
-def _open_tiff(path):
-    """Raster of the first page of a TIFF; those after it are overviews, masks or other scenes."""
-    source = _Tiff(path)
-    page = source.page
-    tags = source.tags
-    has_alpha = bool(page.extrasamples) and page.extrasamples[-1] in (1, 2)
+def _open_tiff(path, number=None):
+    """Raster of the image in a TIFF, or of one of its pages."""
+    with tifffile.TiffFile(path) as file:
+        pages, masks, unread = sort_pages(list(file.pages), number)
+        tags = {tag.code: tag.value for tag in pages[0].tags}
+        sources = [TiffPage(path, page, share=len(pages)) for page in pages]
+        masks = tuple(TiffPage(path, mask) for mask in masks)
+    first = pages[0]
+    bands = first.samplesperpixel if len(pages) == 1 else len(pages)
+    source = sources[0] if len(pages) == 1 else Planes(sources)
     palette = None
-    if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-        palette = np.resize(page.colormap.T // 256, (256, 3)).astype(np.uint8)
+    if first.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        palette = np.resize(first.colormap.T // 256, (256, 3)).astype(np.uint8)
     georeference = None
-    unread = "has a mask beside its bands" if source.has_mask else ""
     if MATRIX in tags or (PIXEL_SCALE in tags and TIE_POINTS in tags):
         georeference = Georeference({code: tags[code] for code in GEO_TAGS if code in tags})
     elif TIE_POINTS in tags:
-        unread = "is placed by control points"
+        unread = PLACED_OTHERWISE.format("control points")
+    elif CAMERA_TAG in tags:
+        unread = PLACED_OTHERWISE.format("the polynomials of a camera (RPC)")
+    scales, alpha = parse_metadata(tags.get(METADATA_TAG), bands, alpha_band(first))
     return Raster(
-        path, source, page.imagelength, page.imagewidth, page.samplesperpixel, source.dtype,
+        path, source, first.imagelength, first.imagewidth, bands, source.dtype,
         segment=source.shape[:2],
-        nodata=_parse_nodata(tags.get(NODATA_TAG), source.dtype),
-        alpha=page.samplesperpixel - 1 if has_alpha else None,
+        nodata=parse_nodata(tags.get(NODATA_TAG), source.dtype),
+        alpha=alpha,
         palette=palette,
         georeference=georeference,
         unread=unread,
-        sparse=0 in page.databytecounts)
-
-
-def _parse_nodata(text, dtype):
-    """GDAL's nodata as a float; None if there is none, or one that no pixel of dtype can have."""
-    try:
-        value = float(text)
-        with np.errstate(over="ignore"):
-            stored = float(dtype.type(value if dtype.kind == "f" else int(value)))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return stored if dtype.kind == "f" or stored == value else None
+        sparse=any(0 in page.databytecounts for page in pages),
+        masks=masks,
+        scales=scales)
 
 
 class _Picture:
@@ -433,129 +424,3 @@ def _tiles(path, row_blocks, height, width, bands, dtype):
                 filled = 0
     if total < height:
         raise ValueError(f"{path}: only {total} of {height} rows were given")
-
-
-def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
-    """Downsample a class mask by a whole number, block of rows by block of rows, as GDAL does.
-
-    "nearest" takes the pixel at factor // 2 of each block. "mode" takes the most frequent class.
-    "weighted" takes the class of the highest weight x count, so that roads survive. Of equal
-    classes wins the one that is complete first, row by row. Blocks at the right and bottom edge
-    may be smaller, and vote with the pixels they have.
-
-    Args:
-        raster: Raster of one band of integers.
-        factor: pixels of the raster along each side of a pixel of the result.
-        how: "nearest", "mode" or "weighted".
-        weights: {class: weight} or a sequence, 1e-9 to 1e9, for "weighted"; 1 where not named.
-        ignore: value, or several, that do not vote; where a block has no other value, the first
-            of them is its result. None: every value votes.
-    Returns:
-        Iterator of (h, ceil(W / factor)) arrays of the raster's dtype, top to bottom.
-    Raises:
-        ValueError: an argument is out of range, or the raster is no class mask.
-    """
-    if raster.bands != 1 or raster.dtype.kind not in "ui":
-        raise ValueError(f"{raster.path}: is no class mask, {raster.bands} x {raster.dtype}; "
-                         "give one band of integers")
-    weights = _class_weights(weights) if how == "weighted" else {}
-    whole = isinstance(factor, (int, np.integer)) and factor >= 1
-    in_range = all(1e-9 <= weight <= 1e9 for weight in weights.values())
-    if not whole or not in_range or how not in ("nearest", "mode", "weighted"):
-        raise ValueError(f"cannot scale by {factor}, {how}, {weights}; give a whole number from 1, "
-                         "nearest, mode or weighted, and weights from 1e-9 to 1e9")
-    limits = np.iinfo(raster.dtype)
-    ignored = [] if ignore is None else np.ravel(ignore)
-    ignored = [int(value) for value in ignored if limits.min <= value <= limits.max]
-    weights.update(dict.fromkeys(ignored, 0))
-    classes = []  # values met so far
-    piece_width = raster.width if raster.segment[1] >= raster.width else TILE  # as the file's
-    for top, height in _pieces(raster.height, factor, PIECE // piece_width):
-        results = []
-        for left, width in _pieces(raster.width, factor, piece_width):
-            piece = raster.read(top, left, height, width)[:, :, 0]
-            down = min(factor, height)  # less at the bottom edge
-            across = min(factor, width)
-            if how == "nearest":
-                middle_row = min(factor // 2, down - 1)
-                middle_col = min(factor // 2, across - 1)
-                results.append(piece[middle_row::down, middle_col::across])
-            else:
-                default = ignored[0] if ignored else 0
-                results.append(majority_vote(piece, down, across, weights, classes, default))
-        yield np.concatenate(results, axis=1)
-
-
-def _class_weights(weights):
-    """{class: weight} from a dict, from a sequence that starts with class 0, or from None."""
-    if weights is None:
-        return {}
-    return dict(weights if isinstance(weights, dict) else enumerate(weights))
-
-
-def _pieces(length, factor, limit):
-    """[(start, size)] that cover length, px: multiples of factor up to limit, then the rest."""
-    whole = length // factor * factor
-    step = max(limit // factor, 1) * factor
-    pieces = [(start, min(step, whole - start)) for start in range(0, whole, step)]
-    if whole < length:
-        pieces.append((whole, length - whole))
-    return pieces
-
-
-def majority_vote(piece, down, across, weights, classes, default):
-    """The class of the highest weight x count in each block of pixels.
-
-    Args:
-        piece: (h * down, w * across) integers, in blocks of down x across px.
-        weights: {class: weight}, 1 where not named.
-        classes: list of the values met so far; those of `piece` are added.
-        default: result of a block in which all weights are 0.
-    Returns:
-        (h, w) of piece's dtype.
-    """
-    counts = np.array([_block_counts(piece == value, down, across) for value in classes],
-                      np.float32)  # (K, h, w)
-    if counts.sum(dtype=np.float64) < piece.size:  # searching every piece for new values is slow
-        classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
-        return majority_vote(piece, down, across, weights, classes, default)
-    values = np.array(classes)  # (K,)
-    class_weights = np.array([weights.get(value, 1) for value in classes], np.float32)
-    scores = counts * class_weights[:, None, None]
-    best = scores.max(axis=0)  # (h, w)
-    leads = scores == best  # (K, h, w)
-    winners = values[leads.argmax(axis=0)]
-    tied = (leads.sum(axis=0) > 1) & (best > 0)  # where all are 0, the default is set below
-    blocks = piece.reshape(len(winners), down, -1, across).swapaxes(1, 2)  # (h, w, down, across)
-    blocks = blocks[tied].reshape(-1, down * across)
-    winners[tied] = _first_complete(blocks, leads[:, tied], values)
-    winners[best == 0] = default
-    return winners
-
-
-def _block_counts(hits, down, across):
-    """Number of pixels that are True in each block of down x across px.
-
-    Args:
-        hits: (h * down, w * across) bool.
-    Returns:
-        (h, w) integers.
-    """
-    width = hits.shape[1]
-    rows = hits.view(np.uint8).reshape(-1, down, width)
-    rows = rows.sum(axis=1, dtype=np.min_scalar_type(down))  # (h, w * across)
-    cells = rows.reshape(-1, across).T.copy()  # (across, h * w), because it adds faster that way
-    return cells.sum(axis=0, dtype=np.min_scalar_type(down * across)).reshape(len(rows), -1)
-
-
-def _first_complete(blocks, leads, values):
-    """Of the leading values of each block, the one whose last pixel comes first.
-
-    Args:
-        blocks: (n, P) pixels, row by row; leads: (K, n) bool; values: (K,).
-    Returns:
-        (n,) values.
-    """
-    backwards = blocks[:, ::-1]
-    pixels_after = np.array([(backwards == value).argmax(axis=1) for value in values])  # (K, n)
-    return values[np.where(leads, pixels_after, -1).argmax(axis=0)]

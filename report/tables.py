@@ -4,6 +4,8 @@ import csv
 import math
 import os
 
+from engine.files import read_text
+
 
 def score_table(matrix, names):
     """Format the scores as text: a line per class, then the means and what they are over.
@@ -78,10 +80,17 @@ def _csv_cell(value):
 
 
 def read_rows(path):
-    """The rows of a CSV file, each a dict of text; an empty list if there is no such file."""
+    """The rows of a CSV file, each a dict of text; an empty list if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     if not path.exists():
         return []
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    try:
+        return list(csv.DictReader(read_text(path).splitlines()))
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
 
 
 def read_log(log, columns):

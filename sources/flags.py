@@ -1,20 +1,51 @@
 """The flags of prepare_data.py, in groups; each kind of data set has some of them."""
 
+import argparse
+
 from engine.cli import number
-from engine.prepared import FRACTIONS
+from engine.prepared import FRACTIONS, verify_arrays
+from sources.public import PUBLIC
 from sources.splits import LISTED_TILE, SPLIT_BY
 
-POINTS_HELP = ("labelled points: CSV of scene,row,col,class (px, from 0) or of x,y,class (map "
-               "units), or GeoJSON points in the scenes' coordinate system")
+POINTS_HELP = ("labelled points, lines or polygons: CSV with a class and x,y (map units), lon,lat, "
+               "WKT or scene,row,col (px, from 0), GeoJSON, GeoPackage, or another vector file")
+VERIFY_HELP = ("compare all values of a prepared data set with the digests in its dataset.json, "
+               "and do nothing else")
+TILE = {"demo": 128, **dict.fromkeys(PUBLIC, 256)}  # others: by the size of what is cut
 SITES = {"demo": "place_01 to place_12", "dubai": "1+3, 2, 4+7+8, 5, 6",
          "sentinel2": "what the star stands for"}  # else the scenes' names
 
 
+class Verify(argparse.Action):
+    """The flag --verify FOLDER: check a prepared data set, then end."""
+
+    def __call__(self, parser, namespace, folder, option_string=None):
+        """Called by argparse at the flag."""
+        size = verify_arrays(folder)
+        if not size:
+            raise ValueError(f"{folder} has no digests, because an earlier version prepared it: "
+                             "prepare it again to have them")
+        print(f"{folder}: {size / 1e6:,.1f} MB are as they were prepared")
+        parser.exit()
+
+
 def add_public_flags(parser):
     """Add the flags that name the files of a public data set."""
-    flag = parser.add_argument_group("scenes").add_argument
-    flag("--src", required=True, metavar="DIR", help="the unpacked data set")
-    flag("--points-file", metavar="FILE", help=POINTS_HELP + "; not given: the set's masks")
+    group = parser.add_argument_group("scenes")
+    group.add_argument("--src", required=True, metavar="DIR", help="the unpacked data set")
+    group.add_argument("--points-file", metavar="FILE", help=POINTS_HELP + "; not given: the set's "
+                       "masks")
+    add_label_flags(group)
+
+
+def add_label_flags(group):
+    """Add the flags of how the file of points is read."""
+    flag = group.add_argument
+    flag("--class-column", metavar="NAME", help="the column that holds the class in the file of "
+         "points, such as label; not given: the usual names")
+    flag("--layer", metavar="NAME", help="layer of the file of points; not given: its only one")
+    flag("--strict", action="store_true", help="stop if any point lies outside every scene; not "
+         "given: if more than a tenth do")
 
 
 def add_file_flags(parser, kind):
@@ -22,19 +53,26 @@ def add_file_flags(parser, kind):
     group = parser.add_argument_group("scenes")
     images = ("a folder of images, one image, a list of its files NAME.txt, or a quoted pattern "
               "such as 'DIR/*_sat.jpg'")
-    classes = "table id,name,r,g,b with a row per class"
+    classes = "table id,name,r,g,b with a row per class; not given: "
+    by_default = "the classes that the file of points names"
+    if kind == "folder":
+        by_default += ", or one is printed to fill in, with what the masks hold"
     if kind == "sentinel2":
         images += "; one of these per season"
-        classes += "; not given: the land-cover map of Catalonia in twelve classes"
-    group.add_argument("--images", required=True, nargs="+", metavar="IMAGES", help=images)
+        by_default = "the land-cover map of Catalonia in twelve classes"
+    if kind == "points":
+        group.add_argument("files", nargs="*", metavar="IMAGES POINTS", help="the images and the "
+                           "file of points, in place of --images and --points-file")
+    group.add_argument("--images", required=kind != "points", nargs="+", metavar="IMAGES",
+                       help=images)
     labels = group
     if kind != "points":
         labels = group.add_mutually_exclusive_group(required=True)
         labels.add_argument("--masks", help="likewise; masks pair with images by file name, or by "
                             "what the star stands for")
-    labels.add_argument("--points-file", required=kind == "points", metavar="FILE",
-                        help=POINTS_HELP)
-    group.add_argument("--classes", required=kind != "sentinel2", metavar="CSV", help=classes)
+    labels.add_argument("--points-file", metavar="FILE", help=POINTS_HELP)
+    add_label_flags(group)
+    group.add_argument("--classes", metavar="CSV", help=classes + by_default)
 
 
 def add_reading_flags(parser, kind):
@@ -47,8 +85,8 @@ def add_reading_flags(parser, kind):
              "may be in red, green and blue, 0 to 255; 0: exact")
     flag("--gsd", type=number(float, 1e-6, 10**9), help="ground sample distance of the files, m "
          "per pixel; not given: as the files have it")
-    flag("--nodata", type=nodata_value, help="value that means no data if all bands have it, for "
-         "scenes whose file names none; write a negative one in scientific notation as "
+    flag("--nodata", type=nodata_value, help="value that means no data in a band, for scenes whose "
+         "file names none; write a negative one in scientific notation as "
          "--nodata=-3.4e38")
     flag("--max-pixels", type=number(int, 1), default=2**31, help="largest PNG or JPEG to decode, "
          "px")
@@ -68,9 +106,16 @@ def add_tile_flags(parser, kind):
     flag("--out", default=f"data/{kind}", help="folder to write")
     flag("--scale", type=number(float, 0.001, 16), default=1.0, help="resize scenes first, new "
          "side / old side: images by area, masks by nearest pixel")
-    flag("--tile", type=number(int, 1, 2**14), default=128 if kind == "demo" else 256,
-         help="side of the tiles, px after --scale")
+    side = "side of the tiles, px after --scale"
+    if kind in TILE:
+        flag("--tile", type=number(int, 1, 2**14), default=TILE[kind], help=side)
+    else:
+        flag("--tile", type=number(int, 1, 2**14), help=side + "; not given: 256, or less where "
+             "scenes or their blocks are smaller")
     flag("--overlap", type=number(int, 0), default=0, help="px that neighbouring tiles share")
+    flag("--pad-edges", action="store_true", help="leave the last tiles of a scene where they are, "
+         "and fill them up with the image mirrored; not given: they are moved inwards, and what "
+         "they share with their neighbours has no label in them")
     flag("--min-labelled", type=number(int, 0), default=1, help="drop tiles with fewer labelled "
          "px; 0 drops none")
     flag("--drop-only", nargs="+", default=[], metavar="CLASS", help="drop tiles that show no "
@@ -95,12 +140,31 @@ def add_split_flags(parser, kind):
     names = SITES.get(kind, "the scenes' names")
     flag("--test-places", nargs="+", default=[], metavar="NAME", help=f"sites to test on: {names}; "
          "sites named for neither train")
-    flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each scene, single tiles "
-         "(neighbours then stand on both sides, so scores are too high), or polygons of sparse "
-         "labels; not given: the data set's own split, else scene")
+    flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each site, single tiles "
+         "(neighbours then stand on both sides, so scores are too high), polygons of sparse "
+         "labels, or none: all is for training; not given: the data set's own split, else scene, "
+         "else block where there are fewer sites than splits")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or "
          f"train.txt val.txt test.txt of lines SCENE_N, where N counts the scene's {LISTED_TILE} "
          "px tiles row by row from 0")
+
+
+def take_positionals(args, parsers):
+    """Read the images and the points of `points IMAGES POINTS` as if they had flags."""
+    if args.kind != "points":
+        return
+    if args.files and (args.images or args.points_file):
+        parsers["points"].error(f"{args.files[0]}: give the files alone, or --images and "
+                                "--points-file")
+    if args.files:
+        *args.images, args.points_file = args.files
+    for flag, value in (("--images", args.images), ("--points-file", args.points_file)):
+        if not value:
+            parsers["points"].error(f"{flag} is missing: give images and points, such as "
+                                    "prepare_data.py points scene.tif points.csv")
+
+
+SWITCHES = ("--drop-single-class", "--pad-edges", "--strict")
 
 
 def kind_first(words, kinds):
@@ -109,7 +173,7 @@ def kind_first(words, kinds):
         return words
     for place, word in enumerate(words[1:], 1):
         before = words[place - 1]
-        is_value = before.startswith("--") and "=" not in before and before != "--drop-single-class"
+        is_value = before.startswith("--") and "=" not in before and before not in SWITCHES
         if word in kinds and not is_value:
             return [word, *words[:place], *words[place + 1:]]
     return words
@@ -129,3 +193,22 @@ def check_flags_of_kind(parsers, words):
         flag = word.split("=")[0]
         if flag in flags and flag not in own._option_string_actions:
             own.error(f"{flag} is not for {words[0]}: leave it out")
+
+
+def check_args(args):
+    """Refuse flags that do not go together.
+
+    Raises:
+        ValueError: with their names.
+    """
+    if args.val_places and (args.split_by or args.split_list):
+        raise ValueError("--val-places goes with --test-places or alone: leave out --split-by and "
+                         "--split-list")
+    if args.tile and args.overlap >= args.tile:
+        raise ValueError(f"--overlap {args.overlap}: give less than --tile {args.tile}")
+    if args.overlap and args.split_by == "tile":
+        raise ValueError(f"--overlap {args.overlap}: with --split-by tile splits would share "
+                         "pixels: leave one out")
+    if not 0 < sum(args.fractions) < 1e9:
+        raise ValueError(f"--fractions {args.fractions}: give at least one above 0, such as "
+                         "0.7 0.2 0.1")

@@ -1,13 +1,16 @@
-"""The labels of a scene: classes.csv, masks of ids or colours, and points of CSV or GeoJSON."""
+"""The classes of labels, as classes.csv lists them, and the few labelled pixels of a scene."""
 
-import csv
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sources.tables import find_column, read_csv, to_float
+
 NO_LABEL = 255
+# Names of the columns of classes.csv, and what others call them.
+COLUMNS = {"id": ("id", "value", "code", "class_id"),
+           "name": ("name", "class", "label", "class_name"),
+           "r": ("r", "red"), "g": ("g", "green"), "b": ("b", "blue")}
 
 
 class LandClass(NamedTuple):
@@ -25,277 +28,63 @@ class LandClass(NamedTuple):
 
 
 def land_classes(rows):
-    """Number (value, name, colour) rows as LandClass; those named "ignore" get index 255."""
-    table = []
-    count = 0
-    for value, name, colour in rows:
-        ignored = name == "ignore"
-        table.append(LandClass(NO_LABEL if ignored else count, value, name, colour))
-        count += not ignored
-    return table
+    """Number (value, name, colour) rows as LandClass; those named "ignore" get index 255.
 
-
-def read_csv(path, columns=()):
-    """Read a CSV file with a header, as [(line number, {column: text})].
-
-    Raises:
-        ValueError, OSError: no such file, no text, or one of the columns is missing.
+    Rows of one name are one class: they have one index.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        try:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = reader.fieldnames or []
-            lines = [(reader.line_num, line) for line in reader]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path} is not a CSV text ({error}); save it as CSV, UTF-8") from None
-    for column in columns:
-        if column not in header:
-            raise ValueError(f"{path} has no column '{column}'; name the columns in its first line")
-    return lines
+    index_of = {"ignore": NO_LABEL}
+    for _, name, _ in rows:
+        index_of.setdefault(name, len(index_of) - 1)
+    return [LandClass(index_of[name], value, name, colour) for value, name, colour in rows]
 
 
 def read_classes(path):
     """Read a classes.csv with the columns id,name,r,g,b.
 
     The id is the value in the mask, any number. The colours may be left out, and so may the ids
-    where masks are written in colours. Any number of rows may be named "ignore": no label.
+    where masks are written in colours. Rows of one name are one class, in the colour of the first.
+    Any number of rows may be named "ignore": no label.
 
     Returns:
-        list of LandClass; the index of a class is its place among the rows.
+        list of LandClass; the index of a class is its place among the names. Without a file: [].
     Raises:
         ValueError, OSError: no such file, or an entry is bad or repeated, with its line.
     """
+    if path is None:
+        return []
     rows = []
-    for number, line in read_csv(path, ["name"]):
+    class_of = {}  # {id or colour: name}
+    for number, line in read_csv(path):
         place = f"{path}, line {number}"
-        try:
-            row = _read_class(line)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{place}: give a name, a number as id, and r, g, b from 0 to "
-                             "255") from None
-        value, name, colour = row
+        value, name, colour = _read_class(path, place, line)
         if value is None and colour is None:
             raise ValueError(f"{place}: '{name}' has neither id nor colour; give one of them")
-        for kind, entry in enumerate(row):
-            if entry not in (None, "ignore") and entry in [earlier[kind] for earlier in rows]:
-                raise ValueError(f"{place}: '{name}' repeats an earlier id, name or colour")
-        rows.append(row)
-    if not 1 <= sum(name != "ignore" for _, name, _ in rows) <= NO_LABEL:
+        for code in (("id", value), ("colour", colour)):
+            if code[1] is not None and class_of.setdefault(code, name) != name:
+                raise ValueError(f"{place}: '{name}' repeats the {code[0]} of '{class_of[code]}'")
+        rows.append((value, name, colour))
+    if not 1 <= len({name for _, name, _ in rows} - {"ignore"}) <= NO_LABEL:
         raise ValueError(f"{path} lists no class, or more than {NO_LABEL}; give a line "
                          "id,name,r,g,b per class")
     return land_classes(rows)
 
 
-def _read_class(line):
-    """(value, name, colour) of a line of classes.csv; some kind of error where it is not right."""
-    value = float(line["id"]) if line.get("id") else None
-    name = line["name"]
-    if not np.isfinite(value or 0) or not name.strip() or not name.isprintable():
-        raise ValueError
-    colour = None
-    if line.get("r"):
-        colour = int.from_bytes(bytes(int(line[band]) for band in "rgb"), "big")
-    return value, name, colour
-
-
-class MaskLabels:
-    """The labels of a scene in its mask of ids or of the classes' colours.
-
-    A palette counts as colours where a class has no id. What no class claims is an error, except
-    255, NaN and the file's nodata value among ids, which mean no label.
-
-    Args:
-        mask: ScaledRaster.
-        source: RawDataset, of which class_table, threshold and tolerance matter.
-    """
-
-    def __init__(self, mask, source):
-        self.mask = mask
-        self.path = mask.path
-        self.palette = mask.raster.palette
-        self.threshold = source.threshold
-        self.tolerance = source.tolerance
-        colours = {row.colour: row.index for row in source.class_table if row.colour is not None}
-        values = {row.value: row.index for row in source.class_table if row.value is not None}
-        all_have_ids = all(row.value is not None for row in source.class_table)
-        in_palette = self.palette is not None and not all_have_ids  # else it is for the eye alone
-        self.coloured = bool(colours) and (mask.raster.bands >= 3 or in_palette)
-        if self.coloured and mask.raster.dtype != np.uint8:
-            raise ValueError(f"{self.path} is in colours of {mask.raster.dtype}: save it with 8 "
-                             "bits a band")
-        if not self.coloured and not values:
-            raise ValueError(f"{self.path} holds ids, but the classes have only colours: give "
-                             "them ids as well")
-        if self.threshold is not None and not self.coloured and set(values) != {0, 255}:
-            raise ValueError(f"{self.path}: --threshold makes its values 0 and 255: give the "
-                             "classes these ids")
-        index_of = colours if self.coloured else values
-        self.codes = np.array(sorted(index_of))  # ids, or colours as numbers 0xRRGGBB
-        self.indices = np.array([index_of[code] for code in self.codes.tolist()], np.uint8)
-
-    def read(self, row, col, height, width):
-        """The class indices of a window, (height, width) uint8, 255 for no label.
-
-        Raises:
-            ValueError: a value or colour that no class has, and how many pixels have it.
-        """
-        codes = self._read_codes(row, col, height, width)
-        nearest = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        labels = self.indices[nearest]
-        invalid = self.codes[nearest] != codes
-        if invalid.any():
-            unknown, inverse = np.unique(codes[invalid], return_inverse=True)
-            found = [self._class_of_unknown(code) for code in unknown]
-            labels[invalid] = np.array(found, np.uint8)[inverse]
-        return labels
-
-    def _read_codes(self, row, col, height, width):
-        """(height, width) ids, or colours as numbers 0xRRGGBB."""
-        pixels = self.mask.read(row, col, height, width)
-        if self.coloured and self.palette is not None:
-            pixels = self.palette[pixels[:, :, 0]]
-        if self.threshold is not None:
-            pixels = np.where(pixels > self.threshold, 255, 0)
-        if self.coloured:
-            return pixels[:, :, :3].astype(int) @ (1 << 16, 1 << 8, 1)
-        if pixels.shape[2] >= 3 and (pixels[:, :, :3] != pixels[:, :, :1]).any():
-            raise ValueError(f"{self.path} is in colours, but the classes have none: give r,g,b "
-                             "in classes.csv")
-        return pixels[:, :, 0]
-
-    def _class_of_unknown(self, code):
-        """The class index of a code that no class has: the nearest colour's, or 255.
-
-        Raises:
-            ValueError: no colour is near enough, or it is an id that is not known as no label.
-        """
-        if self.coloured:
-            distances = np.abs(_split_colour(self.codes) - _split_colour(code)).max(axis=-1)
-            if distances.min() <= self.tolerance:
-                return self.indices[distances.argmin()]
-        elif code in (NO_LABEL, self.mask.raster.nodata) or np.isnan(code):
-            return NO_LABEL
-        what = f"value {code}"
-        advice = "list it in classes.csv, maybe as 'ignore'"
-        if self.coloured:
-            what = f"colour {','.join(map(str, _split_colour(code)))}"
-            advice += ", or allow blurred colours by --tolerance"
-        raise ValueError(f"{self.path}: {what} ({self._count(code)} px) is no class: {advice}")
-
-    def _count(self, code):
-        """How many pixels of the whole mask have a code."""
-        count = 0
-        for row in range(0, self.mask.height, 512):
-            height = min(512, self.mask.height - row)
-            codes = self._read_codes(row, 0, height, self.mask.width)
-            count += np.count_nonzero(codes == code)
-        return count
-
-
-def _split_colour(code):
-    """Numbers 0xRRGGBB as (..., 3) red, green and blue."""
-    return np.stack([code >> 16, code >> 8 & 255, code & 255], axis=-1)
-
-
-class Points(NamedTuple):
-    """N labelled points of a file."""
-
-    places: tuple  # (N,) where in the file each is written, for messages
-    scenes: np.ndarray  # (N,) scene names, "" for any
-    first: np.ndarray  # (N,) float64 x on the map, or rows in px of the file
-    second: np.ndarray  # (N,) float64 y, or columns
-    indices: np.ndarray  # (N,) uint8 classes
-    on_map: bool
-
-
-def read_points(path, class_table):
-    """Read labelled points from CSV or GeoJSON.
-
-    CSV has the columns scene,row,col,class (px of the scene's file, from 0 at the top left), or
-    x,y,class in units of the scenes' map. GeoJSON has point features with the property "class".
-    With x and y a scene may be named as well. A point that names none counts in every scene in
-    which it lies.
-
-    Args:
-        path: the file.
-        class_table: list of LandClass; points give a class by its name or its id.
-    Returns:
-        Points.
-    Raises:
-        ValueError, OSError: a column, number or class that is not as it should be, with its line.
-    """
-    if Path(path).suffix.lower() in (".json", ".geojson"):
-        lines = read_geojson(path)
-    else:
-        lines = [(f"{path}, line {number}", line) for number, line in read_csv(path, ["class"])]
-    if not lines:
-        raise ValueError(f"{path} holds no points: give some")
-    on_map = "x" in lines[0][1]
-    axes = ("x", "y") if on_map else ("row", "col")
-    known = {row.value: row.index for row in class_table}
-    known |= {row.name: row.index for row in class_table}
-    found = []
-    for place, line in lines:
-        try:
-            found.append((place, *_read_point(line, axes, known)))
-        except (KeyError, ValueError, TypeError):
-            needed = ", ".join(axes if on_map else ("scene", *axes))
-            raise ValueError(f"{place}: give {needed}, and a class by its name or id") from None
-    places, scenes, first, second, indices = zip(*found)
-    return Points(places, np.array(scenes), np.array(first), np.array(second),
-                  np.array(indices, np.uint8), on_map)
-
-
-def _read_point(line, axes, known):
-    """(scene, first, second, class index) of a point; some kind of error where it is not right."""
-    name = str(line["class"]).strip()
-    index = known[name] if name in known else known[float(name)]
-    scene = line.get("scene") or ""
-    if axes == ("row", "col") and not scene:
-        raise ValueError
-    first = float(line[axes[0]])
-    second = float(line[axes[1]])
-    if not abs(first) < 1e15 or not abs(second) < 1e15:  # px or map units; NaN is not below it
-        raise ValueError
-    return str(scene), first, second, index
-
-
-def read_geojson(path):
-    """The point features of a GeoJSON file, as [(place in the file, {"x", "y", properties})]."""
-    lines = []
+def _read_class(path, place, line):
+    """(value, name, colour) of a line of classes.csv."""
+    found = {column: line.get(find_column(line, names)) for column, names in COLUMNS.items()}
+    if found["name"] is None:
+        raise ValueError(f"{path} has no column 'name': its first line must be id,name,r,g,b")
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            features = json.load(file)["features"]
-        for number, feature in enumerate(features, 1):
-            geometry = feature["geometry"]
-            if geometry["type"] != "Point":
-                raise ValueError(f"feature {number} is a {geometry['type']}")
-            x, y = geometry["coordinates"][:2]
-            line = {**feature["properties"], "x": x, "y": y}
-            lines.append((f"{path}, feature {number}", line))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{path} is not GeoJSON of points ({error}): export it as a collection "
-                         "of points") from None
-    return lines
-
-
-def name_scenes(points, scenes):
-    """Rename the points' scenes where they are named by their file, as predict.py does.
-
-    Args:
-        points: Points.
-        scenes: list of Scene.
-    Returns:
-        Points; a file's name is replaced where it is that of one scene only.
-    """
-    names = {scene.name for scene in scenes}
-    stems = [Path(scene.image).stem for scene in scenes]
-    known = {}
-    for stem, scene in zip(stems, scenes):
-        if stems.count(stem) == 1 and stem not in names:
-            known[stem] = scene.name
-    renamed = [known.get(name, name) for name in points.scenes.tolist()]
-    return points._replace(scenes=np.array(renamed))
+        value = to_float(found["id"]) if found["id"] else None
+        colour = None
+        if found["r"]:
+            colour = int.from_bytes(bytes(int(found[band]) for band in "rgb"), "big")
+        if not np.isfinite(value or 0) or not found["name"] or not found["name"].isprintable():
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(f"{place}: give a name, a number as id, and r, g, b from 0 to "
+                         "255") from None
+    return value, found["name"], colour
 
 
 class SparseLabels(NamedTuple):
@@ -313,30 +102,3 @@ class SparseLabels(NamedTuple):
         inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
         labels[rows[inside], cols[inside]] = self.indices[inside]
         return labels
-
-
-def points_in_scene(points, scene, image):
-    """The points that lie in a scene.
-
-    Args:
-        points: Points.
-        scene: Scene.
-        image: ScaledRaster, the scene's.
-    Returns:
-        SparseLabels, and (N,) bool, which points they are.
-    Raises:
-        ValueError: the points are given on the map, and the scene is not on it.
-    """
-    if not points.on_map:
-        rows = points.first + 0.5
-        cols = points.second + 0.5
-    elif image.raster.georeference is None:
-        raise ValueError(f"{scene.image} has no georeference: give its points as scene,row,col")
-    else:
-        rows, cols = image.raster.georeference.to_pixel(points.first, points.second)
-    rows = np.floor(rows * image.height / image.raster.height).astype(int)
-    cols = np.floor(cols * image.width / image.raster.width).astype(int)
-    inside = (rows >= 0) & (rows < image.height) & (cols >= 0) & (cols < image.width)
-    inside &= (points.scenes == "") | (points.scenes == scene.name)
-    labels = SparseLabels(rows[inside], cols[inside], points.indices[inside])
-    return labels, inside

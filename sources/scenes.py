@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from itertools import groupby
 from pathlib import Path
 
@@ -10,8 +9,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from geo.raster import open_raster
-from sources.labels import NO_LABEL, MaskLabels, points_in_scene
+from geo.raster import hide_alpha, open_raster
+from sources.label_count import LabelCount
+from sources.labels import NO_LABEL
+from sources.masks import MaskLabels
+from sources.notices import (
+    warn_of_reading, warn_of_resolutions, warn_of_scales, warn_of_unknown_size)
+from sources.placing import points_in_scene
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -39,15 +43,16 @@ def scene_files(path):
     return files
 
 
-def open_scene(path, max_pixels=2**31):
-    """Open an image, or several of one size as one image with the bands of all.
+def open_scene(path, max_pixels=2**31, alpha_as_band=False):
+    """Open an image, or several of one extent as one image with the bands of all.
 
-    Of several, a pixel is missing where one of them has no data, by its own nodata value, alpha
-    band or NaN. It is then read as one value in all bands.
+    Of several, those with larger pixels are brought to the grid of the finest, as the 20 m bands of
+    Sentinel-2 are to its 10 m bands. A value is missing by the rules of its own file.
 
     Args:
         path: an image, or a list of images NAME.txt (see `scene_files`); NAME is the scene's name.
         max_pixels: as for `open_raster`.
+        alpha_as_band: whether alpha is read as the last band, too, as class masks need it.
     Returns:
         Raster.
     Raises:
@@ -55,9 +60,13 @@ def open_scene(path, max_pixels=2**31):
             position, or a palette.
     """
     rasters = [open_raster(file, max_pixels) for file in scene_files(path)]
-    first = rasters[0]
+    if not alpha_as_band:
+        rasters = [hide_alpha(raster) for raster in rasters]
     if len(rasters) == 1:
-        return dataclasses.replace(first, path=Path(path))
+        return dataclasses.replace(rasters[0], path=Path(path))
+    finest = max(rasters, key=lambda raster: raster.height * raster.width)
+    rasters = [_to_grid(raster, finest) for raster in rasters]
+    first = rasters[0]
     located = next((raster for raster in rasters if raster.georeference), first)
     for raster in rasters:
         if not _on_one_grid(raster, first, located):
@@ -67,14 +76,24 @@ def open_scene(path, max_pixels=2**31):
         if raster.palette is not None:
             raise ValueError(f"{path}: {raster.path.name} has a palette, so its values are no "
                              "intensities: convert it to RGB")
-    # No pixel with data has this value in all bands: the file that names it, or whose alpha is 0
-    # there, would call it missing.
-    named = [raster.nodata for raster in rasters if raster.nodata is not None]
-    named += [0.0 for raster in rasters if raster.alpha is not None]
-    nodata = named[0] if named else None
-    return dataclasses.replace(located, path=Path(path), source=Stack(rasters, nodata),
-                               nodata=nodata, alpha=None,
-                               bands=sum(raster.bands for raster in rasters))
+    nodata = sum([raster.nodata_of_bands()[:raster.bands] for raster in rasters], ())
+    scales = sum([raster.scales or ((1.0, 0.0),) * raster.bands for raster in rasters], ())
+    return dataclasses.replace(
+        located, path=Path(path), source=Stack(rasters), bands=len(nodata),
+        nodata=nodata[0] if len(set(nodata)) == 1 else nodata,
+        scales=scales if set(scales) != {(1.0, 0.0)} else None,
+        alpha=None, hides_alpha=False, masks=(), sparse=False)
+
+
+def _to_grid(raster, finest):
+    """A raster of larger pixels on the grid of the finest, if both cover the same ground."""
+    same_size = (raster.height, raster.width) == (finest.height, finest.width)
+    if same_size or not (raster.georeference and finest.georeference):
+        return raster
+    ends = np.array([0, raster.height]), np.array([0, raster.width])
+    rows, cols = finest.georeference.to_pixel(*raster.georeference.to_map(*ends))
+    distance = np.abs([rows - (0, finest.height), cols - (0, finest.width)]).max()
+    return resized_raster(raster, finest.height, finest.width) if distance < 0.5 else raster
 
 
 def _on_one_grid(raster, first, located):
@@ -91,27 +110,42 @@ def _on_one_grid(raster, first, located):
 class Stack:
     """Several rasters of one size in the place of a Raster's file.
 
-    Args:
-        rasters: list of Raster.
-        nodata: what all bands are where one of the rasters has no data; None: NaN.
+    Attributes:
+        by_pixel: whether a pixel that one raster lacks is missing in all, as in earlier commits.
     """
 
-    def __init__(self, rasters, nodata):
+    def __init__(self, rasters):
         self.rasters = rasters
-        self.nodata = np.nan if nodata is None else nodata
+        self.by_pixel = False
+        self.has_validity = any(raster.has_validity for raster in rasters)
 
     def copy(self, row, col, window):
         """Fill window (h, w, C) with the pixels at row, col, one raster's bands after another's."""
-        height, width, _ = window.shape
+        self.copy_masked(row, col, window, np.zeros(window.shape, bool))
+
+    def copy_masked(self, row, col, window, missing):
+        """Fill window, and missing (h, w, C) bool with which of its values are no data."""
         band = 0
-        missing = np.zeros((height, width), bool)
+        lacking = np.zeros(window.shape[:2], bool)
         for raster in self.rasters:
-            pixels = raster.read(row, col, height, width)
-            window[:, :, band:band + raster.bands] = pixels
-            missing |= raster.no_data(pixels)
+            bands = slice(band, band + raster.bands)
+            pixels, gaps = raster.read_masked(row, col, *window.shape[:2])
+            window[:, :, bands] = pixels
+            missing[:, :, bands] = gaps
             band += raster.bands
-        if missing.any():
-            window[missing] = self.nodata
+            if self.by_pixel:
+                lacking |= gaps.all(axis=2)
+        missing[lacking] = True
+
+
+def name_nodata(raster, nodata):
+    """Set the nodata value of a raster, or one per band, and of the files that it consists of."""
+    raster.nodata = nodata
+    band = 0
+    for part in getattr(raster.source, "rasters", ()):
+        of_part = nodata[band:band + part.bands] if isinstance(nodata, tuple) else nodata
+        name_nodata(part, of_part)
+        band += part.bands
 
 
 def resize(raster, height, width, smooth, window=None):
@@ -124,8 +158,13 @@ def resize(raster, height, width, smooth, window=None):
             its centre, as class ids need it.
         window: (row, col, height, width) inside the result, px; None is all of it.
     Returns:
-        (h, w, C) of the raster's dtype; a pixel whose centre holds no data stays as it is.
+        (h, w, C) of the raster's dtype; a value that is missing at its centre stays as it is.
     """
+    return resize_masked(raster, height, width, smooth, window)[0]
+
+
+def resize_masked(raster, height, width, smooth, window=None):
+    """`resize`, and which values of the result are missing, (h, w, C) bool."""
     row, col, h, w = window or (0, 0, height, width)
     down = raster.height / height  # px of the raster under one of the result
     across = raster.width / width
@@ -133,12 +172,13 @@ def resize(raster, height, width, smooth, window=None):
     left = max(0, int(col * across) - 1)
     bottom = min(raster.height, math.ceil((row + h) * down) + 1)
     right = min(raster.width, math.ceil((col + w) * across) + 1)
-    pixels = raster.read(top, left, bottom - top, right - left)
+    pixels, missing = raster.read_masked(top, left, bottom - top, right - left)
     rows = ((np.arange(row, row + h) + 0.5) * raster.height / height).astype(int) - top
     cols = ((np.arange(col, col + w) + 0.5) * raster.width / width).astype(int) - left
     resized = pixels[rows][:, cols]
+    missing_centre = missing[rows][:, cols]
     if not smooth:
-        return resized
+        return resized, missing_centre
     box = (col * across - left, row * down - top,
            min((col + w) * across - left, right - left), min((row + h) * down - top, bottom - top))
     method = Image.Resampling.BOX if height <= raster.height else Image.Resampling.BILINEAR
@@ -146,15 +186,23 @@ def resize(raster, height, width, smooth, window=None):
     def average(band):
         return np.asarray(Image.fromarray(band.astype(np.float32)).resize((w, h), method, box))
 
-    valid = ~raster.no_data(pixels)
-    valid_centre = valid[rows][:, cols]
-    valid_share = np.maximum(average(valid), 1e-6)
+    valid = ~missing
+    kept = missing_centre
+    if raster.by_pixel:
+        lacking = missing.all(axis=2) | ~np.isfinite(pixels).all(axis=2)
+        valid = np.repeat(~lacking[:, :, None], raster.bands, axis=2)
+        kept = ~valid[rows][:, cols]
+    valid_share = None
     for band in range(raster.bands):
-        mean = average(np.where(valid, pixels[:, :, band], 0)) / valid_share
+        known = valid[:, :, band]
+        if band == 0 or not np.array_equal(known, valid[:, :, band - 1]):
+            valid_share = np.maximum(average(known), 1e-6)
+        mean = average(np.where(known, pixels[:, :, band], 0)) / valid_share
         if raster.dtype.kind != "f":
             mean = mean.round()
-        resized[valid_centre, band] = mean[valid_centre]
-    return resized
+        known_centre = ~kept[:, :, band]
+        resized[known_centre, band] = mean[known_centre]
+    return resized, missing_centre
 
 
 class Resized:
@@ -162,26 +210,36 @@ class Resized:
 
     def __init__(self, raster, height, width):
         self.raster = raster
+        self.rasters = [raster]
+        self.has_validity = raster.has_validity
         self.height = height
         self.width = width
 
     def copy(self, row, col, window):
         """Copy the pixels at row, col into window (h, w, C)."""
+        self.copy_masked(row, col, window, np.zeros(window.shape, bool))
+
+    def copy_masked(self, row, col, window, missing):
+        """Copy the pixels, and set missing (h, w, C) bool where values are no data."""
         place = (row, col, *window.shape[:2])
-        window[:] = resize(self.raster, self.height, self.width, smooth=True, window=place)
+        window[:], missing[:] = resize_masked(self.raster, self.height, self.width, True, place)
 
 
 def at_scale(raster, scale):
     """A raster resized as prepare_data.py resizes scenes, its georeference too."""
     if scale == 1:
         return raster
-    height = scaled(raster.height, scale)
-    width = scaled(raster.width, scale)
+    return resized_raster(raster, scaled(raster.height, scale), scaled(raster.width, scale))
+
+
+def resized_raster(raster, height, width):
+    """A raster at another size, px, whose windows are resized as they are read."""
     # Not 1 / scale, because sides are whole px, and the map must end where the scene ends.
     factors = raster.height / height, raster.width / width
     georeference = raster.georeference and raster.georeference.window(0, 0, factors)
-    return dataclasses.replace(raster, source=Resized(raster, height, width), height=height,
-                               width=width, georeference=georeference)
+    return dataclasses.replace(
+        raster, source=Resized(raster, height, width), height=height, width=width,
+        georeference=georeference, alpha=None, hides_alpha=False, masks=(), sparse=False)
 
 
 def check_footprint(raster, image, factor):
@@ -206,12 +264,6 @@ def check_footprint(raster, image, factor):
         raise ValueError(f"{raster.path} covers {extent(raster)}, but {image.path} "
                          f"{extent(image)}: give images of one extent and grid, and a mask of that "
                          "grid or a whole number of times finer")
-
-
-def warn_of_unread(raster):
-    """Warn of what a raster's file holds and is not read, such as a mask or control points."""
-    if raster.unread:
-        print(f"warning: {raster.path} {raster.unread}, and that is not read", file=sys.stderr)
 
 
 def epsg(raster):
@@ -243,13 +295,13 @@ class ScaledRaster:
     Args:
         path: the image, a list of images, or the mask.
         source: RawDataset, of which scale and max_pixels matter.
-        smooth: as for `resize`.
+        smooth: as for `resize`; False also reads the file's mask of valid pixels, as alpha.
     """
 
     def __init__(self, path, source, smooth):
         self.path = path
         self.smooth = smooth
-        self.raster = open_scene(path, source.max_pixels)
+        self.raster = open_scene(path, source.max_pixels, alpha_as_band=not smooth)
         self.height = scaled(self.raster.height, source.scale)
         self.width = scaled(self.raster.width, source.scale)
 
@@ -260,6 +312,13 @@ class ScaledRaster:
         window = (row, col, height, width)
         return resize(self.raster, self.height, self.width, self.smooth, window)
 
+    def read_masked(self, row, col, height, width):
+        """`read`, and which values are missing, (height, width, C) bool."""
+        if (self.height, self.width) == (self.raster.height, self.raster.width):
+            return self.raster.read_masked(row, col, height, width)
+        window = (row, col, height, width)
+        return resize_masked(self.raster, self.height, self.width, self.smooth, window)
+
 
 class SceneReader:
     """Image and labels of one scene at its final scale; a context manager.
@@ -269,8 +328,7 @@ class SceneReader:
         source: RawDataset.
     Attributes:
         raster: the image as it lies in its file.
-        labels: MaskLabels or SparseLabels.
-        points_inside: (N,) bool, which points lie in the scene; None without points.
+        labels: MaskLabels or RunLabels.
         has_gaps: whether there may be pixels without data.
     Raises:
         ValueError, OSError: a file that cannot be read, image and mask of another size or
@@ -282,13 +340,11 @@ class SceneReader:
         self.raster = self.image.raster
         self.files = [self.raster]
         if source.nodata is not None and self.raster.nodata is None:
-            self.raster.nodata = _checked_nodata(source.nodata, self.raster)
+            name_nodata(self.raster, _checked_nodata(source.nodata, self.raster))
         check_image(self.raster)
-        named = self.raster.nodata is not None or self.raster.alpha is not None
-        self.has_gaps = named or self.raster.dtype.kind == "f"
-        self.points_inside = None
+        self.has_gaps = self.raster.may_miss_values
         if source.points is not None:
-            self.labels, self.points_inside = points_in_scene(source.points, scene, self.image)
+            self.labels = points_in_scene(source.points, scene, self.image)
             return
         mask = ScaledRaster(scene.mask, source, smooth=False)
         self.files.append(mask.raster)
@@ -296,17 +352,19 @@ class SceneReader:
         check_mask(mask.raster, self.raster)
 
     def read_image(self, region):
-        """The (h, w, C) pixels of a Region, and (h, w) bool which of them are data."""
-        pixels = self.image.read(*region.window)
-        return pixels, ~self.raster.no_data(pixels)
+        """The (h, w, C) pixels of a Region, and (h, w, C) bool which values are data."""
+        pixels, missing = self.image.read_masked(*region.window)
+        return pixels, ~missing
 
     def read_labels(self, region):
-        """The (h, w) uint8 class indices of a Region; 255 without a label or without data."""
+        """The (h, w) uint8 class indices of a Region; 255 without a label or without data, and
+        where the pixel counts in the tile before."""
         source = self.labels if region.labels is None else region.labels
         labels = source.read(*region.window)
         if self.has_gaps:
-            _, valid = self.read_image(region)
-            labels[~valid] = NO_LABEL
+            _, known = self.read_image(region)
+            labels[~known.any(axis=2)] = NO_LABEL
+        labels[~region.counted] = NO_LABEL
         return labels
 
     def is_empty(self, regions):
@@ -374,16 +432,18 @@ def check_scenes(source, gsd=None):
         source: RawDataset.
         gsd: ground sample distance of the files, m; None takes it from the files.
     Returns:
-        [(height, width)] of the scenes' files, px; a dict of bands, dtype and gsd_m after scaling
-        (None if one is unknown, or they differ by more than 1 %); and how scenes mark missing
-        pixels, a list of (nodata or None, whether there is an alpha band), each way once.
+        [(height, width)] of the scenes' files, px; their [Georeference or None]; a dict of bands,
+        dtype, gsd_m after scaling (None if one is unknown, or they differ by more than 1 %), and
+        scales; and how scenes mark missing pixels, a list of (nodata or None, whether there is
+        alpha or a mask), each way once.
     Raises:
-        ValueError, OSError: scenes of different bands or dtype, or a point outside all of them.
+        ValueError, OSError: scenes of different bands or dtype, or points outside all of them.
     """
     sizes = []
     gsds = []
+    georeferences = []
     missing = {}
-    covered = False  # (N,) of the points
+    label_count = source.points and LabelCount(source.points)
     first = None
     for scene in tqdm(source.scenes, "opening", unit="scene", disable=None, leave=False):
         with SceneReader(scene, source) as reader:
@@ -393,57 +453,24 @@ def check_scenes(source, gsd=None):
                 raise ValueError(f"{raster.path} has {raster.bands} bands of {raster.dtype}, but "
                                  f"{first.path} {first.bands} of {first.dtype}: prepare them "
                                  "apart, or make them alike")
-            warn_of_unread(raster)
+            warn_of_reading(raster)
+            warn_of_scales(raster, first.scales, first.path)
+            if raster is first and not gsd:
+                warn_of_unknown_size(raster)
             sizes.append((raster.height, raster.width))
-            gsds.append(gsd or (raster.georeference.gsd_m if raster.georeference else None))
+            georeferences.append(raster.georeference)
+            gsds.append(gsd or raster.gsd_m)
             nodata = raster.nodata
-            if nodata is not None and np.isnan(nodata):
+            if isinstance(nodata, float) and np.isnan(nodata):
                 nodata = None
-            missing[nodata, raster.alpha is not None] = True
-            if source.points is not None:
-                covered = covered | reader.points_inside
-    if source.points is not None and not covered.all():
-        place = source.points.places[covered.argmin()]
-        raise ValueError(f"{place}: no scene of that name covers the point")
+            missing[nodata, raster.has_validity] = True
+            if label_count:
+                label_count.add(scene, reader)
+    if label_count:
+        label_count.report()
     known = None not in gsds and max(gsds) <= 1.01 * min(gsds)
     gsd_m = gsds[0] / source.scale if known else None
-    measured = {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsd_m}
-    return sizes, measured, list(missing)
-
-
-def shared_nodata(source, tiles, missing, dtype):
-    """The value of missing pixels in all tiles: the scenes' own where they agree.
-
-    Else it is a value that no pixel with data has in every band: one that a scene names, 0, or the
-    highest that is free.
-
-    Args:
-        source: RawDataset.
-        tiles: list of Region, scene by scene; they are read only where scenes differ.
-        missing: as from `check_scenes`.
-        dtype: name of the scenes' dtype.
-    Returns:
-        a number; None where nothing can be missing, or where NaN marks it.
-    Raises:
-        ValueError: every value is data somewhere.
-    """
-    if len(missing) == 1:
-        (nodata, has_alpha), = missing
-        if not has_alpha:
-            return nodata
-    if dtype == "float32":
-        return None
-    limits = np.iinfo(dtype)
-    taken = np.zeros(limits.max - limits.min + 1, bool)
-    progress = tqdm(tiles, "comparing", unit="tile", disable=None, leave=False)
-    for tile, reader in each_tile(source, progress):
-        pixels, valid = reader.read_image(tile)
-        alike = valid & (pixels == pixels[:, :, :1]).all(axis=2)
-        taken[pixels[alike, 0].astype(int) - limits.min] = True
-    named = [nodata for nodata, _ in missing if nodata is not None]
-    for value in [*named, 0, *range(limits.max, limits.min - 1, -1)]:
-        if not taken[int(value) - limits.min]:
-            return value
-    raise ValueError(f"{source.scenes[0].image} and others differ in what no data is, and each "
-                     f"value of {dtype} is data somewhere: give all of them one nodata value, or a "
-                     "wider dtype")
+    warn_of_resolutions(source, gsds)
+    measured = {"bands": first.bands, "dtype": str(first.dtype), "gsd_m": gsd_m,
+                "scales": first.scales}
+    return sizes, georeferences, measured, list(missing)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from engine.cli import number
 from geo.raster import downscale_classes, open_raster, write_geotiff
 from sources.labels import NO_LABEL, land_classes, read_classes
+from sources.masks import hide_as_nodata
 from sources.raw import RawDataset, Scene, find_files
 from sources.scenes import check_footprint, open_scene, scene_files
 
@@ -113,6 +114,9 @@ def find_sites(patterns, masks):
     sites = []
     for site in found[0]:
         images = [files[site] for files in found[:len(seasons)]]
+        if masks and found[-1][site] in images:
+            raise ValueError(f"{found[-1][site]} is in both --images and --masks: give patterns "
+                             "that tell them apart")
         sites.append((site, images, found[-1][site] if masks else None))
     return sites
 
@@ -197,12 +201,14 @@ def downsample_mask(path, image_path, how, weights, class_table, coarse, max_pix
     Raises:
         ValueError, OSError: its footprint is not the image's.
     """
+    ids = [row.value for row in class_table if row.index != NO_LABEL]
     with open_scene(image_path, max_pixels) as image, open_raster(path, max_pixels) as mask:
+        mask = hide_as_nodata(mask, ids)
         factor = max(round(mask.height / image.height), 1)
         check_footprint(mask, image, factor)
         if factor == 1:
             return path
-        ignored = [] if mask.nodata is None else [mask.nodata]
+        ignored = [] if mask.nodata in (None, *ids) else [mask.nodata]
         for row in class_table:
             if row.index == NO_LABEL and row.value is not None:
                 ignored.append(row.value)

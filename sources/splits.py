@@ -1,18 +1,20 @@
 """Which part of which scene is in which split: scenes, blocks, tiles, or polygons of labels."""
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from engine.prepared import FRACTIONS, SPLITS, draw_splits
-from sources.labels import NO_LABEL, SparseLabels, read_csv
+from sources.blocks import split_by_block
+from sources.labels import NO_LABEL, SparseLabels
 from sources.raw import Region
 from sources.scenes import SceneReader, scaled
+from sources.tables import read_csv
 
-BLOCK_GAP = 16  # px left out between blocks, because shadow, blur and compression cross a cut
 MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
+TILES = range(256, 32, -32)  # px, sides of tiles to choose from
+FILLED = 0.99  # share of the ground that must fill its tiles
 LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 
 
@@ -42,7 +44,14 @@ def plan_regions(source, sizes, args):
     for number, (height, width) in enumerate(sizes):
         size = scaled(height, source.scale), scaled(width, source.scale)
         whole.append(Region("", number, 0, 0, *size))
-    return SPLIT_BY[args.split_by or "scene"](source, whole, args)
+    sites = {scene.site for scene in source.scenes}
+    wanted = sum(fraction > 0 for fraction in args.fractions)
+    how = args.split_by or "scene"
+    if not (args.split_by or lists or named or has_own_split) and len(sites) < wanted:
+        how = "block"
+        print(f"{wanted} splits need as many sites, and there are {len(sites)}: each is cut into "
+              "blocks, as by --split-by block")
+    return SPLIT_BY[how](source, whole, args)
 
 
 def split_by_scene(source, whole, args):
@@ -81,7 +90,12 @@ def listed_splits(source, paths):
 
 
 def named_splits(source, val_sites, test_sites):
-    """The split of each scene by its site's name; what is named for neither trains."""
+    """The split of each scene by its site's name, or by that of a scene of the site; what is named
+    for neither trains."""
+    site_of = {scene.name: scene.site for scene in source.scenes}
+    site_of |= {scene.site: scene.site for scene in source.scenes}
+    val_sites = [site_of.get(name, name) for name in val_sites]
+    test_sites = [site_of.get(name, name) for name in test_sites]
     sites = sorted({scene.site for scene in source.scenes})
     for site in set(val_sites) & set(test_sites):
         raise ValueError(f"place '{site}' is in both --val-places and --test-places: give it to "
@@ -102,7 +116,8 @@ def drawn_splits(source, fractions, seed):
 
 def split_by_tile(source, whole, args):
     """Draw a split for each tile, the same in all seasons of a site."""
-    tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap)]
+    args.tile = args.tile or TILES[0]
+    tiles = [tile for region in whole for tile in cut(region, args.tile, args.overlap, pad=True)]
     positions = []
     for tile in tiles:
         grid = source.grid_of(source.scenes[tile.scene])
@@ -112,65 +127,51 @@ def split_by_tile(source, whole, args):
     return [tile._replace(split=drawn[place]) for tile, place in zip(tiles, positions)]
 
 
-def split_by_block(source, whole, args):
-    """Cut each scene into one block per split."""
-    scenes_of = Counter(scene.site for scene in source.scenes)
-    site = max(scenes_of, key=scenes_of.get)
-    if not source.aligned and scenes_of[site] > 1:
-        raise ValueError(f"--split-by block: the images of place '{site}' show ground of each "
-                         "other's, and blocks of them would share it: split by scene")
-    blocks = []
-    for region in whole:
-        blocks += cut_blocks(region, source.scenes[region.scene], args)
-    return blocks
+def keep_in_train(source, whole, args):
+    """Give everything to train."""
+    return [region._replace(split="train") for region in whole]
 
 
-def cut_blocks(region, scene, args):
-    """Cut a scene across its longer side into a block per split, with gaps between them.
-
-    The order of the blocks is drawn by site, so that all seasons of a site are cut alike.
-
-    Raises:
-        ValueError: the scene is too short for that.
-    """
-    down = region.height >= region.width
-    random = np.random.default_rng([args.seed, *scene.site.encode()])
-    order = [split for split in random.permutation(3) if args.fractions[split]]
-    ends = np.cumsum([args.fractions[split] for split in order]) / sum(args.fractions)
-    ends = (ends * (region.height if down else region.width)).round().astype(int)
-    blocks = []
-    start = 0
-    for split, end in zip(order, ends.tolist()):
-        if start >= end:
-            raise ValueError(f"{scene.image} is too small to be cut into blocks: use --split-by "
-                             "scene")
-        block = region._replace(split=SPLITS[split])
-        if down:
-            block = block._replace(row=start, height=end - start)
-        else:
-            block = block._replace(col=start, width=end - start)
-        blocks.append(block)
-        start = end + BLOCK_GAP
-    return blocks
+def guess_tile(regions, overlap):
+    """Choose the largest side of tiles, px, that almost all ground fills."""
+    area = sum(region.height * region.width for region in regions)
+    for side in TILES:
+        large = [region for region in regions if min(region.height, region.width) >= side]
+        if sum(region.height * region.width for region in large) >= FILLED * area or overlap:
+            break
+    why = "" if side == TILES[0] else f", because scenes or blocks are smaller than {TILES[0]} px"
+    print(f"tiles of {side} px{why} (--tile)")
+    return side
 
 
-def cut(region, tile, overlap):
-    """Cut a region into tiles, row by row; those at its right and bottom may be smaller.
+def cut(region, tile, overlap, pad=False):
+    """Cut a region into tiles, row by row.
+
+    The last tile of a row or column is moved inwards where the region is larger than a tile. What
+    it shares with the tile before counts there alone.
 
     Args:
         region: Region.
         tile, overlap: px; 0 <= overlap < tile.
+        pad: leave the last tiles where they are, and smaller.
     Returns:
         list of Region of at most tile x tile px.
     """
-    step = tile - overlap
     tiles = []
-    for row in range(0, max(region.height - overlap, 1), step):
-        for col in range(0, max(region.width - overlap, 1), step):
-            height = min(tile, region.height - row)
-            width = min(tile, region.width - col)
-            tiles.append(region._replace(row=region.row + row, col=region.col + col,
-                                         height=height, width=width))
+    for row, height, shared_rows in _cut_line(region.height, tile, overlap, pad):
+        for col, width, shared_cols in _cut_line(region.width, tile, overlap, pad):
+            tiles.append(region._replace(
+                row=region.row + row, col=region.col + col, height=height, width=width,
+                shared_rows=shared_rows, shared_cols=shared_cols))
+    return tiles
+
+
+def _cut_line(length, tile, overlap, pad):
+    """[(start, size, px at the start that count in the tile before)] of the tiles on a line."""
+    tiles = []
+    for start in range(0, max(length - overlap, 1), tile - overlap):
+        moved = start if pad else max(min(start, length - tile), 0)
+        tiles.append((moved, min(tile, length - moved), start - moved))
     return tiles
 
 
@@ -219,7 +220,7 @@ def find_labels(source, region):
     found = []
     count = 0
     with SceneReader(source.scenes[region.scene], source) as reader:
-        for tile in cut(region, 1024, 0):
+        for tile in cut(region, 1024, 0, pad=True):
             indices = reader.labels.read(*tile.window)
             rows, cols = np.nonzero(indices != NO_LABEL)
             found.append((rows + tile.row, cols + tile.col, indices[rows, cols]))
@@ -292,7 +293,7 @@ def number_polygons(pixels):
 
 
 SPLIT_BY = {"scene": split_by_scene, "block": split_by_block, "tile": split_by_tile,
-            "polygon": split_by_polygon}
+            "polygon": split_by_polygon, "none": keep_in_train}
 
 
 def listed_tiles(source, sizes, lists):

@@ -57,6 +57,9 @@ def frequency_table(meta):
             km2 = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
             line += f"{percent:8.2f} %{km2:>14}"
         lines.append(line.rstrip())
+    shares = [f"{100 * share:.3g} % of {split}" for split, share in meta["shared_ground"].items()]
+    if shares:
+        lines.append(f"ground that train shows too: {', '.join(shares)}")
     if meta["cloud_and_snow"]:
         for number, name in enumerate(("cloud", "snow")):
             shares = [100 * meta["cloud_and_snow"][split][number] for split in SPLITS]

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 import tracemalloc
-import types
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ import predict
 from data import normalise
 from engine.checkpoint import find_checkpoint, load_model, save_checkpoint
 from engine.meta import checkpoint_meta
+from geo.georeference import from_affine
 from geo.raster import Raster, open_raster, write_geotiff
 from geo.windows import average_symmetries, window_and_margin
 from networks import build_model
@@ -167,6 +167,46 @@ def test_main__colours_under_transparent_pixels_do_not_matter(tmp_path):
         probabilities.append(tifffile.imread(tmp_path / "scene_probabilities.tif"))
     assert np.array_equal(*probabilities)
     assert (tifffile.imread(path) == 255).sum() == 200
+
+def test_main__a_constant_alpha_and_nodata_of_one_band_do_not_matter(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", dtype="float32", scene_nodata=None, scales=None)
+    image = random_scene(20, 30, dtype=np.float32)
+    image[5:9, 4:9, 1] = -9999
+    write_geotiff(tmp_path / "scene.tif", [image], 20, 30, 3, "float32", nodata=-9999)
+    path, = run(tmp_path, "scene.tif")
+    image[5:9, 4:9, 1] = META["mean"][1]
+    wanted = whole_logits(model, image).argmax(0).numpy()
+    assert np.array_equal(tifffile.imread(path), wanted)
+    write_checkpoint(tmp_path / "best.pt", scene_nodata=None, scales=None)
+    maps = []
+    for alpha in (None, 254, 3):
+        pixels = random_scene(20, 30)
+        if alpha:
+            pixels = np.concatenate([pixels, np.full((20, 30, 1), alpha, np.uint8)], axis=2)
+        write_png(tmp_path / "scene.png", pixels)
+        maps.append(tifffile.imread(run(tmp_path, "scene.png")[0]))
+    assert np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+
+
+def test_main__a_network_of_old_reads_alpha_and_nodata_as_it_did(tmp_path):
+    model = write_checkpoint(tmp_path / "best.pt", bands=4)
+    image = random_scene(20, 30, bands=4).clip(1)
+    image[5:9, 4:9, 1] = 7  # nodata in one band: a value
+    write_geotiff(tmp_path / "plain.tif", [image], 20, 30, 4, "uint8", nodata=7)
+    write_png(tmp_path / "alpha.png", image)
+    inputs = normalise(torch.from_numpy(image)[None], [100] * 4, [60] * 4, 7)
+    with torch.inference_mode():
+        wanted = model(inputs)[0].argmax(0).numpy()
+    for name in ("plain.tif", "alpha.png"):
+        assert np.array_equal(tifffile.imread(run(tmp_path, name)[0]), wanted)
+    model = write_checkpoint(tmp_path / "best.pt", dtype="float32")
+    image = random_scene(20, 30, dtype=np.float32)
+    image[5:9, 4:9, 1] = np.nan  # in one band: the pixel is missing
+    write_geotiff(tmp_path / "nan.tif", [image], 20, 30, 3, "float32")
+    wanted = whole_logits(model, image).argmax(0).numpy()
+    wanted[5:9, 4:9] = 255
+    assert np.array_equal(tifffile.imread(run(tmp_path, "nan.tif")[0]), wanted)
 
 
 def test_main__scene_is_resized_by_the_scale_of_training(tmp_path):
@@ -335,7 +375,7 @@ def test_row_blocks__network_without_stride_and_radius(tmp_path):
 
 
 def test_row_blocks__memory_holds_one_window_of_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
+    monkeypatch.setattr("geo.tiff.CACHE_BYTES", 0)
     write_checkpoint(tmp_path / "best.pt", bands=10, dtype="uint16")
     image = random_scene(64, 4096, bands=10, dtype=np.uint16)  # 5.2 MB
     write_tiff(tmp_path / "scene.tif", image, tile=(64, 64), compression="zlib")
@@ -429,8 +469,8 @@ def test_check_free__foreign_maps_and_filled_in_points_are_kept(tmp_path):
 
 
 def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
-    georeference = types.SimpleNamespace(gsd_m=0.5)
-    raster = types.SimpleNamespace(path="a.tif", georeference=georeference)
+    georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6), 32631)
+    raster = Raster("a.tif", None, 9, 9, 3, np.dtype(np.uint8), (9, 9), georeference=georeference)
     predict.warn_of_scale(raster, 0.51, 2.0)
     predict.warn_of_scale(raster, None, 2.0)
     raster.georeference = None
@@ -440,6 +480,9 @@ def test_warn_of_scale__pixels_of_another_size_than_in_training(capsys):
     predict.warn_of_scale(raster, 1.0, 2.0)  # of a file of 1 m per pixel, at twice its size
     printed = capsys.readouterr().err
     assert "a.tif" in printed and "--scale 1 " in printed
+    raster.georeference = from_affine((0.5, 0, 5e5, 0, -0.5, 4e6))
+    predict.warn_of_scale(raster, 1.0, 2.0)
+    assert "areas of a.tif are not known" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [np.nan, -9999])

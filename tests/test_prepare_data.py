@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data import TileDataset, normalise
-from engine.prepared import load_meta
+from engine.prepared import CONSTANT, load_meta, verify_arrays
 from geo.raster import write_geotiff
 from prepare_data import KINDS, frequency_table, main, make_demo, parse_args
 
@@ -153,9 +153,10 @@ def test_parse_args__each_kind_shows_only_its_own_flags(capsys):
     assert all({"--tile", "--out", "--split-by", "--seed"} <= flags for flags in shown.values())
 
 
-def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path):
+@pytest.mark.parametrize("words", [[], ["--pad-edges"]])
+def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path, words):
     write_set(tmp_path)
-    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
+    meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1, *words)
     assert meta["tiles"] == {"train": 12, "val": 12, "test": 12}  # 3 x 4 tiles of a scene
     seen = np.zeros((3, 40, 50), int)
     for row in rows:
@@ -166,24 +167,29 @@ def test_write_tiles__every_pixel_is_kept_once_where_tiles_csv_says(tmp_path):
         assert (image[:height, :width, 0] == np.arange(top, top + height)[:, None]).all()
         assert (image[:height, :width, 1] == np.arange(left, left + width)).all()
         assert (image[:height, :width, 2] == scene).all()
-        assert (labels[:height, :width] == (np.arange(left, left + width) >= 25)).all()
-        assert (labels[height:] == 255).all() and (labels[:, width:] == 255).all()
-        seen[scene, top : top + height, left : left + width] += 1
+        labelled = labels != 255
+        here = np.broadcast_to(np.arange(left, left + 16) >= 25, (16, 16))
+        assert (labels[labelled] == here[labelled]).all()
+        assert not labelled[height:].any() and not labelled[:, width:].any()
+        assert words or (height, width) == (16, 16)
+        seen[scene, top : top + height, left : left + width] += labelled[:height, :width]
     assert (seen == 1).all()
     assert (
         meta["pixels"] == {split: [1000, 1000] for split in ("train", "val", "test")}
-        and meta["places"] == {})
+        and meta["places"] == {} and meta["shared_ground"] == {"val": 0, "test": 0})
     assert [entry["name"] for entry in meta["classes"]] == ["water", "wood"]
     assert (
         meta["classes"][1]["colour"] == [0, 120, 0] and meta["gsd_m"] is None
         and meta["km2"] is None)
 
 
-def test_write_tiles__a_cut_tile_is_filled_with_the_image_mirrored(tmp_path):
+def test_write_tiles__padding_is_the_image_mirrored_without_labels(tmp_path):
     write_set(tmp_path, count=1, height=8, width=11)
-    _, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
+    _, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0, "--pad-edges")
     assert arrays["train_images"][1, 0, :, 1].tolist() == [8, 9, 10, 9, 8, 9, 10, 9]
     assert arrays["train_labels"][1, 0].tolist() == [1, 1, 1, 255, 255, 255, 255, 255]
+    _, arrays, _ = prepare(tmp_path, "--tile", 10, "--fractions", 1, 0, 0, out="small")
+    assert arrays["train_images"][0, :, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 5]
 
 
 def test_write_tiles__mean_and_std_are_those_of_the_training_pixels(tmp_path):
@@ -191,9 +197,8 @@ def test_write_tiles__mean_and_std_are_those_of_the_training_pixels(tmp_path):
     meta, arrays, rows = prepare(tmp_path, "--tile", 16, "--fractions", 1, 1, 1)
     scene = int(rows[[row["split"] for row in rows].index("train")]["scene"][1:])
     assert np.allclose(meta["mean"], [19.5, 24.5, scene])
-    # A constant band gets 1, never 0.
     assert np.allclose(
-        meta["std"], [np.arange(40).std(), np.arange(50).std(), 1])
+        meta["std"], [np.arange(40).std(), np.arange(50).std(), CONSTANT])
 
 
 def touching(rows, tile):
@@ -312,14 +317,15 @@ def test_frequency_table__areas_come_with_the_ground_sample_distance(tmp_path):
 def test_write_tiles__missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
     image = np.ones((8, 8, 2), np.float32)
     image[:, :, 1] = 0.1
-    image[2, 3, 0] = np.nan
+    image[2, 3, 0] = np.nan  # in one band of two: this pixel holds data
+    image[4, 5] = np.nan
     save(image, tmp_path / "images/a.tif")
     save(np.full((8, 8), 10), tmp_path / "masks/a.png")
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n")
     meta, arrays, _ = prepare(tmp_path, "--tile", 8, "--fractions", 1, 0, 0)
-    assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[2, 3]]
+    assert np.argwhere(arrays["train_labels"][0] == 255).tolist() == [[4, 5]]
     assert np.isnan(arrays["train_images"][0, 2, 3, 0]) and meta["pixels"]["train"] == [63]
-    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [1, 1]
+    assert np.allclose(meta["mean"], [1, 0.1]) and meta["std"] == [CONSTANT] * 2
     assert meta["dtype"] == "float32"
     save(np.full((8, 8, 2), np.nan, np.float32), tmp_path / "images/a.tif")
     refuses("a.tif holds no data", tmp_path, "--fractions", 1, 0, 0)
@@ -333,10 +339,10 @@ def test_main__nodata_may_be_named_where_the_file_does_not(tmp_path):
     save(image, tmp_path / "images/s0.png")
     meta, arrays, _ = prepare(tmp_path, "--tile", 16, "--fractions", 1, 0, 0, "--nodata", 255)
     assert (
-        meta["nodata"] == 255 and meta["dropped"] == {"without data": 1}
+        meta["nodata"] == [255] * 3 and meta["dropped"] == {"without data": 1}
         and meta["pixels"]["train"] == [0, 240])
     assert (arrays["train_labels"][0] == 255)[:, 0].all() and np.allclose(
-        meta["mean"], [255 / 240, 255 / 240, 0])
+        meta["mean"], 0)
     refuses("--nodata -1: .*s0.png holds uint8", tmp_path, "--nodata", -1)
 
 
@@ -445,6 +451,7 @@ def test_main__an_empty_out_folder_is_taken(tmp_path):
     (tmp_path / "out").mkdir()
     prepare(tmp_path, "--fractions", 1, 1, 1)
     assert (tmp_path / "out/dataset.json").exists() and (tmp_path / "out/preview.png").exists()
+    assert verify_arrays(tmp_path / "out") > 0
 
 
 @pytest.mark.parametrize("kind", ["folder", "points"])
@@ -485,15 +492,49 @@ def test_write_tiles__a_fill_value_that_nobody_names_is_refused(tmp_path):
     assert 0.2 < meta["std"][0] < 0.4
 
 
-def test_main__warns_of_a_class_that_is_nowhere(tmp_path, capsys):
+def test_main__warns_of_a_class_that_cannot_be_learned(tmp_path, capsys):
     write_set(tmp_path)
     (tmp_path / "classes.csv").write_text("id,name\n10,water\n30,wood\n40,road\n")
     prepare(tmp_path, "--tile", 16)
-    assert (
-        capsys.readouterr().err.count(
-            "warning: not one pixel is labelled road: look at the masks' values")
-        == 1
-    )
+    assert capsys.readouterr().err.count("warning: not one pixel is labelled road:") == 1
+
+
+def test_ask_for_classes__prints_a_table_to_fill_in(tmp_path, capsys):
+    write_set(tmp_path)
+    (tmp_path / "classes.csv").unlink()
+    words = "folder", "--images", tmp_path / "images", "--masks", tmp_path / "masks"
+    with pytest.raises(ValueError, match="^--classes: "):
+        main(parse_args([*map(str, words), "--out", str(tmp_path / "out")]))
+    assert capsys.readouterr().out == "id,name,r,g,b,share\n10,,,,,0.5000\n30,,,,,0.5000\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_take_positionals__a_scene_and_points_need_no_flags(tmp_path, capsys):
+    args = parse_args(["points", "a.tif", "b.tif", "p.csv", "--out", "x"])
+    assert (args.images, args.points_file, args.out) == (["a.tif", "b.tif"], "p.csv", "x")
+    assert "--points-file" in parse_error(capsys, "points", "a.tif", "--images", "b.tif")
+    assert "--images" in parse_error(capsys, "points", "p.csv")
+
+
+@pytest.mark.parametrize("how, tiles", [([], "block"), (["--split-by", "none"], "none")])
+def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, tiles):
+    write_set(tmp_path, count=1, height=300, width=120)
+    (tmp_path / "points.csv").write_text("scene,row,col,class\n" + "".join(
+        f"s0,{row},{col},{'wood' if row // 10 % 2 else 'water'}\n"
+        for row in range(5, 300, 10) for col in (20, 100)))
+    files = [tmp_path / "images/s0.png", tmp_path / "points.csv"]
+    main(parse_args(["points", *map(str, files), "--out", str(tmp_path / "out"), *how]))
+    meta, _, _ = read(tmp_path / "out")
+    printed = capsys.readouterr().out
+    if how:
+        assert meta["pixels"] == {"train": [30, 30], "val": [0, 0], "test": [0, 0]}
+        assert meta["tile"] == 96 and meta["shared_ground"] == {}
+    else:
+        assert all(min(meta["pixels"][split]) > 0 for split in ("train", "val", "test"))
+        assert "cut into blocks" in printed and "labelled px lie in the 16 px between" in printed
+        assert meta["tile"] == 64 and meta["shared_ground"] == {"val": 0, "test": 0}
+    assert f"tiles of {meta['tile']} px, because" in printed
+    assert "names them: water, wood (--classes)" in printed
 
 
 def test_main__an_empty_working_folder_is_taken(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def folder(tmp_path, monkeypatch):
     """A working folder with a data set, and pretend_train.py in place of train.py."""
     write_set(tmp_path / "data", count=2, side=8)
     monkeypatch.setattr(sweep, "TRAIN", TESTS / "pretend_train.py")
+    monkeypatch.setattr(sweep, "PATIENCE", 0)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -212,6 +214,77 @@ def test_log__an_incomplete_last_row_does_not_count(tmp_path):
     assert cell.log() == []
 
 
+# ---------------------------------------------------------------- damaged files
+
+@pytest.fixture
+def finished(tmp_path):
+    """Two finished runs of two epochs, written by hand: (cells, the sweep's folder)."""
+    cells, _, out = sweep.plan(sweep.parse_args(["--lr", "1e-3", "1e-2", "--epochs", "2", "--out",
+                                                 str(tmp_path / "s")]))
+    for cell in cells:
+        cell.folder.mkdir(parents=True)
+        rows = [{"epoch": epoch, "train_loss": 0.5, "val_loss": 0.5, "val_accuracy": 0.7,
+                 "val_miou": 0.4, "seconds": 2.0} for epoch in (1, 2)]
+        sweep.write_rows(cell.folder / "log.csv", rows)
+        (cell.folder / "metrics.json").write_text('{"split": "test", "miou": 0.3}')
+        (cell.folder / "last.pt").touch()
+    sweep.write_rows(out / "sweep.csv", [sweep.row_of(cell, "finished", "") for cell in cells])
+    return cells, out
+
+
+def replaced(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1).encode("latin-1"))
+
+
+@pytest.mark.parametrize("old, new, left", [
+    ("finished", "finishing", ["lr=1e-2"]),
+    ("0.5", "half", ["lr=1e-2"]),
+    (",2,2,", ",2,two,", ["lr=1e-2"]),
+    ("python train.py", "python 'train.py", ["lr=1e-2"]),
+    ("lr=1e-3,", "lr=1e-3,,,,,,,,,", ["lr=1e-2"]),
+    ("command", "c\xf6mmand", []),
+    ("status", "state", []),
+    ("lr=1e-3", '"lr=1e-3', []),
+])
+def test_known_rows__a_damaged_row_is_left_out_in_one_line_each(finished, capsys, monkeypatch, old,
+                                                                new, left):
+    cells, out = finished
+    monkeypatch.setattr(sys, "stdin", None)  # nothing is read from the keyboard
+    assert sorted(sweep.known_rows(cells, out, False)) == ["lr=1e-2", "lr=1e-3"]
+    assert capsys.readouterr().err == ""
+    replaced(out / "sweep.csv", old, new)
+    assert list(sweep.known_rows(cells, out, False)) == left
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 2 and all(line.startswith("warning: ") for line in lines)
+
+
+@pytest.mark.parametrize("name, old, new, lost", [
+    ("log.csv", "0.4", "0,4", {"log.csv", "last.pt", "metrics.json"}),
+    ("log.csv", "0.5", "x", {"log.csv", "last.pt", "metrics.json"}),
+    ("log.csv", "val_miou", "val", {"log.csv", "last.pt", "metrics.json"}),
+    ("log.csv", "0.4", "\xff", {"log.csv", "last.pt", "metrics.json"}),
+    ("log.csv", "\n2,", "\n", {"log.csv", "last.pt", "metrics.json"}),
+    ("metrics.json", "0.3", '"x"', {"metrics.json"}),
+    ("metrics.json", "}", "", {"metrics.json"}),
+    ("metrics.json", '{"split": "test", "miou": 0.3}', "[" * 10**5, {"metrics.json"}),
+])
+def test_discard_damaged__what_a_run_can_no_longer_rely_on_goes(finished, capsys, name, old, new,
+                                                               lost):
+    cells, out = finished
+    rows = sweep.known_rows(cells, out, False)
+    replaced(cells[0].folder / name, old, new)
+    for cell in cells:
+        before = {path.name for path in cell.folder.iterdir()}
+        sweep.discard_damaged(cell, rows)
+        after = {path.name for path in cell.folder.iterdir()}
+        assert before - after == (lost if cell is cells[0] else set())
+    assert list(rows) == ["lr=1e-2"]
+    line, = capsys.readouterr().err.splitlines()
+    assert name in line
+
+
 # ---------------------------------------------------------------- refusals that protect a folder
 
 def test_main__a_second_sweep_of_a_folder_is_refused(folder):
@@ -246,6 +319,25 @@ def test_known_rows__a_folder_begun_with_other_flags_is_refused(folder):
     run("--lr 1e-3 --epochs 1 --out s")
     with pytest.raises(ValueError, match="--epochs 1.*--out"):
         run("--lr 1e-3 --epochs 2 --out s")
+
+
+def test_finish__a_sweep_that_lost_its_folder_writes_nothing_there(finished):
+    cells, out = finished
+    with sweep.locked(out / "sweep.lock") as lock:
+        shutil.rmtree(out)
+        out.mkdir()
+        with pytest.raises(FileNotFoundError, match="s .*--out"):
+            sweep.Sweep(out, {}, 1, lock).finish(cells[0], 0, 0)
+    assert not list(out.iterdir())
+
+
+def test_clear__empties_a_folder_but_for_the_locked_file(finished):
+    cells, _ = finished
+    sweep.clear(cells[0].folder)
+    (cells[0].folder / "tb").mkdir()
+    (cells[0].folder / "args.json").touch()
+    sweep.clear(cells[0].folder)
+    assert [path.name for path in cells[0].folder.iterdir()] == ["args.json"]
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -322,6 +414,22 @@ def test_main__the_real_train_py_is_stopped_and_continued(tmp_path, monkeypatch)
     for log in tmp_path.glob("s/*/log.csv"):
         epochs.append([row["epoch"] for row in csv.DictReader(log.read_text().splitlines())])
     assert sorted(epochs) == [["1"], ["1"], ["1", "2", "3"]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+def test_main__a_killed_sweep_takes_its_runs_with_it_and_goes_on_at_once(tmp_path):
+    write_set(tmp_path / "data", count=40, side=32)
+    words = [*TINY, "--epochs", "6", "--lr", "1e-3", "--out", "s"]
+    command = [sys.executable, TESTS.parent / "sweep.py", *words]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    while not list(tmp_path.glob("s/*/best.pt")):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    row, = table(tmp_path / "s/sweep.csv").values()
+    assert (row["status"], row["epochs_done"]) == ("finished", "6")
 
 
 @pytest.mark.slow

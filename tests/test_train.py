@@ -83,7 +83,7 @@ def test_main__stopped_and_resumed_equals_never_stopped(data, tmp_path, monkeypa
     assert run(data, parts, *flags, "--stop-after", "1") is None
     with monkeypatch.context() as patch:
         call_at(patch, train, "augment", 1, terminate)
-        with pytest.raises(SystemExit, match="epoch 2 after step 1"):
+        with pytest.raises(KeyboardInterrupt, match="epoch 2 after step 1"):
             run(data, parts, "--resume", *flags)
     state = load_checkpoint(parts / "last.pt")["train"]
     assert (state["epoch"], state["step"]) == (1, 1)
@@ -99,7 +99,7 @@ def test_main__stopped_during_the_last_validation_goes_on_to_the_report(data, tm
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         call_at(patch, train, "evaluate", 1, terminate)
-        with pytest.raises(SystemExit, match="after epoch 1; go on with: .*--resume"):
+        with pytest.raises(KeyboardInterrupt, match="after epoch 1; go on with: .*--resume"):
             run(data, out, "--epochs", "1")
     assert signal.getsignal(signal.SIGTERM) == before
     assert run(data, out, "--epochs", "1", "--resume")["split"] == "test"

@@ -1,6 +1,8 @@
 """A checkpoint rebuilds its model from the file alone; a damaged one is refused."""
 
+import copy
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -73,6 +75,21 @@ def test_load_checkpoint__checksum_covers_every_part(tmp_path, change):
     rewrite(tmp_path / "best.pt", change)
     with pytest.raises(ValueError, match="checksum"):
         load_checkpoint(tmp_path / "best.pt")
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_check_sizes__a_file_that_asks_for_more_memory_than_it_holds_is_not_loaded(
+        tmp_path, monkeypatch, compression):
+    path = tmp_path / "best.pt"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data/0", bytes(10**6))
+        if compression == zipfile.ZIP_STORED:  # one part under two names
+            twin = copy.copy(archive.getinfo("archive/data/0"))
+            twin.filename = "archive/data/1"
+            archive.filelist.append(twin)
+    monkeypatch.setattr(torch, "load", pytest.fail)
+    with pytest.raises(ValueError, match="best.pt .*claim"):
+        load_checkpoint(path)
 
 
 def endless():
@@ -166,6 +183,15 @@ def test_load_model__takes_the_options_of_earlier_versions_at_their_defaults(tmp
     images = torch.randn(1, 1, 8, 8)
     again, _ = load_model(tmp_path / "best.pt")
     assert torch.allclose(model(images), again(images), atol=1e-6)
+
+
+def test_load_model__refuses_names_of_classes_that_its_network_lacks(tmp_path):
+    path = tmp_path / "best.pt"
+    write_checkpoint(path)
+    replace(path, "data", "classes", ["a", "b", "c"])
+    replace(path, "data", "colours", [[0, 0, 0]] * 3)
+    with pytest.raises(ValueError, match="best.pt .*3 classes"):
+        load_model(path)
 
 
 def test_find_checkpoint__best_then_last_then_an_error(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import warnings
 
 import pytest
 
@@ -72,6 +73,8 @@ def raising(error):
     (ValueError("--lr 0:\n  too low"), 2, "train.py: --lr 0: too low"),
     (FileNotFoundError("no x.png"), 2, "train.py: no x.png"),
     (KeyboardInterrupt(), 130, "train.py: interrupted; go on with --resume"),
+    (KeyboardInterrupt("stopped after epoch 3"), 130, "train.py: stopped after epoch 3"),
+    (ValueError("x" * 10**6), 2, "train.py: " + "x" * 300 + " ... " + "x" * 300),
     (MemoryError(), 2, "train.py: out of memory: lower --bs ('')"),
     (RuntimeError("CUDA out of memory"), 2,
      "train.py: out of memory: lower --bs ('CUDA out of memory')")])
@@ -83,6 +86,18 @@ def test_one_line_errors__code_and_line(error, code, line, capsys):
 def test_one_line_errors__sigterm_is_an_interruption(capsys):
     code, line = ends(lambda: signal.raise_signal(signal.SIGTERM), capsys)
     assert code == 130 and line.startswith("train.py: interrupted")
+
+
+@pytest.mark.usefixtures("handler")
+def test_one_line_errors__no_librarys_warning_stands_beside_the_line(capsys):
+    def warn_and_raise():
+        warnings.warn("something of a library's own")
+        raise ValueError("the line")
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.resetwarnings()
+        assert ends(warn_and_raise, capsys)[1] == "train.py: the line\n"
+    assert not shown
 
 
 @pytest.mark.usefixtures("handler")

@@ -1,12 +1,15 @@
 """Two processes compute what one does."""
 
 import json
+import math
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from helpers import MEASURED, TINY, gradients, log, weights, write_set
 
 import evaluate
 import train
+from engine.cli import one_line_errors
 from engine.distributed import (
     all_reduce, broadcast, init_distributed, leave_at_once, rank_and_size)
 
@@ -46,12 +50,35 @@ def stopped_process(*flags):
             signal.raise_signal(signal.SIGTERM)
 
     train.optimizer_step = step_and_stop
-    with pytest.raises(SystemExit, match="epoch 1 after step 1"):
+    with pytest.raises(KeyboardInterrupt, match="epoch 1 after step 1"):
         train.main(train.parse_args(flags))
 
 
-def start_two(*words, cwd=ROOT):
-    """Run a command as two processes, as torchrun starts them; returns what each printed."""
+def failing_process(how, *flags):
+    """A run in which rank 1 fails in the second step, or both where the loss is not finite."""
+    rank = int(os.environ["RANK"])
+    real = train.optimizer_step
+
+    def step_and_fail(run, args, done):
+        real(run, args, done)
+        if done == 1 and how == "loss":
+            run.step_log[0, 1] = math.nan
+        elif done == 1 and rank and how == "error":
+            raise OSError("rank 1 cannot go on")
+        elif done == 1 and rank and how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train.optimizer_step = step_and_fail
+    with one_line_errors("train.py", "", ""):
+        train.main(train.parse_args(flags))
+
+
+def start_two(*words, cwd=ROOT, codes=(0, 0)):
+    """Run a command as two processes, as torchrun starts them.
+
+    Returns:
+        [what each printed], or where they are to end with other exit codes, [its errors].
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -65,8 +92,8 @@ def start_two(*words, cwd=ROOT):
             [sys.executable, *map(str, words)], cwd=cwd, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    return [printed for printed, _ in outputs]
+    assert [process.returncode for process in processes] == [*codes], outputs
+    return [errors if any(codes) else printed for printed, errors in outputs]
 
 
 def largest_difference(one, other):
@@ -139,6 +166,25 @@ def test_main__two_processes_stopped_and_resumed_log_the_loss_of_all(tmp_path):
     start_two(__file__, "stopped_process", *flags, tmp_path / "cut")
     start_two("train.py", *flags, tmp_path / "cut", "--resume")
     assert log(tmp_path / "cut", *MEASURED) == log(tmp_path / "whole", *MEASURED)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+@pytest.mark.parametrize("how, codes", [
+    ("loss", (2, 2)), ("error", (2, 2)), ("kill", (2, -9))])
+def test_one_line_errors__what_ends_one_process_ends_all_in_a_line_each(tmp_path, how, codes):
+    write_set(tmp_path / "data", count=8, side=16)
+    flags = ["--data", tmp_path / "data", *TINY, "--epochs", "9", "--out", tmp_path / "run"]
+    started = time.monotonic()
+    errors = start_two(__file__, "failing_process", how, *flags, codes=codes)
+    assert time.monotonic() - started < 60  # nearly all of it to import torch
+    for rank, code in enumerate(codes):
+        lines = errors[rank].splitlines()
+        assert len(lines) == (code == 2) and all(line.startswith("train.py: ") for line in lines)
+    own = {"loss": "step 2.*nan", "error": "rank 1 cannot go on", "kill": "^$"}[how]
+    assert re.search(own, errors[1].strip())
+    other = own if how == "loss" else "another of the processes"
+    assert re.search(other, errors[0])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def negative_counts():
     ("std", [1.0, 0.0, 1.0]), ("rgb", [0, 1, 3]), ("rgb", [False, True, 2]),
     ("classes", [{"name": "a", "colour": [0, 0, 300]}] * 3),
     ("classes", [{"name": "line\nbreak", "colour": [0, 0, 0]}] * 3), ("dtype", "object"),
-    ("ignore", 0), ("gsd_m", -1.0), ("pixels", negative_counts()), ("places", {"a": ["b"]})])
+    ("ignore", 0), ("gsd_m", -1.0), ("nodata", [1, 2]), ("pixels", negative_counts()),
+    ("places", {"a": ["b"]})])
 def test_load_meta__refuses_an_entry_that_makes_no_sense(tmp_path, key, value):
     write_set(tmp_path)
     edit(tmp_path, key, value)
@@ -86,11 +87,16 @@ def test_checkpoint_meta__keeps_names_colours_and_scale(tmp_path):
     assert kept["classes"] == ["c0", "c1", "c2"]
     assert kept["colours"] == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
     assert kept["scale"] == 0.5
+    assert "scene_nodata" not in kept  # of a set made when alpha was a band
+    new = {**load_meta(tmp_path), "nodata": 7.0, "scene_nodata": 7.0, "scales": None}
+    assert checkpoint_meta(new)["nodata"] == [7, 7, 7]  # of each band by itself
+    assert checkpoint_meta({**new, "scene_nodata": None})["nodata"] == 7
 
 
 @pytest.mark.parametrize("changed", [
     {"rgb": [0.0, 1.0, 2.0]}, {"rgb": {0: 1}}, {"colours": [3, 3, 3]}, {"bands": 3.0},
-    {"mean": [[1, 2, 3]], "std": [[1, 2, 3]]}])
+    {"mean": [[1, 2, 3]], "std": [[1, 2, 3]]}, {"nodata": [1, 2]}, {"nodata": [1, 2, None]},
+    {"scene_nodata": "7"}, {"scales": [[1, 0]]}])
 def test_check_checkpoint_meta__refuses_what_makes_no_sense(changed, tmp_path):
     write_set(tmp_path)
     kept = checkpoint_meta(load_meta(tmp_path))

@@ -1,7 +1,9 @@
 """Prepared folders written from arrays, and the parts that prepare_data.py shares."""
 
 import csv
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ import evaluate
 import predict
 import train
 from data import TileDataset, write_prepared
-from engine.prepared import BandStatistics, class_entries, draw_splits, load_meta, new_folder
+from engine.lock import locked_beside
+from engine.prepared import (
+    CONSTANT, BandStatistics, TileWriter, changed_data, class_entries, classes_without_labels,
+    data_fingerprint, draw_splits, load_meta, new_folder, verify_arrays)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
@@ -71,9 +76,11 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
     images[2, 1, 1, 0] = -9999  # in one band of two: this pixel holds data
     meta = write_prepared(tmp_path / "mine", images, labels, ["a", "b"], SPLITS, nodata=-9999)
     _, read_labels = TileDataset(tmp_path / "mine", "train").get_batch([0])
-    assert np.argwhere(read_labels[0].numpy() == 255).tolist() == [[0, 0], [2, 2]]
+    assert np.argwhere(read_labels[0].numpy() == 255).tolist() == [[0, 0]]
     assert sum(meta["pixels"]["val"]) == 64
-    assert meta["mean"] == [5, 5] and meta["std"] == [1, 1] and meta["nodata"] == -9999
+    assert meta["mean"] == [5, 5] and meta["std"] == [CONSTANT] * 2
+    assert meta["nodata"] == [-9999, -9999]  # of each band by itself
+    assert meta["scene_nodata"] == -9999
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,7 @@ def test_write_prepared__missing_pixels_have_no_label_and_no_part_in_the_mean(tm
         ({"classes": [{"name": "a", "colour": 3}, "b"]}, "classes"),
         ({"classes": ["a", "new\nline"]}, "classes"),
         ({"classes": [1, 2]}, "classes"),
+        ({"classes": ["a", "b" * 201]}, "classes"),
         ({"splits": ["train"] * 3}, "splits"),
         ({"splits": ["train"] * 3 + ["Test"]}, "splits"),
         ({"gsd_m": 0}, "gsd_m"),
@@ -156,6 +164,88 @@ def test_new_folder__is_removed_when_the_block_fails(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_new_folder__one_process_makes_it_and_removes_what_killed_ones_left(tmp_path, capsys):
+    (tmp_path / "a.partial-1").mkdir()
+    (tmp_path / "a.partial-1/half.npy").touch()
+    (tmp_path / "ab.partial-1").mkdir()
+    with locked_beside(tmp_path / "a"), pytest.raises(BlockingIOError), new_folder(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a.partial-1").exists()
+    with new_folder(tmp_path / "a") as work:
+        (work / "whole.npy").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "ab.partial-1"]
+    assert "a.partial-1" in capsys.readouterr().err
+
+
+def test_new_folder__what_was_put_there_meanwhile_stays(tmp_path):
+    with pytest.raises(ValueError, match="in use"), new_folder(tmp_path / "a"):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a/notes.txt").write_text("keep")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["x" * 201, "x/" * 2000 + "x"], ids=["long", "deep"])
+def test_new_folder__refuses_a_path_that_no_system_takes(tmp_path, name):
+    with pytest.raises(ValueError, match="--out"), new_folder(tmp_path / name):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_tile_writer__full_disk_names_the_file_and_the_remedy(tmp_path, monkeypatch):
+    class Full:
+        def write(self, values):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with TileWriter(tmp_path, {"train": 1}, 2, 1, np.uint8) as writer:
+        monkeypatch.setitem(writer.images, "train", Full())
+        with pytest.raises(OSError, match="train_images.npy .*free some space"):
+            writer.write("train", np.zeros((2, 2, 1), np.uint8), None, ())
+
+
+def swap_tiles(arrays):
+    arrays[[3, 5]] = arrays[[5, 3]]
+
+
+def turn_tile(arrays):
+    arrays[4] = np.rot90(arrays[4])
+
+
+def blank_tile(arrays):
+    arrays[7] = 0
+
+
+@pytest.mark.parametrize("name, change", [
+    ("train_images", swap_tiles), ("train_labels", turn_tile), ("val_images", blank_tile)])
+def test_changed_data__a_tile_changed_since_is_found(tmp_path, name, change):
+    images, labels = tiles(count=50)
+    splits = ["train", "val"] * 24 + ["test"] * 2
+    write_prepared(tmp_path / "mine", images, labels, ["a", "b"], splits)
+    known = json.loads(json.dumps(data_fingerprint(tmp_path / "mine")))
+    assert verify_arrays(tmp_path / "mine") == images.nbytes + labels.size
+    assert changed_data(tmp_path / "mine", known, data_fingerprint(tmp_path / "mine")) == []
+    path = tmp_path / "mine" / f"{name}.npy"
+    changed = np.load(path)
+    os.utime(path)  # a copy, whose values are the same
+    assert changed_data(tmp_path / "mine", known, data_fingerprint(tmp_path / "mine")) == []
+    change(changed)
+    np.save(path, changed)
+    assert load_meta(tmp_path / "mine")  # to start takes no time
+    now = data_fingerprint(tmp_path / "mine")
+    known = {key: known[key] for key in known if not key.startswith("look")}
+    with pytest.raises(ValueError, match=f"{name}.npy"):
+        changed_data(tmp_path / "mine", known, now)
+
+
+def test_changed_data__a_set_prepared_anew_is_another(tmp_path):
+    images, labels = tiles(count=50)
+    write_prepared(tmp_path / "one", images, labels, ["a", "b"])
+    images[:, 0, 0] += 1
+    write_prepared(tmp_path / "two", images, labels, ["a", "b"])
+    known, now = (data_fingerprint(tmp_path / name) for name in ("one", "two"))
+    assert {"digests of train", "digests of val", "digests of test"} < set(
+        changed_data(tmp_path / "two", known, now))
+
+
 def test_draw_splits__gives_the_fractions_and_leaves_no_split_out():
     def counts(splits):
         return [splits.count(name) for name in ("train", "val", "test")]
@@ -173,7 +263,7 @@ def test_band_statistics__parts_together_are_the_whole():
     pixels = np.random.default_rng(0).normal(3, 2, (100, 2)).astype(np.float32)
     statistics = BandStatistics(2)
     for part in np.split(pixels, [10, 10, 70]):
-        statistics.add(part)
+        statistics.add(part, np.ones(part.shape, bool))
     mean, std = statistics.mean_and_std()
     assert mean == pytest.approx(pixels.astype(np.float64).mean(0))
     assert std == pytest.approx(pixels.astype(np.float64).std(0))
@@ -184,3 +274,15 @@ def test_class_entries__names_get_colours_that_differ():
     assert len({tuple(entry["colour"]) for entry in entries}) > 200
     assert json.dumps(class_entries([{"name": "a", "colour": np.array([1, 2, 3])}])) == (
         '[{"name": "a", "colour": [1, 2, 3]}]')
+
+
+def test_classes_without_labels__names_what_cannot_be_learned_or_scored():
+    meta = {"classes": [{"name": name} for name in ("wood", "water", "road", "rock")],
+            "tiles": {"train": 2, "val": 1, "test": 1},
+            "pixels": {"train": [9, 0, 9, 0], "val": [0, 9, 9, 0], "test": [9, 9, 0, 0]}}
+    nowhere, untrained, untested = classes_without_labels(meta)
+    assert nowhere.startswith("not one pixel is labelled rock:")
+    assert untrained.startswith("water has no label in train")
+    assert untested.startswith("road has no label in test")
+    meta["tiles"]["test"] = 0
+    assert len(classes_without_labels(meta)) == 2

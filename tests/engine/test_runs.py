@@ -6,6 +6,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,45 @@ def test_run_dir_lock__one_process_writes_to_a_folder(data, paused):
     assert resume(data, paused)["split"] == "test"
 
 
+def test_run_dir_lock__a_run_that_came_and_went_meanwhile_stays(tmp_path, monkeypatch):
+    """Between the look at the folder and its lock, another run begins and pauses."""
+    real = runs.locked
+
+    def late(path):
+        path.write_text("of another run")
+        path.with_name("last.pt").touch()
+        return real(path)
+
+    monkeypatch.setattr(runs, "locked", late)
+    with pytest.raises(ValueError, match="--resume"):
+        with runs.run_dir_lock(train.parse_args(["--out", str(tmp_path / "run")])):
+            pass
+    assert (tmp_path / "run/args.json").read_text() == "of another run"
+
+
+@pytest.mark.parametrize("module, name, number", [
+    (train, "evaluate", 1), (train, "evaluate", 2), (runs, "save", 2)],
+    ids=["before an epoch's row", "before the report", "before a checkpoint"])
+def test_check_folder__a_run_that_lost_its_folder_writes_nothing_there(data, tmp_path, monkeypatch,
+                                                                       module, name, number):
+    out = tmp_path / "run"
+    real = getattr(module, name)
+    calls = []
+
+    def take_first(*arguments, **options):
+        """Before the number-th call, another run takes the folder's place."""
+        calls.append(1)
+        if len(calls) == number:
+            shutil.rmtree(out)
+            out.mkdir()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, take_first)
+    with pytest.raises(FileNotFoundError, match="run .*--out"):
+        run(data, out, "--epochs", "1")
+    assert not list(out.iterdir())
+
+
 def test_run_dir_lock__a_run_is_not_overwritten(data, paused):
     with pytest.raises(ValueError, match="--resume"):
         run(data, paused, "--epochs", "1")
@@ -163,7 +203,27 @@ def test_resumed_flags__a_run_is_resumed_from_its_folder_alone(data, tmp_path, m
     args = train.parse_args(["--out", "run", "--resume"])
     assert (args.lr, args.points, args.flips, args.stop_after) == (3e-4, 5, False, 0)
     assert train.main(args)["checkpoint"].endswith("last.pt")
+    assert json.loads((out / "args.json").read_text())["lr"] == 3e-4  # whole again
     assert not (tmp_path / "data" / "demo").exists()
+
+
+def test_main__a_resumed_run_makes_no_demo_in_the_working_folder(paused, tmp_path, monkeypatch):
+    edit_checkpoint(paused / "last.pt", lambda content: content["args"].update(data="data/demo"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="data/demo"):
+        train.main(train.parse_args(["--out", str(paused), "--resume"]))
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, getattr(os, "mkfifo", None)])
+def test_run_dir_lock__no_regular_file_is_refused(paused, make):
+    (paused / "args.json").unlink()
+    make(paused / "args.json")
+    with pytest.raises(ValueError, match="args.json"):
+        with runs.run_dir_lock(train.parse_args(["--out", str(paused), "--resume"])):
+            pass
 
 
 def test_resumed_flags__needs_a_folder_with_a_checkpoint(tmp_path, monkeypatch):

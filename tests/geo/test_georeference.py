@@ -64,33 +64,6 @@ def test_window__lies_where_its_pixels_lay(tags, keys):
     assert whole.affine == reference(tags, *keys).affine  # is not changed itself
 
 
-@pytest.mark.parametrize("keys, unit, metres", [
-    ((PROJECTED,), METRE, 10),
-    ((PROJECTED,), FOOT, 3.048),
-    ((PROJECTED,), 9999, None),
-    ((GEOGRAPHIC,), METRE, None),
-    ((PROJECTED, (3072, 0, 1, 3857)), METRE, None),
-    ((PROJECTED, (3072, 0, 1, 32631)), METRE, 10)])
-def test_gsd_m__is_none_where_a_map_unit_has_no_known_length(keys, unit, metres):
-    for tags in (NORTH_UP, ROTATED):
-        wanted = None if metres is None else pytest.approx(metres)
-        assert reference(tags, *keys, unit=unit).gsd_m == wanted
-    assert Georeference(NORTH_UP).gsd_m is None
-
-
-@pytest.mark.parametrize("code, metres", [
-    (32601, 10), (32660, 10), (32701, 10), (32760, 10),
-    (32600, None), (32661, None), (32761, None), (4326, None), (2154, None)])
-def test_gsd_m__utm_is_in_metres_where_the_file_names_no_unit(code, metres):
-    def gsd_m(*unit):
-        directory = (1, 1, 0, 3 if unit else 2, *PROJECTED, 3072, 0, 1, code, *unit)
-        return Georeference({**NORTH_UP, 34735: directory}).gsd_m
-
-    assert gsd_m() == (None if metres is None else pytest.approx(metres))
-    assert gsd_m(3076, 0, 1, FOOT) == pytest.approx(3.048)  # the file's unit comes first
-    assert gsd_m(3076, 0, 1, 9999) is None
-
-
 def test_write_geotiff__keeps_georeference_palette_and_nodata(tmp_path):
     palette = np.arange(768).reshape(256, 3).astype(np.uint8)
     directory = (1, 1, 0, 2, *PROJECTED, 1026, 34737, 7, 0)

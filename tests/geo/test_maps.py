@@ -12,7 +12,8 @@ from PIL import Image
 from geo import maps
 from geo.maps import RowBlock, Summary, write_areas, write_legend, write_maps
 from geo.raster import open_raster, write_geotiff
-from sources.labels import land_classes, read_points
+from sources.labels import land_classes
+from sources.points import read_points
 
 META = {"classes": ["water", 'wood & "field" <1>', "sand"],
         "colours": [[0, 0, 255], [0, 120, 9], [250, 220, 90]]}
@@ -126,7 +127,7 @@ def test_write_points__can_be_read_by_prepare_data_once_classes_are_given(tmp_pa
         writer.writeheader()
         writer.writerows({**point, "class": "sand"} for point in (first, second))
     points = read_points(tmp_path / "labelled.csv", classes)
-    rows, cols = scene.georeference.to_pixel(points.first, points.second)
+    rows, cols = scene.georeference.to_pixel(*points.positions.T)
     assert points.on_map and points.indices.tolist() == [1, 1]
     assert (int(rows[0]), int(cols[0])) == (10, 20)
 

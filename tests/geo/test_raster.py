@@ -11,8 +11,8 @@ import tifffile
 from helpers import picture, write_tiff
 from PIL import Image, ImageFile
 
-from geo import raster
-from geo.raster import open_raster, write_geotiff
+from geo import tiff
+from geo.raster import hide_alpha, open_raster, write_geotiff
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -140,7 +140,7 @@ def test_read__left_out_tiles_are_nodata_or_0(tmp_path, monkeypatch, nodata):
     assert_reads(tmp_path / "a.tif", wanted, fill=nodata or 0)
 
 
-def test_open_raster__overviews_and_masks_after_the_first_page_are_left_out(tmp_path):
+def test_open_raster__overviews_and_masks_are_no_bands(tmp_path):
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
         for step in (1, 2, 4):
@@ -148,14 +148,53 @@ def test_open_raster__overviews_and_masks_after_the_first_page_are_left_out(tmp_
                        photometric="rgb", metadata=None)
     assert_reads(path, picture())
     with open_raster(path) as scene:
-        assert scene.unread == ""
+        assert scene.unread == "" and not scene.masks
     with tifffile.TiffWriter(path) as file:
         file.write(picture(), photometric="rgb", metadata=None)
         file.write(picture()[:, :, 0] > 100, subfiletype=4, photometric=4, bitspersample=1,
                    metadata=None)
     assert_reads(path, picture())
-    with open_raster(path) as scene:
-        assert "mask" in scene.unread
+
+def test_open_raster__pages_that_are_alike_are_bands(tmp_path):
+    pixels = picture(bands=5, dtype=np.uint16)
+    for options in ({}, {"compression": "zlib", "tile": (32, 16)}):
+        tifffile.imwrite(tmp_path / "a.tif", pixels.transpose(2, 0, 1), photometric="minisblack",
+                         **options)
+        assert_reads(tmp_path / "a.tif", pixels)
+    with open_raster(tmp_path / "a.tif", page=3) as scene:
+        assert np.array_equal(scene.read(0, 0, 70, 90), pixels[:, :, 3:4])
+
+
+@pytest.mark.parametrize("other, words", [
+    (picture(), "2 pages"), (picture()[:, :, 0], "2 pages"), (picture(dtype=np.uint16), "2 pages"),
+    (picture()[::2, ::2], None)])
+def test_open_raster__other_pages_are_refused_or_named(tmp_path, other, words):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(picture(), photometric="rgb", metadata=None)
+        file.write(other, photometric="rgb" if other.ndim == 3 else "minisblack", metadata=None)
+    if words:
+        with pytest.raises(ValueError, match=f"a.tif.*{words}.*text file"):
+            open_raster(tmp_path / "a.tif")
+        return
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert scene.bands == 3 and "smaller pages" in scene.unread
+
+
+@pytest.mark.parametrize("kinds, text, alpha", [
+    ((2,), None, 3), ((1,), None, 3), ((0,), None, None), ((0, 2), None, 4), ((2, 0), None, 3),
+    ((2,), "Undefined", None), ((0,), "Alpha", 3)])
+def test_open_raster__alpha_is_what_the_file_marks_as_alpha(tmp_path, kinds, text, alpha):
+    xml = f'<GDALMetadata><Item name="COLORINTERP" sample="3" role="colorinterp">{text}</Item>' \
+          "</GDALMetadata>"
+    tags = [(42112, "s", 0, xml, True)] if text else []
+    write_tiff(tmp_path / "a.tif", picture(bands=3 + len(kinds)), photometric="rgb",
+               extrasamples=kinds, extratags=tags)
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert scene.alpha == alpha
+        image = hide_alpha(scene)
+        assert image.bands == 3 + len(kinds) - (alpha is not None)
+        kept = [band for band in range(3 + len(kinds)) if band != alpha]
+        assert np.array_equal(image.read(0, 0, 9, 9), scene.read(0, 0, 9, 9)[:, :, kept])
 
 
 def test_open_raster__control_points_are_reported_as_not_read(tmp_path):
@@ -183,7 +222,7 @@ def test_open_raster__nodata_is_a_value_that_a_pixel_can_have(tmp_path, caplog, 
     assert not caplog.records  # tifffile itself would warn
 
 
-def test_no_data__nan_in_a_band_nodata_in_all_or_transparent(tmp_path):
+def test_read_masked__by_band_what_is_nan_or_nodata_and_all_that_is_transparent(tmp_path):
     pixels = np.ones((1, 5, 2), np.float32)
     pixels[0, 0] = np.nan, 1
     pixels[0, 1] = -9999, 1
@@ -191,13 +230,19 @@ def test_no_data__nan_in_a_band_nodata_in_all_or_transparent(tmp_path):
     pixels[0, 3] = np.inf, 1
     write_tiff(tmp_path / "a.tif", pixels, extratags=[(42113, "s", 0, "-9999", True)])
     with open_raster(tmp_path / "a.tif") as scene:
-        missing = scene.no_data(scene.read(0, 0, 1, 5))
-    assert missing.tolist() == [[True, False, True, True, False]]
+        found, missing = scene.read_masked(0, 0, 1, 5)
+    assert np.array_equal(found, pixels, equal_nan=True)
+    assert missing[0].T.astype(int).tolist() == [[1, 1, 1, 1, 0], [0, 0, 1, 0, 0]]
     pixels = np.array([[[5, 5, 5, 0], [0, 0, 0, 9]]], np.uint8)
     write_tiff(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
     with open_raster(tmp_path / "a.tif") as scene:
         assert scene.alpha == 3
-        assert scene.no_data(scene.read(0, 0, 1, 2)).tolist() == [[True, False]]
+        assert np.array_equal(scene.read(0, 0, 1, 2), pixels)
+        image = hide_alpha(scene)
+        found, missing = image.read_masked(0, 0, 1, 3)
+    assert found.tolist() == [[[5, 5, 5], [0, 0, 0], [0, 0, 0]]]
+    assert missing[0, :, 0].tolist() == [True, False, True]  # the last lies outside
+    assert image.bands == 3 and hide_alpha(image) is image
 
 
 # Memory
@@ -208,7 +253,7 @@ def test_segments__cache_is_bounded_and_neighbouring_windows_share_it(tmp_path, 
              for index in range(40 * 40))  # rows 1 to 3, and the first, which tifffile needs
     tifffile.imwrite(tmp_path / "a.tif", tiles, shape=(20000, 20000), dtype=np.uint8,
                      tile=(512, 512), compression="zlib", metadata=None)
-    monkeypatch.setattr(raster, "CACHE_BYTES", 4 * 2**20)  # 16 tiles
+    monkeypatch.setattr(tiff, "CACHE_BYTES", 4 * 2**20)  # 16 tiles
     with open_raster(tmp_path / "a.tif") as scene:
         decoded = count_decoded(scene)
         tracemalloc.start()
@@ -231,7 +276,7 @@ def test_segments__cache_is_bounded_and_neighbouring_windows_share_it(tmp_path, 
     (2, "0 1 0 2 0", [0, 1, 2]), (2, "0 1 2 0", [0, 1, 2, 0]), (0, "0 0", [0])])
 def test_segments__the_last_used_are_kept(tmp_path, monkeypatch, tiles, cols, wanted):
     write_tiff(tmp_path / "a.tif", picture(bands=1), compression="zlib", tile=(32, 32))
-    monkeypatch.setattr(raster, "CACHE_BYTES", tiles * 1024)
+    monkeypatch.setattr(tiff, "CACHE_BYTES", tiles * 1024)
     with open_raster(tmp_path / "a.tif") as scene:
         decoded = count_decoded(scene)
         for col in cols.split():
@@ -240,7 +285,7 @@ def test_segments__the_last_used_are_kept(tmp_path, monkeypatch, tiles, cols, wa
 
 
 def test_read__large_uncompressed_files_are_mapped_piece_by_piece(tmp_path, monkeypatch):
-    monkeypatch.setattr(raster, "CACHE_BYTES", 2**22)
+    monkeypatch.setattr(tiff, "CACHE_BYTES", 2**22)
     scene = tifffile.memmap(tmp_path / "a.tif", shape=(5000, 5000), dtype=np.uint16,
                             byteorder=">", metadata=None)  # 48 MiB
     scene[3345, 1000:1400] = np.arange(400)
@@ -250,7 +295,7 @@ def test_read__large_uncompressed_files_are_mapped_piece_by_piece(tmp_path, monk
         for row in range(0, 5000, 500):
             window = scene.read(row, 900, 500, 700)
             assert window.any() == (row == 3000)
-            assert scene.source.cached_bytes <= raster.CACHE_BYTES
+            assert scene.source.cached_bytes <= tiff.CACHE_BYTES
         found = scene.read(3344, 1000, 3, 400)[:, :, 0]
     assert np.array_equal(found, [[0] * 400, range(400), [0] * 400])
 
@@ -266,7 +311,7 @@ def test_close__a_mapped_file_can_be_renamed(tmp_path):
 
 
 def test_open_raster__a_giant_strip_is_refused_if_it_is_compressed(tmp_path, monkeypatch):
-    monkeypatch.setattr(raster, "SEGMENT_BYTES", 70 * 90 * 3 - 1)
+    monkeypatch.setattr(tiff, "SEGMENT_BYTES", 70 * 90 * 3 - 1)
     write_tiff(tmp_path / "a.tif", picture(), compression="zlib", rowsperstrip=70)
     with pytest.raises(ValueError, match="a.tif.*limit.*tiled TIFF"):
         open_raster(tmp_path / "a.tif")
@@ -355,6 +400,8 @@ def test_open_raster__a_large_file_that_is_no_image_is_not_read(tmp_path):
     with open(tmp_path / "a.png", "wb") as file:
         file.write(b"PK" + bytes(100))
         file.truncate(2**26)
+    with pytest.raises(ValueError):  # imports rasterio, where it is installed
+        open_raster(tmp_path / "a.png")
     tracemalloc.start()
     with pytest.raises(ValueError, match="a.png"):
         open_raster(tmp_path / "a.png")

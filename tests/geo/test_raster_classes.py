@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import picture, write_tiff
 
-from geo import raster
+from geo import downscale, tiff
 from geo.raster import downscale_classes, open_raster, write_geotiff
 
 
@@ -78,8 +78,8 @@ def test_downscale_classes__nearest_takes_gdals_pixel(tmp_path):
 
 @pytest.mark.parametrize("dtype, factor", [("uint8", 3), ("int16", 10)])
 def test_majority_vote__equals_the_slow_rule_on_noise(tmp_path, monkeypatch, dtype, factor):
-    monkeypatch.setattr(raster, "TILE", 64)  # several pieces, and blocks cut by the edges
-    monkeypatch.setattr(raster, "PIECE", 64 * 40)
+    monkeypatch.setattr(downscale, "TILE", 64)  # several pieces, and blocks cut by the edges
+    monkeypatch.setattr(downscale, "PIECE", 64 * 40)
     mask = np.random.default_rng(0).integers(0, 6, (147, 163)).astype(dtype)
     mask[:, 120:] = 5  # and uniform pieces
     for weights, ignore in [({}, None), ({}, 5), ({1: 2, 3: 2}, 0)]:
@@ -114,8 +114,8 @@ def test_majority_vote__first_pixel_wins_where_all_256_values_are_equal(tmp_path
 
 
 def test_downscale_classes__decodes_each_strip_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(raster, "CACHE_BYTES", 20 * 8 * 900)  # 20 strips of the file
-    monkeypatch.setattr(raster, "PIECE", 900 * 200)
+    monkeypatch.setattr(tiff, "CACHE_BYTES", 20 * 8 * 900)  # 20 strips of the file
+    monkeypatch.setattr(downscale, "PIECE", 900 * 200)
     mask = np.random.default_rng(0).integers(0, 3, (1000, 900)).astype(np.uint8)
     write_tiff(tmp_path / "a.tif", mask[..., None], compression="zlib", rowsperstrip=8)
     decoded = []

@@ -51,7 +51,7 @@ def test_demo__scenes_lie_on_the_map(tmp_path, monkeypatch):
     assert [scene.name for scene in source.scenes] == ["place_01_summer", "place_01_autumn"]
     assert source.scenes[0].site == source.scenes[1].site
     with open_raster(source.scenes[0].image) as image, open_raster(source.scenes[0].mask) as mask:
-        assert image.georeference.gsd_m == mask.georeference.gsd_m == 0.5
+        assert image.gsd_m == mask.gsd_m == 0.5
         assert image.georeference.to_map(0, 0) == mask.georeference.to_map(0, 0) == (5e5, 4.6e6)
         assert tuple(mask.palette[2]) == (60, 110, 200)
     first, second = (labels_of(source, number) for number in (0, 1))

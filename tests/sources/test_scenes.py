@@ -1,7 +1,4 @@
-"""Pixels and labels of a scene: ids, palettes, colours, points, scaling, missing pixels."""
-
-import dataclasses
-import json
+"""Pixels and labels of a scene: ids, palettes, colours, scaling, missing pixels."""
 
 import numpy as np
 import pytest
@@ -9,10 +6,12 @@ from PIL import Image
 
 from geo.raster import Georeference, open_raster, write_geotiff
 from sources import scenes
-from sources.labels import MaskLabels, land_classes, read_points
+from sources.labels import land_classes
+from sources.masks import MaskLabels
 from sources.raw import RawDataset, Region, Scene
 from sources.scenes import (
-    ScaledRaster, SceneReader, check_footprint, check_scenes, open_scene, resize, scaled)
+    ScaledRaster, SceneReader, check_footprint, check_scenes, name_nodata, open_scene, resize,
+    scaled)
 
 IDS = [(10, "water", None), (30, "wood", None), (-1, "ignore", None)]
 COLOURS = [(None, "water", 0x0000FF), (None, "wood", 0x007800), (None, "ignore", 0x000000)]
@@ -221,8 +220,9 @@ def test_read_labels__pixels_without_data_have_no_label(tmp_path):
     mask = np.full((1, 3), 10, np.uint8)
     image = save(np.array([[(1, 2), (0, 0), (0, 2)]], np.int16), tmp_path / "nodata.tif", nodata=0)
     assert labels_of(tmp_path, mask, IDS, image) == [[0, 255, 0]]  # all bands must be nodata
-    image = save(np.array([[(1, 2), (np.nan, 2), (1, np.inf)]], np.float32), tmp_path / "nan.tif")
-    assert labels_of(tmp_path, mask, IDS, image) == [[0, 255, 255]]
+    nan = np.nan
+    image = save(np.array([[(1, 2), (nan, 2), (nan, np.inf)]], np.float32), tmp_path / "nan.tif")
+    assert labels_of(tmp_path, mask, IDS, image) == [[0, 0, 255]]
     image = save(
         np.array([[(1, 2, 3, 0), (1, 2, 3, 255), (0, 0, 0, 9)]], np.uint8), tmp_path / "alpha.png")
     assert labels_of(tmp_path, mask, IDS, image) == [[255, 0, 0]]
@@ -278,6 +278,14 @@ def test_resize__missing_pixels_do_not_spread(tmp_path):
         [5]]  # the mean of the three that are known
 
 
+@pytest.mark.parametrize("by_pixel, mean", [(False, [6, 6]), (True, [6, 3])])
+def test_resize__averages_bands_by_themselves_or_pixels_as_a_whole(tmp_path, by_pixel, mean):
+    pixels = np.array([[(4, 0), (8, 6), (0, 0)]], np.uint8)
+    with open_raster(save(pixels, tmp_path / "a.tif", nodata=0)) as raster:
+        raster.by_pixel = by_pixel
+        assert resize(raster, 1, 1, smooth=True).tolist() == [[mean]]
+
+
 def test_scene_reader__scaled_scenes_are_read_in_windows_of_their_new_size(tmp_path):
     image = save(np.arange(24, dtype=np.uint8).reshape(4, 6), tmp_path / "image.png")
     mask = save(np.repeat([[10, 10, 10, 30, 30, 30]], 4, 0).astype(np.uint8), tmp_path / "mask.png")
@@ -294,73 +302,6 @@ def write_csv(folder, text, name="classes.csv"):
     return folder / name
 
 
-def geojson(*points):
-    return json.dumps(
-        {
-            "type": "FeatureCollection",
-            "features": [
-                {
-                    "type": "Feature", "properties": properties,
-                    "geometry": {"type": "Point", "coordinates": list(place)}}
-                for place, properties in points
-            ],
-        }
-    )
-
-
-def test_points_in_scene__rows_and_columns(tmp_path):
-    image = save(np.zeros((4, 6, 3), np.uint8), tmp_path / "s.png")
-    points = read_points(
-        write_csv(tmp_path, "scene,row,col,class\ns,0,0,wood\ns,3,5,10\ns,3,4,wood\n", "p.csv"),
-        land_classes(IDS))
-    for scale, expected in (
-        (1, [(0, 0, 1), (3, 4, 1), (3, 5, 0)]),
-        (0.5, [(0, 0, 1), (1, 2, 1)]),  # of two points in a pixel the last counts
-        (0.4, [(0, 0, 1), (1, 1, 1)]),
-    ):  # 2 x 2 px: what is on the edge stays inside
-        source = RawDataset(
-            land_classes(IDS), [Scene("s", image, None, "s")], scale=scale, points=points)
-        with SceneReader(source.scenes[0], source) as reader:
-            labels = reader.read_labels(
-                Region("", 0, 0, 0, reader.image.height, reader.image.width))
-        assert [
-            (row, col, labels[row, col])
-            for row, col in np.argwhere(labels != 255).tolist()] == expected
-
-
-def test_points_in_scene__points_on_the_map_count_in_every_scene_they_lie_in(tmp_path):
-    """Pixels of 2 m from (1000, 5000) down and right: x 1003, y 4999 lies in row 0, col 1."""
-    scenes = []
-    for name in ("summer", "autumn"):
-        image = save(
-            np.zeros((3, 4), np.uint8), tmp_path / f"{name}.tif", georeference=Georeference(UTM))
-        scenes.append(Scene(name, image, None, "here"))
-    text = geojson(
-        ((1003, 4999), {"class": "wood"}), ((1007.9, 4994.1), {"class": 10, "scene": "autumn"}))
-    points = read_points(write_csv(tmp_path, text, "p.geojson"), land_classes(IDS))
-    found = []
-    source = RawDataset(land_classes(IDS), scenes, points=points)
-    for scene in scenes:
-        with SceneReader(scene, source) as reader:
-            labels = reader.read_labels(Region("", 0, 0, 0, 3, 4))
-            found.append(
-                [(row, col, labels[row, col]) for row, col in np.argwhere(labels != 255).tolist()])
-    assert found == [[(0, 1, 1)], [(0, 1, 1), (2, 3, 0)]]
-    sizes, meta, missing = check_scenes(source)
-    assert (
-        sizes == [(3, 4)] * 2 and meta == {"bands": 1, "dtype": "uint8", "gsd_m": 2}
-        and missing == [(None, False)])
-    text = "x,y,class\n1001,4999,wood\n1009,4999,wood\n"
-    source = dataclasses.replace(
-        source, points=read_points(write_csv(tmp_path, text, "p.csv"), source.class_table))
-    with pytest.raises(ValueError, match="p.csv, line 3: no scene"):
-        check_scenes(source)
-    flat = Scene("flat", save(np.zeros((3, 4), np.uint8), tmp_path / "flat.png"), None, "flat")
-    source = dataclasses.replace(source, scenes=[flat])
-    with pytest.raises(ValueError, match="flat.png has no georeference"):
-        check_scenes(source)
-
-
 def test_check_scenes__finds_what_scenes_have_in_common(tmp_path, monkeypatch):
     mask = save(np.full((2, 2), 10, np.uint8), tmp_path / "mask.png")
     coarse = {**UTM, 33550: (3.0, 3.0, 0.0)}
@@ -374,7 +315,7 @@ def test_check_scenes__finds_what_scenes_have_in_common(tmp_path, monkeypatch):
     def meta(*numbers, **more):
         source = RawDataset(
             land_classes(IDS), [Scene(str(n), images[n], mask, str(n)) for n in numbers], scale=0.5)
-        return check_scenes(source, **more)[1:]
+        return check_scenes(source, **more)[2:]
 
     bars = []
     monkeypatch.setattr(
@@ -400,8 +341,9 @@ def test_open_scene__a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
             3, 4, 4, np.int16, 0)
         assert scene.path.stem == "place" and scene.georeference.affine == Georeference(UTM).affine
         assert scene.read(1, 3, 1, 2).tolist() == [[[7, 107, 207, 7], [0] * 4]]
-        assert scene.no_data(scene.read(0, 0, 1, 2)).tolist() == [[True, False]]  # B02 is 0 there
-        assert scene.read(0, 0, 1, 1).tolist() == [[[0] * 4]]
+        pixels, missing = scene.read_masked(0, 0, 1, 2)
+        assert pixels.tolist() == [[[0, 100, 200, 0], [1, 101, 201, 1]]]
+        assert missing.tolist() == [[[True, False, False, True], [False] * 4]]  # B02 is 0 there
         assert resize(scene, 1, 2, smooth=False)[:, :, 2].tolist() == [[205, 207]]
     mask = save(np.full((3, 4), 10, np.uint8), tmp_path / "mask.tif")
     source = RawDataset(land_classes(IDS), [Scene("s", listed, mask, "s")])
@@ -433,55 +375,42 @@ def test_open_scene__a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
         open_scene(listed)
 
 
-# Pixels of two files of one row, each with its nodata value; and the value of missing pixels.
-GAPS = {
-    "other values": (
-        [[(1, 2), (9, 9), (3, 3), (0, 9)]], 9, [[(7, 7), (7, 7), (0, 0), (9, 9)]], 0, 9,
-        [0, 1, 1, 0]),
-    "one value": (
-        [[(1, 2), (0, 0), (3, 3), (0, 4)]], 0, [[(7, 7), (7, 7), (0, 0), (0, 4)]], 0, 0,
-        [0, 1, 1, 0]),
-    "second alone": (
-        [[(1, 2), (0, 0), (5, 5), (5, 5)]], None, [[(7, 7), (7, 7), (5, 5), (5, 0)]], 5, 5,
-        [0, 0, 1, 0]),
-    "alpha": (
-        [[(1, 2), (0, 0), (3, 3), (0, 0)]], None, [[(7, 255), (0, 1), (5, 0), (0, 0)]], None, 0,
-        [0, 0, 1, 1]),
-}
-
-
-@pytest.mark.parametrize("name", GAPS)
-def test_open_scene__a_pixel_missing_in_one_file_is_missing_in_all(tmp_path, name):
-    first, first_nodata, second, second_nodata, nodata, missing = GAPS[name]
-    save(np.array(first, np.uint8), tmp_path / "a.tif", nodata=first_nodata)
-    file = "b.png" if name == "alpha" else "b.tif"  # grey and alpha
-    save(np.array(second, np.uint8), tmp_path / file, nodata=second_nodata)
+@pytest.mark.parametrize("second, nodata, missing", [  # of the second file
+    ([[(7, 255), (0, 255), (5, 0)]], None, [0, 0, 1]),  # grey and alpha
+    ([[7, 0, 5]], 7, [1, 0, 0]), ([[0, 0, 5]], 0, [1, 1, 0])])
+def test_open_scene__values_are_missing_by_the_rules_of_their_own_file(tmp_path, second, nodata,
+                                                                       missing):
+    save(np.array([[(1, 2), (9, 9), (0, 9)]], np.uint8), tmp_path / "a.tif", nodata=9)
+    file = "b.png" if nodata is None else "b.tif"
+    save(np.array(second, np.uint8), tmp_path / file, nodata=nodata)
     listed = write_csv(tmp_path, f"a.tif\n{file}\n", "place.txt")
-    mask = save(np.full((1, 4), 10, np.uint8), tmp_path / "mask.tif")
+    mask = save(np.full((1, 3), 10, np.uint8), tmp_path / "mask.tif")
     source = RawDataset(land_classes(IDS), [Scene("s", listed, mask, "s")])
-    whole = Region("train", 0, 0, 0, 1, 4)
+    whole = Region("train", 0, 0, 0, 1, 3)
     with SceneReader(source.scenes[0], source) as reader:
-        pixels, valid = reader.read_image(whole)
-        assert reader.raster.nodata == nodata and (~valid).tolist() == [
-            [bool(gap) for gap in missing]]
-        assert reader.read_labels(whole).tolist() == [[255 if gap else 0 for gap in missing]]
-    assert pixels.tolist() == [
-        [
-            [nodata] * 4 if gap else [*one, *two]
-            for one, two, gap in zip(first[0], second[0], missing)]
-    ]
-    assert check_scenes(source)[2] == [(nodata, False)]
+        pixels, known = reader.read_image(whole)
+        labels = reader.read_labels(whole)
+    assert pixels[0, :, 2].tolist() == np.reshape(second, (3, -1))[:, 0].tolist()
+    assert (~known[0]).T.astype(int).tolist() == [[0, 1, 0], [0, 1, 1], missing]
+    assert labels.tolist() == [[0, 255 if missing[1] else 0, 0]]
 
 
-def test_open_scene__a_band_that_is_not_finite_makes_all_bands_missing(tmp_path):
-    save(np.array([[1, np.nan, 2]], np.float32), tmp_path / "a.tif")
-    save(np.array([[3, 4, np.inf]], np.float32), tmp_path / "b.tif")
-    with open_scene(write_csv(tmp_path, "a.tif\nb.tif\n", "place.txt")) as scene:
-        pixels = scene.read(0, 0, 1, 3)
-        assert (
-            np.array_equal(pixels, [[[1, 3], [np.nan] * 2, [np.nan] * 2]], equal_nan=True)
-            and scene.nodata is None)
-        assert scene.no_data(pixels).tolist() == [[False, True, True]]
+def test_open_scene__larger_pixels_are_brought_to_the_finest_grid(tmp_path):
+    fine = np.arange(16, dtype=np.uint16).reshape(4, 4)
+    coarse = np.array([[10, 10], [30, 0]], np.uint16)
+    save(coarse, tmp_path / "B11.tif", georeference=grid(20, 1000, 5000))
+    save(fine, tmp_path / "B02.tif", georeference=grid(10, 1000, 5000))
+    with open_scene(write_csv(tmp_path, "B11.tif\nB02.tif\n", "place.txt")) as scene:
+        assert (scene.height, scene.bands, scene.gsd_m) == (4, 2, 10)
+        name_nodata(scene, (0, 99))
+        pixels, missing = scene.read_masked(0, 0, 4, 4)
+    assert np.array_equal(pixels[:, :, 1], fine) and not missing[:, :, 1].any()
+    assert pixels[:, 0, 0].tolist() == [10, 15, 25, 30]  # bilinear
+    assert pixels[1:, 2, 0].tolist() == [12, 0, 0]  # what is missing has no weight
+    assert np.array_equal(np.argwhere(missing[:, :, 0]), [[2, 2], [2, 3], [3, 2], [3, 3]])
+    save(coarse, tmp_path / "B11.tif", nodata=0, georeference=grid(20, 1010, 5000))
+    with pytest.raises(ValueError, match="place.txt: B02.tif has another size, dtype or place"):
+        open_scene(tmp_path / "place.txt")
 
 
 def test_open_scene__refuses_a_palette_in_any_file(tmp_path):

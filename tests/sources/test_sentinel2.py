@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -47,13 +48,14 @@ def write_place(folder, name="p", height=40, width=30, factor=10):
     is one of its pixels wide.
     """
     rows, cols = np.indices((height, width))
+    x = 500000 + 10000 * (ord(name[0]) - ord("p"))  # each place lies elsewhere
     for number, season in enumerate(("spring", "autumn")):
         image = np.stack([1000 * number + rows, 5000 + cols], -1).astype(np.uint16)
-        save(image, folder / f"{name}_{season}.tif", grid(10))
+        save(image, folder / f"{name}_{season}.tif", grid(10, x))
     mask = np.where(np.arange(width * factor) < width // 2 * factor, 1, 2) * np.ones(
         (height * factor, 1), int)
     mask[:, 11 * factor // 2] = 3
-    save(mask.astype(np.uint8), folder / f"{name}_mask.tif", grid(10 / factor), nodata=0)
+    save(mask.astype(np.uint8), folder / f"{name}_mask.tif", grid(10 / factor, x), nodata=0)
     (folder / "classes.csv").write_text("id,name\n0,ignore\n1,wood\n2,water\n3,road\n")
 
 
@@ -94,7 +96,7 @@ def test_sentinel2__seasons_are_samples_of_their_own_or_bands_of_one(tmp_path):
             [[39, 5029, 1039, 5029], [0] * 4], [[0] * 4] * 2]
 
 
-def test_sentinel2__a_pixel_missing_in_one_stacked_season_is_missing(tmp_path):
+def test_sentinel2__values_missing_in_one_stacked_season_are_the_mean(tmp_path):
     write_place(tmp_path, factor=1)
     image = np.full((40, 30, 2), 7, np.uint16)
     for season, nodata, rows in (("spring", 9, slice(0, 4)), ("autumn", 0, slice(8, 11))):
@@ -103,15 +105,15 @@ def test_sentinel2__a_pixel_missing_in_one_stacked_season_is_missing(tmp_path):
         save(cut, tmp_path / f"p_{season}.tif", grid(10), nodata=nodata)
     meta, arrays, _ = prepare(
         tmp_path, "--tile", 30, "--fractions", 1, 0, 0, "--split-by", "block", "--seasons", "stack")
-    missing = np.isin(np.arange(30), [0, 1, 2, 3, 8, 9, 10])
-    assert meta["nodata"] == 9 and ((arrays["train_labels"][0] == 255).all(axis=1) == missing).all()
+    missing = np.zeros((30, 30, 4), bool)
+    missing[:4, :, :2] = True
+    missing[8:11, :, 2:] = True
+    assert meta["nodata"] == [9] * 4 and (arrays["train_labels"][0] != 255).all()
     values = normalise(
-        torch.from_numpy(arrays["train_images"][:1]), meta["mean"], meta["std"], meta["nodata"])
-    assert not values[0, :, missing].any() and meta["mean"] == [7] * 4
+        torch.from_numpy(arrays["train_images"][:1]), meta["mean"], [1] * 4, meta["nodata"])
+    assert not values.any() and meta["mean"] == [7] * 4
     with open_scene(tmp_path / "out/scenes/p.txt") as scene:  # as predict.py reads it
-        pixels = scene.read(0, 0, 30, 30)
-        assert (pixels == arrays["train_images"][0]).all() and (
-            scene.no_data(pixels) == missing[:, None]).all()
+        assert (scene.read_masked(0, 0, 30, 30)[1] == missing).all()
 
 
 @pytest.mark.parametrize("how", ["scene", "block", "tile"])
@@ -186,6 +188,21 @@ def test_check_seasons__refuses_another_extent(tmp_path):
         prepare(tmp_path)
 
 
+def test_downsample_mask__hidden_pixels_have_no_vote(tmp_path):
+    image = save(np.zeros((2, 2), np.uint8), tmp_path / "image.tif")
+    ids = np.repeat([[1, 1, 2, 2]], 4, 0).astype(np.uint8)
+    hidden = np.full((4, 4), 255, np.uint8)
+    hidden[:2, :2] = 0  # a whole block
+    hidden[2:, 2:] = [[0, 0], [0, 255]]
+    tifffile.imwrite(tmp_path / "mask.tif", np.dstack([ids, hidden]), extrasamples=["unassalpha"],
+                     photometric="minisblack", metadata=None)
+    classes = land_classes([(1, "wood", None), (2, "water", None)])
+    coarse = downsample_mask(tmp_path / "mask.tif", image, "mode", {}, classes, tmp_path / "c.tif")
+    with open_raster(coarse) as raster:
+        assert raster.nodata == 255
+        assert raster.read(0, 0, 2, 2)[:, :, 0].tolist() == [[255, 2], [1, 2]]
+
+
 @pytest.mark.parametrize("how", ["stack", "separate"])
 def test_check_seasons__refuses_other_bands(tmp_path, how):
     write_place(tmp_path)
@@ -203,7 +220,7 @@ def test_name_sites__errors_of_files_made_on_the_way_name_the_site(tmp_path):
     for name in "pq":
         write_place(tmp_path, name)
     for season in ("spring", "autumn"):
-        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10))
+        save(np.zeros((40, 30, 3), np.uint16), tmp_path / f"q_{season}.tif", grid(10, 510000))
     with pytest.raises(
         ValueError, match="^place 'q' has 6 bands of uint16, but place 'p' 4 of uint16: "):
         prepare(tmp_path, "--seasons", "stack")
@@ -345,14 +362,6 @@ def test_read_weights__by_class():
         (["path=2"], "weighted"), (["road"], "weighted"), ([], "weighted"), (["road=4"], "mode")):
         with pytest.raises(ValueError, match="--downscale-weights"):
             read_weights(words, rows, how)
-
-
-def test_check_args__several_images_are_for_sentinel2_alone():
-    with pytest.raises(ValueError, match="--images takes several for sentinel2 alone"):
-        main(
-            parse_args(
-                ["folder", "--images", "a.tif", "b.tif", "--masks", "m.tif", "--classes", "c.csv"])
-        )
 
 
 @pytest.mark.skipif(not (SHARED / "rachel_carson").exists(), reason="the imagery is not here")

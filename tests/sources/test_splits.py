@@ -12,28 +12,29 @@ from sources import splits
 from sources.labels import land_classes
 from sources.raw import RawDataset, Region, Scene
 from sources.splits import (
-    cut, cut_blocks, listed_tiles, number_polygons, plan_regions, split_by_scene)
+    cut, guess_tile, listed_tiles, number_polygons, plan_regions, split_by_scene)
 
 
-def test_cut__covers_a_region_and_stays_inside():
-    tiles = cut(Region("train", 0, 100, 200, 20, 9), 8, 2)
-    assert [(tile.row, tile.col, tile.height, tile.width) for tile in tiles] == [
-        (100, 200, 8, 8), (100, 206, 8, 3), (106, 200, 8, 8), (106, 206, 8, 3), (112, 200, 8, 8),
-        (112, 206, 8, 3)]
-    assert len(cut(Region("train", 0, 0, 0, 8, 8), 8, 2)) == 1  # nothing is left over
-    assert len(cut(Region("train", 0, 0, 0, 1, 1), 8, 2)) == 1
+@pytest.mark.parametrize("height, width, overlap, pad", [
+    (20, 9, 2, True), (20, 9, 0, False), (8, 8, 2, False), (1, 1, 2, True), (3, 20, 4, False),
+    (26, 26, 4, True), (25, 9, 0, False)])
+def test_cut__each_pixel_counts_once_in_tiles_of_real_ground(height, width, overlap, pad):
+    tiles = cut(Region("train", 0, 100, 200, height, width), 8, overlap, pad)
+    seen = np.zeros((height, width), int)
+    for tile in tiles:
+        row, col = tile.row - 100, tile.col - 200
+        assert row >= 0 and col >= 0 and row + tile.height <= height and col + tile.width <= width
+        assert pad or (tile.height, tile.width) == (min(8, height), min(8, width))
+        seen[row + tile.shared_rows : row + tile.height, col + tile.shared_cols : col + 8] += 1
+    assert seen.min() == 1 and (overlap or seen.max() == 1)
+    assert len(tiles) == len(cut(tiles[0]._replace(height=height, width=width), 8, overlap, True))
 
 
-def test_cut_blocks__two_seasons_of_a_site_are_cut_alike(tmp_path):
-    class Season:
-        site, image = "village", "x.tif"
-
-    args = parse_args(["demo", "--seed", "3"])
-    assert cut_blocks(Region("", 0, 0, 0, 300, 200), Season, args) == [
-        block._replace(scene=0)
-        for block in cut_blocks(Region("", 1, 0, 0, 300, 200), Season, args)]
-    with pytest.raises(ValueError, match="too small"):
-        cut_blocks(Region("", 0, 0, 0, 20, 20), Season, args)
+@pytest.mark.parametrize("sides, overlap, tile", [
+    ([(600, 420), (600, 256)], 0, 256), ([(600, 420), (600, 100)], 0, 96), ([(20, 900)], 0, 64),
+    ([(5000, 5000), (60, 60)], 0, 256), ([(60, 60)], 8, 256)])
+def test_guess_tile__is_filled_by_almost_all_ground(sides, overlap, tile):
+    assert guess_tile([Region("train", 0, 0, 0, *side) for side in sides], overlap) == tile
 
 
 def test_plan_regions__refuses_fractions_where_splits_are_named():
@@ -46,15 +47,6 @@ def test_plan_regions__refuses_fractions_where_splits_are_named():
                 source, sizes, parse_args(["demo", "--fractions", "0.5", "0.25", "0.25", *words]))
     assert [region.split for region in plan_regions(source, sizes, parse_args(["demo"]))] == [
         "train", "test"]
-
-
-def test_split_by_block__refuses_images_that_show_ground_of_each_other():
-    source = RawDataset(
-        [], [Scene("1_a", "a.jpg", "a.png", "1+3"), Scene("3_a", "b.jpg", "b.png", "1+3")])
-    with pytest.raises(
-        ValueError,
-        match=r"--split-by block: the images of place '1\+3' show ground of each other's"):
-        plan_regions(source, [(300, 300), (300, 300)], parse_args(["demo", "--split-by", "block"]))
 
 
 def test_number_polygons__pixels_that_touch_have_one_number():

@@ -1,0 +1,60 @@
+"""Files: what is refused before it is read, and what an error while writing means."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import stat
+
+MAX_TEXT = 2**28  # bytes of a table or list; a million points are about 50 MB
+MAX_NAME = 200  # characters of a class's or scene's name, which becomes a part of file names
+MAX_DEPTH = 100  # folders within each other
+
+
+def read_text(path):
+    """The text of a table or list.
+
+    Raises:
+        ValueError, OSError: no regular file, such as a pipe, which might never end; too large; or
+            not UTF-8. One line.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is no regular file: give a file, not a folder, pipe or device")
+    if status.st_size > MAX_TEXT:
+        raise ValueError(f"{path} has {status.st_size:,} bytes, too many for a table or list: give "
+                         f"at most {MAX_TEXT:,}")
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8"
+                         ) from None
+
+
+def check_name(name, where):
+    """Refuse the name of a class or scene that no file name could take up: ValueError."""
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{where}: a name has {len(name):,} characters ({name[:20]}...): give at "
+                         f"most {MAX_NAME}")
+
+
+def check_path(path):
+    """Refuse a folder to be made whose path no system would take: ValueError."""
+    parts = pathlib.Path(path).parts
+    if len(parts) > MAX_DEPTH:
+        raise ValueError(f"--out lies {len(parts):,} folders deep: give at most {MAX_DEPTH}")
+    for part in parts:
+        check_name(part, "--out")
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Within it, an OSError names the file that could not be written, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "give a folder that can be written"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "free some space"
+        raise OSError(f"{path} could not be written ({error.strerror or error}): {remedy}, then "
+                      "give the command again") from None

@@ -1,0 +1,182 @@
+"""Where scenes lie on the ground: which of them overlap, and how much two splits share."""
+
+import dataclasses
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.prepared import SPLITS
+from geo.crs import WGS84, convert, crs_of, short_name
+from sources.scenes import scaled
+
+TOLERANCE = 0.5  # px: neighbours whose edges were rounded do not overlap
+LISTED = 4  # sites that a joined site's name lists, and joined sites that are printed
+
+
+class Footprint(NamedTuple):
+    """Where a scene lies, after --scale."""
+
+    plane: str  # a coordinate system, or a name; bounds in different planes do not compare
+    affine: tuple  # (a, b, c, d, e, f): x = a * col + b * row + c, y = d * col + e * row + f
+    height: int  # px
+    width: int
+    crs: str | None = None  # of the affine, if bounds are converted from it to the plane
+
+    def map_bounds(self, row, col, height, width):
+        """(left, low, right, high) of a window, px, on the scene's own map."""
+        xs, ys = self._corners(row, col, height, width)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def bounds(self, row, col, height, width):
+        """(left, low, right, high) of a window, px, in units of the plane."""
+        xs, ys = self._corners(row, col, height, width)
+        if self.crs:
+            xs, ys = convert(xs, ys, self.crs, self.plane)
+        return min(xs), min(ys), max(xs), max(ys)
+
+    def _corners(self, row, col, height, width):
+        """(4,) xs and (4,) ys of a window's corners."""
+        a, b, c, d, e, f = self.affine
+        rows = np.array([row, row, row + height, row + height])
+        cols = np.array([col, col + width, col, col + width])
+        return a * cols + b * rows + c, d * cols + e * rows + f
+
+    @property
+    def whole(self):
+        """(left, low, right, high) of the scene, in units of the plane."""
+        return self.bounds(0, 0, self.height, self.width)
+
+
+def footprints(source, sizes, georeferences):
+    """Find where each scene lies: on the map, or in a plane of its own.
+
+    Bounds of scenes in several coordinate systems are compared in degrees of WGS 84. A scene whose
+    file names no system lies in the others', if these have but one.
+
+    Args:
+        source: RawDataset.
+        sizes: [(height, width)] of the scenes' files, px.
+        georeferences: [Georeference or None].
+    Returns:
+        list of Footprint.
+    """
+    systems = [georeference and crs_of(georeference) for georeference in georeferences]
+    known = set(systems) - {None}
+    apart = []
+    if len(known) > 1:
+        apart = [crs for crs in sorted(known) if not _can_compare(crs)]
+    found = []
+    for scene, (height, width), georeference, crs in zip(source.scenes, sizes, georeferences,
+                                                         systems):
+        size = scaled(height, source.scale), scaled(width, source.scale)
+        if georeference is None:
+            plane = f"pixels of {source.grid_of(scene)}"
+            found.append(Footprint(plane, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), *size))
+            continue
+        affine = georeference.window(0, 0, (height / size[0], width / size[1])).affine
+        if len(known) == 1:
+            found.append(Footprint(*known, affine, *size))
+        elif crs is None or crs in apart:
+            found.append(Footprint(crs or "map", affine, *size))
+        else:
+            found.append(Footprint(WGS84, affine, *size, crs))
+    return found
+
+
+def _can_compare(crs):
+    """Whether a coordinate system can be converted to degrees; warns if not."""
+    try:
+        convert(np.zeros(1), np.zeros(1), crs, WGS84)
+        return True
+    except ValueError as error:
+        print(f"warning: it is not known whether scenes in {short_name(crs)} overlap those in "
+              f"other systems ({error}); name the splits if they do", file=sys.stderr)
+        return False
+
+
+def join_sites(source, places):
+    """Make one site of scenes that overlap on the ground.
+
+    Args:
+        source: RawDataset.
+        places: list of Footprint.
+    Returns:
+        RawDataset whose scenes have their footprint, and the site that they are joined to.
+    """
+    sites = [scene.site for scene in source.scenes]
+    bounds = np.array([place.whole for place in places])  # (N, 4)
+    sizes = np.array([(place.width, place.height) for place in places])
+    pixels = (bounds[:, 2:] - bounds[:, :2]) / sizes  # (N, 2) sides of a pixel
+    planes = np.array([place.plane for place in places])
+    first = {site: site for site in sites}  # a site it is joined to, or itself
+
+    def find(site):
+        while first[site] != site:
+            first[site] = first[first[site]]
+            site = first[site]
+        return site
+
+    for number in range(1, len(sites)):
+        low = np.maximum(bounds[number, :2], bounds[:number, :2])
+        high = np.minimum(bounds[number, 2:], bounds[:number, 2:])
+        least = TOLERANCE * np.minimum(pixels[number], pixels[:number])
+        overlaps = (high - low > least).all(axis=1) & (planes[:number] == planes[number])
+        for other in np.flatnonzero(overlaps):
+            first[find(sites[number])] = find(sites[other])
+    members = {}
+    for site in first:
+        members.setdefault(find(site), []).append(site)
+    scenes = []
+    joined = {}
+    for scene, place in zip(source.scenes, places):
+        together = members[find(scene.site)]
+        site = "+".join(together[:LISTED])
+        if len(together) > LISTED:
+            site += f"+{len(together) - LISTED} more"
+        joined[site] = len(together) > 1
+        scenes.append(scene._replace(site=site, grid=source.grid_of(scene), footprint=place))
+    shown = [site for site, is_joined in joined.items() if is_joined]
+    if shown:
+        print("scenes that overlap on the ground are one site, and are in one split together: "
+              + ", ".join(shown[:LISTED]) + ", ..." * (len(shown) > LISTED))
+    return dataclasses.replace(source, scenes=scenes)
+
+
+def shared_ground(scenes, regions):
+    """The share of the ground of val and of test that train shows too.
+
+    Args:
+        scenes: list of Scene with footprints.
+        regions: list of Region.
+    Returns:
+        {split: 0 to 1}, without splits that have no region.
+    """
+    rectangles = {}  # {(split, plane): [(left, low, right, high)]}
+    for region in regions:
+        place = scenes[region.scene].footprint
+        rectangle = place.bounds(*region.window)
+        rectangles.setdefault((region.split, place.plane), []).append(rectangle)
+    shares = {}
+    for split in SPLITS[1:]:
+        area = 0
+        shared = 0
+        for (owner, plane), own in rectangles.items():
+            if owner != split:
+                continue
+            trained = np.array(rectangles.get(("train", plane), np.zeros((0, 4))))
+            for left, low, right, high in own:
+                width = np.minimum(right, trained[:, 2]) - np.maximum(left, trained[:, 0])
+                height = np.minimum(high, trained[:, 3]) - np.maximum(low, trained[:, 1])
+                common = (width.clip(0) * height.clip(0)).sum()
+                area += (right - left) * (high - low)
+                shared += min(common, (right - left) * (high - low))
+        if area:
+            shares[split] = float(shared / area)
+    return shares
+
+
+def warn_of_shared_ground(shares):
+    """Describe what of `shared_ground` makes scores too high, one line for each split."""
+    return [f"train shows {100 * share:.3g} % of the ground of {split} too, so that scores are "
+            "higher than on new ground" for split, share in shares.items() if share > 0.0005]
