@@ -120,8 +120,7 @@ def add_run_flags(parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
     flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
-    flag("--stop-after", type=number(int, 0), default=0, help="pause when this many epochs "
-         "of the run are done; 0 does not")
+    flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
     flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
