@@ -133,6 +133,7 @@ def test_apply_diff__refuses_a_file_in_which_the_lines_are_missing_or_twice(cont
     assert (tmp_path / "file.py").read_text(encoding="utf-8") == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "network", "data"])
 def test_fork__trains_two_steps_scores_and_maps(fork, name):
     run = fork / "runs" / name
@@ -145,12 +146,14 @@ def test_fork__trains_two_steps_scores_and_maps(fork, name):
     assert set(np.unique(classes)) <= ({0, 1, 255} if name == "data" else {0, 1, 2, 255})
 
 
+@pytest.mark.slow
 def test_fork__the_loss_and_the_network_are_those_of_the_diffs(fork):
     assert first_weights(fork, "network").shape == (4, 4, 5, 5)  # width, bands, 5 x 5 px
     assert first_weights(fork, "loss").shape == first_weights(fork, "plain").shape
     assert not first_weights(fork, "loss").equal(first_weights(fork, "plain"))
 
 
+@pytest.mark.slow
 def test_fork__the_augmentation_hides_bands(fork):
     views = np.load(fork / "views.npz")
     hidden = views["gains"] == 0  # (500, 4)

@@ -83,6 +83,7 @@ def train_and_predict(folder):
     assert (folder / "maps" / "scene_classes.tif").exists()
 
 
+@pytest.mark.slow
 def test_commands__work_without_posix(tmp_path):
     done = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True, text=True,
                           cwd=ROOT, timeout=300)

@@ -361,6 +361,7 @@ def test_main__a_run_of_another_process_is_left_alone(folder, saved):
 
 # ---------------------------------------------------------------- searches
 
+@pytest.mark.slow
 def test_main__a_search_trains_the_best_longer(folder, capsys):
     assert run(SEARCH) == 0
     rows = sorted(table().values(), key=lambda row: -float(row["best_val_miou"]))

@@ -95,6 +95,7 @@ def run_and_kill(data, out, place, number):
 needs_kill = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
 
 
+@pytest.mark.slow
 @needs_kill
 def test_save__a_kill_loses_at_most_the_steps_since_the_last_save(data, tmp_path):
     out = tmp_path / "parts"
