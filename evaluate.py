@@ -10,8 +10,8 @@ comparison.csv and comparison.png. The network, its classes and its normalisatio
 checkpoint. The third needs no checkpoint: it scores any class map, see sources/map_check.py.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import json
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
+from engine.files import whole_files
 from engine.meta import checkpoint_meta
 from geo.windows import averaged_logits
 from losses import build_loss, count_labelled
@@ -205,15 +206,14 @@ def report_run(run, args, device):
     print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
           f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
     print(text, tables_text(tables, is_point_set(run.tiles), bool(mapped)), sep="\n\n")
-    out = pathlib.Path(args.out or run.checkpoint.parent)
-    out.mkdir(parents=True, exist_ok=True)
     extra = {key: table for key, table in tables.items() if key != "scenes"}
-    path = out / f"metrics_{split}.json"
-    scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split, run.checkpoint,
-                          {"tta": args.tta, **extra, **worth})
-    print(path, *write_files(out, run, split, tables, device), sep="\n")
+    with whole_files(pathlib.Path(args.out or run.checkpoint.parent)) as out:
+        path = out / f"metrics_{split}.json"
+        scores = write_scores(path, run.matrix, run.meta, run.labelled_pixels, split,
+                              run.checkpoint, {"tta": args.tta, **extra, **worth})
+        paths = [path, *write_files(out, run, split, tables, device)]
     next_step = f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps"
-    print(admission or next_step)
+    print(*(out.parent / path.name for path in paths), admission or next_step, sep="\n")
     return scores
 
 
@@ -252,7 +252,7 @@ def write_scores(path, matrix, meta, labelled_pixels, split, checkpoint, extra=N
     temporary = pathlib.Path(f"{path}.tmp")
     text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return scores
 
 

@@ -8,6 +8,7 @@ the probabilities of the classes, (1, K, H, W) float32, 0 where a pixel has no d
 and the value of missing pixels are inside. docs/export.md shows how to load it.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import json
 import logging
 import os

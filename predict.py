@@ -22,6 +22,7 @@ whole scene at once. Memory holds one window, and the maps of one row of windows
 looks at the whole image has no radius: its margin is 64 px, and the result differs a little.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import functools
 import os
 import pathlib

@@ -14,6 +14,7 @@ region is cut into tiles. Tiles without labels are dropped. The others are writt
 screen, and shown in preview.png.
 """
 
+import engine.startup  # first: what may happen while torch is imported
 import dataclasses
 import re
 import shlex

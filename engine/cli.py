@@ -10,6 +10,7 @@ import warnings
 
 from engine.device import out_of_memory
 from engine.distributed import leave_at_once, lost_process, wait_for_all
+from engine.files import is_full_disk
 from engine.startup import end_interrupted
 
 MAX_LINE = 600  # characters of an error; a longer one names something that nobody can read
@@ -110,7 +111,8 @@ def exit_codes(command, interrupted, out_of_memory_advice):
     except KeyboardInterrupt as error:
         end(command, str(error) or f"interrupted; {interrupted}", 130)
     except (ValueError, OSError) as error:
-        end(command, str(error), 2)
+        remedy = ": free some space, then give the command again"
+        end(command, f"{error}{remedy if is_full_disk(error) else ''}", 2)
     except (MemoryError, RuntimeError) as error:
         if lost_process(error):
             end(command, "another of the processes has ended, and this one ends with it: look at "

@@ -4,11 +4,46 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
+import shutil
 import stat
 
 MAX_TEXT = 2**28  # bytes of a table or list; a million points are about 50 MB
 MAX_NAME = 200  # characters of a class's or scene's name, which becomes a part of file names
+FORMULA_STARTS = ("=", "+", "-", "@")
 MAX_DEPTH = 100  # folders within each other
+
+
+@contextlib.contextmanager
+def whole_files(folder):
+    """Yield a folder within `folder`, whose files move up when the block ends, or vanish with it.
+
+    So a full disk or a signal leaves all files of a command or none of them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / f".partial-{os.getpid()}"
+    work.mkdir()
+    try:
+        with writing(folder):
+            yield work
+        for path in work.iterdir():
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def spreadsheet_text(text):
+    """A text as a CSV cell that spreadsheets show and do not compute; `plain_text` takes it back.
+
+    Numbers stay as they are. Source: OWASP, "CSV Injection".
+    """
+    is_formula = text[:1] in FORMULA_STARTS and not re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", text)
+    return f"'{text}" if is_formula else text
+
+
+def plain_text(cell):
+    """The text of a CSV cell that `spreadsheet_text` wrote."""
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA_STARTS else cell
 
 
 def read_text(path):
@@ -47,6 +82,11 @@ def check_path(path):
         check_name(part, "--out")
 
 
+def is_full_disk(error):
+    """Whether an exception is the system's own that there is no space left."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def writing(path):
     """Within it, an OSError names the file that could not be written, and the remedy."""
@@ -54,7 +94,7 @@ def writing(path):
         yield
     except OSError as error:
         remedy = "give a folder that can be written"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if is_full_disk(error):
             remedy = "free some space"
         raise OSError(f"{path} could not be written ({error.strerror or error}): {remedy}, then "
                       "give the command again") from None

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
+from engine.files import spreadsheet_text, writing
 from geo.geopackage import spatial_reference, write_geopackage
 from geo.overviews import add_overviews
 from geo.polygons import map_polygons
@@ -363,11 +364,11 @@ def write_areas(path, names, counts, gsd_m):
         gsd_m: side of a pixel, m, or None.
     """
     total = counts[:NO_DATA].sum()
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["class", "pixels", "share_percent"] + (["area_ha"] if gsd_m else []))
         for name, count in zip(names, counts):
-            row = [name, count, f"{100 * count / total:.3f}"]
+            row = [spreadsheet_text(name), count, f"{100 * count / total:.3f}"]
             if gsd_m:
                 row.append(f"{count * gsd_m ** 2 / 1e4:.4f}")
             writer.writerow(row)
@@ -391,11 +392,12 @@ def write_points(path, points, raster, names, file_size):
     across = file_size[1] / raster.width
     georeference = raster.georeference
     map_columns = ["x", "y"] if georeference else []
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "scene", "row", "col", *map_columns, "predicted", "class"])
         for number, (row, col, k) in enumerate(np.transpose(points).tolist(), 1):
             on_map = georeference.to_map(row + 0.5, col + 0.5) if georeference else ()
             file_row = int((row + 0.5) * down)
             file_col = int((col + 0.5) * across)
-            writer.writerow([number, raster.path.stem, file_row, file_col, *on_map, names[k], ""])
+            predicted = spreadsheet_text(names[k])
+            writer.writerow([number, raster.path.stem, file_row, file_col, *on_map, predicted, ""])

@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 
+from engine.files import plain_text, read_text
 from metrics import plain
 
 
@@ -58,9 +59,8 @@ def read_areas(paths, names):
 def _read_table(path, names):
     """One table of areas, {"pixels": K numbers, "area_ha": K numbers, where the size is known}."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if [row["class"] for row in rows] == names:
+        rows = list(csv.DictReader(read_text(path).splitlines()))
+        if [plain_text(row["class"]) for row in rows] == names:
             columns = [key for key in ("pixels", "area_ha") if key in rows[0]]
             return {key: [float(row[key]) for row in rows] for key in columns}
     except (KeyError, IndexError, TypeError, ValueError, csv.Error):

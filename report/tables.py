@@ -4,7 +4,7 @@ import csv
 import math
 import os
 
-from engine.files import read_text
+from engine.files import read_text, spreadsheet_text, writing
 from metrics import plain
 from report.intervals import FEW_PER_CLASS, score_intervals
 
@@ -104,7 +104,7 @@ def write_rows(path, rows):
     """
     columns = dict.fromkeys(key for row in rows for key in row)
     temporary = f"{path}.tmp"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with writing(path), open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in rows:
@@ -114,6 +114,8 @@ def write_rows(path, rows):
 
 def _csv_cell(value):
     """A value as it is written to a CSV file."""
+    if isinstance(value, str):
+        return spreadsheet_text(value)
     return f"{value:.6g}" if isinstance(value, float) else value
 
 

@@ -18,6 +18,8 @@ from engine.checkpoint import load_checkpoint
 from geo.raster import open_raster
 from losses import build_loss
 from metrics import ConfusionMatrix
+from unet import BasicBlock, Bottleneck
+from weak.superpixels import propagate_to_superpixels, superpixels
 
 CPU = torch.device("cpu")
 EPOCHS = 2  # of 3, after which the run is paused
@@ -183,6 +185,23 @@ def test_augment__a_shifted_image_is_reflected_and_not_padded():
     moved, moved_labels = augment(images, labels, draw_views(
         labels, 1, Augmentation(shift=0.4, jitter=0), 0, 0, range(30)))
     assert torch.allclose(moved, images) and (moved_labels == 255).any()
+
+
+def test_superpixels__of_one_colour_are_the_cells_of_the_grid():
+    segments = superpixels(np.zeros((8, 12, 2)), 4)
+    assert (segments == np.kron(np.arange(6).reshape(2, 3), np.ones((4, 4)))).all()
+
+
+def test_propagate_to_superpixels__points_that_disagree_give_no_label():
+    labels = np.array([[0, 1, 2, 255, 255]])
+    segments = np.array([[0, 0, 1, 1, 2]])
+    assert propagate_to_superpixels(labels, segments).tolist() == [[255, 255, 2, 2, 255]]
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_residual_blocks__end_in_a_relu(block):
+    torch.manual_seed(0)
+    assert float(block(3, 4, 1)(torch.randn(1, 3, 4, 4)).detach().min()) == 0
 
 
 def test_confusion_matrix__kappa_and_mean_accuracy_where_rows_and_columns_differ():

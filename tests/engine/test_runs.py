@@ -315,6 +315,13 @@ def test_resume__refuses_an_incomplete_state(data, paused, spoil):
     assert "\n" not in str(error.value)
 
 
+def test_load_optimizer__restores_the_rate_that_plateau_has_halved():
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.8)
+    runs.load_optimizer(optimizer, torch.optim.SGD([weight], lr=0.2).state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.2
+
+
 def test_load_optimizer__settings_are_the_commands(data, paused):
     def spoil(content):
         content["train"]["optimizer"]["param_groups"][0]["betas"] = "none"
