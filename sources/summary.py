@@ -45,10 +45,11 @@ def contact_sheet(folder, meta):
 def frequency_table(meta):
     """Tell as text how many tiles each split has, how often each class, and what was dropped."""
     gsd = meta["gsd_m"]
-    area = "size of a pixel unknown (--gsd)"
-    if gsd:
-        area = (f"{gsd:g} m a pixel; km2 of tiles, where ground shown by several of them counts "
-                "each time")
+    tiles = sum(meta["tiles"].values())
+    sparse = sum(map(sum, meta["pixels"].values())) < SPARSE_SHARE * tiles * meta["tile"] ** 2
+    area = f"{gsd:g} m a pixel" if gsd else "size of a pixel unknown (--gsd)"
+    if gsd and not sparse:
+        area += "; km2 of tiles, where ground shown by several of them counts each time"
     lines = [f"{meta['name']}: {meta['tile']} px tiles, {meta['bands']} bands of {meta['dtype']}, "
              f"{area}"]
     totals = [sum(meta["pixels"][split]) for split in SPLITS]
@@ -58,9 +59,11 @@ def frequency_table(meta):
     for number, entry in enumerate(meta["classes"]):
         line = f"{entry['name'][:19]:20}"
         for split, total in zip(SPLITS, totals):
-            percent = 100 * meta["pixels"][split][number] / max(total, 1)
-            km2 = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
-            line += f"{percent:8.2f} %{km2:>14}"
+            pixels = meta["pixels"][split][number]
+            size = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
+            if sparse:  # points cover no ground
+                size = f"{pixels:,} px"
+            line += f"{100 * pixels / max(total, 1):8.2f} %{size:>14}"
         lines.append(line.rstrip())
     shares = [f"{100 * share:.3g} % of {split}" for split, share in meta["shared_ground"].items()]
     if shares:

@@ -312,6 +312,10 @@ def test_frequency_table__areas_come_with_the_ground_sample_distance(tmp_path):
     assert lines[2].split() == ["tiles", "4", "4", "4"] and lines[3].split() == [
         "labelled", "px", "500", "500", "500"]
     assert lines[4].split()[:5] == ["water", "48.00", "%", "0.096", "km2"]
+    meta["pixels"] = dict.fromkeys(meta["pixels"], [3, 1])  # points, which cover no ground
+    lines = frequency_table(meta).splitlines()
+    assert lines[0].endswith(" 20 m a pixel")
+    assert lines[4].split()[:5] == ["water", "75.00", "%", "3", "px"]
 
 
 def test_write_tiles__missing_pixels_have_no_label_and_no_part_in_the_mean(tmp_path):
