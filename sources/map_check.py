@@ -190,6 +190,8 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
     if not np.isnan(weighted["overall"]):
         by_area = f"{weighted['overall']:.3f} +- {weighted['overall_interval']:.3f}"
     untested = [name for name, count in zip(names, matrix.counts.sum(1)) if not count]
+    unseen = [row["class"] for row, count in zip(areas, matrix.counts.sum(0))
+              if row["mapped_percent"] and count < 2]
     return "\n".join([
         f"{path} at {matrix.labelled_pixels():,} check points"
         + (f"; left out: {', '.join(skipped)}" if skipped else ""),
@@ -200,7 +202,9 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
         "is a class, the share that the map shows.",
         *([f"no check point, so not tested: {', '.join(untested)}"] if untested else []), "",
         "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half their 95 % "
-        "interval:", text_table(areas), SAMPLE])
+        "interval:", text_table(areas),
+        *(["not adjusted, because fewer than two check points lie where the map shows "
+           + ", ".join(unseen)] if unseen else []), SAMPLE])
 
 
 def _interval(bounds):

@@ -55,6 +55,13 @@ def test_check_map__by_hand(tmp_path, capsys):
     assert {"map_check.csv", "map_check.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+def test_check_map__names_the_class_that_keeps_areas_from_being_adjusted(tmp_path, capsys):
+    write_map(tmp_path / "map.tif")
+    points = [point for point in POINTS if point[2] == "wood"]
+    check(tmp_path, points[-3:], "--classes", tmp_path / "classes.csv")
+    assert "the map shows water\n" in capsys.readouterr().out
+
+
 def test_check_map__ids_without_names_are_classes(tmp_path, capsys):
     write_map(tmp_path / "map.tif")
     points = [(row, col, {"water": 10, "wood": 20}[name]) for row, col, name in POINTS]
