@@ -237,12 +237,14 @@ def _with_files_beside(raster):
         changes["unread"] = PLACED_OTHERWISE.format("the polynomials of a camera (RPC)")
     if georeference and PLACED_OTHERWISE[:12] in changes.get("unread", raster.unread):
         changes["unread"] = ""
-    if sidecar.nodata is not None:
-        changes["nodata"] = parse_nodata(sidecar.nodata, raster.dtype)
     if sidecar.alpha is not None and sidecar.alpha < raster.bands:
         changes["alpha"] = sidecar.alpha
-    if sidecar.scales and len(sidecar.scales) == raster.bands:
-        changes["scales"] = sidecar.scales
+    if sidecar.nodata:
+        changes["nodata"] = _replace_nodata(raster, sidecar.nodata,
+                                            changes.get("alpha", raster.alpha))
+    scales = raster.scales or ((1.0, 0.0),) * raster.bands
+    scales = tuple(sidecar.scales.get(band, pair) for band, pair in enumerate(scales))
+    changes["scales"] = None if set(scales) == {(1.0, 0.0)} else scales
     beside = Path(f"{raster.path}.msk")
     if beside.is_file():
         mask = open_raster(beside, page=0)
@@ -251,6 +253,15 @@ def _with_files_beside(raster):
                              f"{mask.width} px, the file {raster.height} x {raster.width}")
         changes["masks"] = (*raster.masks, mask.source)
     return dataclasses.replace(raster, **changes)
+
+
+def _replace_nodata(raster, stated, alpha):
+    """The nodata of a raster, one value or one per band, where some bands {band: value} have
+    another one; alpha is no band of the image, and its value does not matter."""
+    values = [parse_nodata(stated.get(band, own), raster.dtype)
+              for band, own in enumerate(raster.nodata_of_bands())]
+    of_image = [value for band, value in enumerate(values) if band != alpha]
+    return of_image[0] if len(set(map(str, of_image))) == 1 else tuple(values)
 
 
 def _open_tiff(path, number=None):

@@ -11,12 +11,12 @@ UNITS = {1.0: 9001, 0.3048: 9002, 0.3048006096: 9003}  # EPSG codes by length, m
 
 
 class Sidecar(NamedTuple):
-    """What GDAL's NAME.aux.xml states of a raster; None where it states nothing."""
+    """What GDAL's NAME.aux.xml states of a raster, which need not be of all its bands."""
 
     georeference: object = None  # Georeference
-    nodata: float | None = None  # where all bands have the same
+    nodata: dict = {}  # {band: value}
     alpha: int | None = None  # the band of validity
-    scales: tuple | None = None  # (scale, offset) per band
+    scales: dict = {}  # {band: (scale, offset)}
     has_control_points: bool = False
 
 
@@ -38,23 +38,18 @@ def read_sidecar(path):
         if affine:
             c, a, b, f, d, e = (float(number) for number in affine.split(","))
             georeference = from_affine((a, b, c, d, e, f), *parse_wkt(root.findtext("SRS") or ""))
-        bands = root.findall("PAMRasterBand")
-        nodata = {band.findtext("NoDataValue") for band in bands}
-        alpha = [number for number, band in enumerate(bands)
+        bands = {int(band.get("band", 0)) - 1: band for band in root.findall("PAMRasterBand")}
+        nodata = {number: float(band.findtext("NoDataValue")) for number, band in bands.items()
+                  if band.findtext("NoDataValue")}
+        alpha = [number for number, band in bands.items()
                  if band.findtext("ColorInterp") == "Alpha"]
-        scales = [(float(band.findtext("Scale") or 1), float(band.findtext("Offset") or 0))
-                  for band in bands]
+        scales = {number: (float(band.findtext("Scale") or 1), float(band.findtext("Offset") or 0))
+                  for number, band in bands.items()
+                  if band.findtext("Scale") or band.findtext("Offset")}
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(f"{beside.name} beside it is damaged: {error}") from None
-    is_scaled = any(pair != (1, 0) for pair in scales)
-    return Sidecar(georeference, _only_number(nodata), alpha[0] if alpha else None,
-                   tuple(scales) if is_scaled else None, root.find("GCPList") is not None)
-
-
-def _only_number(texts):
-    """The number that a set of texts consists of; None if it holds others, or none."""
-    text = texts.pop() if len(texts) == 1 else None
-    return float(text) if text else None
+    return Sidecar(georeference, nodata, alpha[0] if alpha else None, scales,
+                   root.find("GCPList") is not None)
 
 
 def parse_wkt(text):

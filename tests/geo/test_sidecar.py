@@ -55,7 +55,7 @@ def test_read_sidecar__place_nodata_scale_and_alpha(tmp_path):
     with open_raster(tmp_path / "grey.png") as scene:
         assert scene.georeference.affine == (0.2, 0, 4e5, 0, -0.2, 5.7e6)
         assert (scene.gsd_m, scene.nodata, scene.alpha) == (pytest.approx(0.2), 7, None)
-        assert scene.scales is None  # it has two bands
+        assert scene.scales == ((0.5, 0),)
     write_tiff(tmp_path / "a.tif", pixels)
     (tmp_path / "a.tif.aux.xml").write_text(PAM)
     with open_raster(tmp_path / "a.tif") as scene:
@@ -63,6 +63,18 @@ def test_read_sidecar__place_nodata_scale_and_alpha(tmp_path):
     (tmp_path / "a.tif.aux.xml").write_text("<PAM")
     with pytest.raises(ValueError, match="^[^\n]*a.tif.aux.xml[^\n]*$"):
         open_raster(tmp_path / "a.tif")
+
+
+def test_read_sidecar__counts_bands_by_their_number(tmp_path):
+    """GDAL leaves out bands of which it has nothing to state."""
+    write_tiff(tmp_path / "a.tif", picture(bands=4))
+    (tmp_path / "a.tif.aux.xml").write_text(
+        '<PAMDataset><PAMRasterBand band="4"><ColorInterp>Alpha</ColorInterp></PAMRasterBand>'
+        '<PAMRasterBand band="2"><NoDataValue>7</NoDataValue><Offset>3</Offset></PAMRasterBand>'
+        '</PAMDataset>')
+    with open_raster(tmp_path / "a.tif") as scene:
+        assert (scene.alpha, scene.nodata) == (3, (None, 7, None, None))
+        assert scene.scales == ((1, 0), (1, 3), (1, 0), (1, 0))
 
 
 @pytest.mark.parametrize("name, text", [
