@@ -15,13 +15,16 @@ from sources.vectors import Feature, make_feature, read_vectors
 
 TABLES = (".csv", ".txt", ".tsv")
 MAX_OUTSIDE = 0.1  # share of the points that may lie outside every scene
+MANY = 10  # so many classes are expected to have two labels each on average
 
 # Columns by what they hold, the most likely first. All are folded, see `fold`.
 CLASS = ("class", "label", "landcover", "land_cover", "category", "class_name", "classname",
-         "klass", "lulc", "landuse", "land_use", "cover", "class_id", "classid", "classvalue",
-         "type", "code", "name")
-X = ("x", "point_x", "xcoord", "x_coord", "coord_x", "easting", "east", "e", "utm_x", "utm_e")
-Y = ("y", "point_y", "ycoord", "y_coord", "coord_y", "northing", "north", "n", "utm_y", "utm_n")
+         "klass", "klasse", "classe", "lulc", "landuse", "land_use", "cover", "class_id",
+         "classid", "classvalue", "type", "code", "name")
+X = ("x", "point_x", "xcoord", "x_coord", "coord_x", "easting", "east", "e", "utm_x", "utm_e",
+     "rechtswert", "ostwert")
+Y = ("y", "point_y", "ycoord", "y_coord", "coord_y", "northing", "north", "n", "utm_y", "utm_n",
+     "hochwert", "nordwert")
 LONGITUDE = ("lon", "long", "lng", "longitude", "gps_longitude", "gpslongitude", "lon_dd")
 LATITUDE = ("lat", "latitude", "gps_latitude", "gpslatitude", "lat_dd")
 WKT = ("wkt", "wkt_geom", "geometry", "geom", "the_geom")
@@ -94,7 +97,11 @@ def read_points(path, class_table=(), class_column=None, layer=None, strict=Fals
     if not features:
         raise ValueError(f"{path} holds no points: give some")
     names = class_names(path, features, class_column)
-    class_table = list(class_table) or classes_of_names(path, names)
+    if not class_table:
+        class_table = classes_of_names(path, names)
+        if class_column is None:
+            refuse_names_of_places(path, names, len(class_table))
+    class_table = list(class_table)
     kept, skipped = _labelled(path, features, names, class_lookup(class_table))
     parts = [(feature, index, *part) for feature, index in kept for part in feature.parts]
     rings = [ring for *_, rings in parts for ring in rings]
@@ -199,6 +206,20 @@ def classes_of_names(path, names):
     if sum(name != "ignore" for _, name, _ in rows) > NO_LABEL:
         raise ValueError(f"{path} names more than {NO_LABEL} classes: is --class-column right?")
     return land_classes(rows)
+
+
+def refuse_names_of_places(path, names, num_classes):
+    """Refuse a column in which almost each feature has a name of its own, such as "Point 7".
+
+    Args:
+        names: of the features' classes, "" where there is none.
+        num_classes: how many different ones there are.
+    """
+    filled = [name for name in names if name.casefold() not in NO_CLASS]
+    if num_classes > MANY and 2 * num_classes > len(filled):
+        raise ValueError(f"{path} would have {num_classes} classes ('{filled[0][:40]}', ...) in "
+                         f"{len(filled)} features: name the column of the classes by "
+                         "--class-column, this one too if it is right, or give --classes")
 
 
 def _number(text):

@@ -194,7 +194,8 @@ def choose_layer(path, counts, layer):
         return layer
     filled = [name for name, count in counts.items() if count]
     if len(filled) > 1:
-        raise ValueError(f"{path} has the layers {names}: choose one by --layer")
+        raise ValueError(f"{path} has the layers {names}: choose one by --layer, or, "
+                         "to read all, merge them with a column class")
     if not filled:
         raise ValueError(f"{path} has no layer that holds features (its layers: "
                          f"{names or 'none'})")

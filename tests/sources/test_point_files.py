@@ -24,6 +24,7 @@ def table(folder, text, name="p.csv"):
     ("X,Y,fid,class", "5,6,1,wood", (5, 6), None),
     ("fid;Easting (m);Northing (m);class", "1;500000,5;6;wood", (500000.5, 6), None),
     ("POINT_Y,POINT_X,class", "6,5,wood", (5, 6), None),
+    ("Rechtswert;Hochwert;Klasse", "5;6;wood", (5, 6), None),
     ("lat,long,class", "6,5,wood", (5, 6), WGS84),
     ("Latitude;Longitude;class", "6,5;7,25;wood", (7.25, 6.5), WGS84),
     ("x,y,class,epsg", "5,6,wood,3857", (5, 6), "EPSG:3857"),
@@ -116,6 +117,15 @@ def test_read_points__classes_of_the_file_are_sorted(tmp_path):
     rows = "".join(f"1,2,{number}\n" for number in range(256))
     with pytest.raises(ValueError, match="more than 255 classes"):
         read_points(table(tmp_path, "x,y,class\n" + rows))
+
+
+def test_read_points__names_of_places_are_no_classes(tmp_path):
+    rows = [f"1,2,Point {number}\n" for number in range(12)]
+    path = table(tmp_path, "x,y,name\n" + "".join(rows))
+    with pytest.raises(ValueError, match="12 classes.*Point 0.*--class-column"):
+        read_points(path)
+    assert len(read_points(path, class_column="name").class_table) == 12
+    assert len(read_points(table(tmp_path, "x,y,name\n" + "".join(rows) * 2)).class_table) == 12
 
 
 def test_read_points__geojson_of_several_kinds(tmp_path):
