@@ -69,7 +69,7 @@ class MaskLabels:
             return "bands"
         for pixels in blocks_of(self.mask):
             if (pixels[:, :, :3] != pixels[:, :, :1]).any():
-                no_colours = pixels.max() <= 1 or bands == 4 and not colours
+                no_colours = pixels.max() <= 1 or not colours
                 return "bands" if no_colours and bands == len(self.table) else "colours"
             self.greys.update(np.unique(pixels[:, :, 0]).tolist())
         are_colours = all(grey * 0x10101 in colours for grey in self.greys)
@@ -187,7 +187,8 @@ class MaskLabels:
         if number_set.max() > 1 or len(values) > 2 or values[-1] not in (0, 1, 255):
             raise ValueError(f"{self.path}: is not one band per class, because a pixel is set in "
                              f"two of its {pixels.shape[2]} bands, or holds other values than 0 "
-                             "and 1 (or 255): save one band of ids")
+                             "and 1 (or 255): save one band of ids, or give the classes' r,g,b if "
+                             "it is in colours")
         return is_set.argmax(axis=2), hidden | (number_set == 0)
 
     def _class_of_unknown(self, code):

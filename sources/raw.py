@@ -150,7 +150,9 @@ def _find_named(path):
         named = [(path.stem, path)]
     if not named:
         deeper = path.is_dir() and any(child.is_dir() for child in path.iterdir())
-        advice = f"give a pattern such as '{path / '*' / '*.tif'}'" if deeper else "check the path"
+        advice = "check the path, capital letters too"
+        if deeper:
+            advice = f"give a pattern such as '{path / '*' / '*.tif'}'"
         raise FileNotFoundError(f"{path}: no TIFF, PNG or JPEG is there; {advice}")
     return named
 

@@ -279,14 +279,16 @@ def same_crs(one, other):
 
 
 def extent(raster):
-    """What a raster covers, in words."""
+    """What a raster covers, in words, and whether it lies there with another side up."""
     size = f"{raster.height} x {raster.width} px"
     if raster.georeference is None:
         return f"{size}, nowhere on the map"
     ends = np.array([0, raster.height]), np.array([0, raster.width])
     xs, ys = raster.georeference.to_map(*ends)
+    a, b, _, d, e, _ = raster.georeference.affine
+    note = "" if a > 0 > e and b == d == 0 else ", not north up"
     return (f"{size}, x {min(xs):.10g} to {max(xs):.10g}, y {min(ys):.10g} to {max(ys):.10g} "
-            f"(EPSG {epsg(raster) or 'unknown'})")
+            f"(EPSG {epsg(raster) or 'unknown'}{note})")
 
 
 class ScaledRaster:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from geo.georeference import from_affine
 from geo.raster import Georeference, open_raster, write_geotiff
 from sources import scenes
 from sources.labels import land_classes
@@ -97,7 +98,11 @@ def test_read_labels__a_palette_is_colours_unless_all_classes_have_ids(tmp_path)
 
 def test_read_labels__refuses_masks_that_do_not_fit_their_classes(tmp_path):
     with pytest.raises(ValueError, match="mask.png is in colours, but the classes have none"):
+        labels_of(tmp_path, np.array([[(1, 2, 3)]], np.uint8), IDS[:2])
+    with pytest.raises(ValueError, match="mask.png.*one band per class.*r,g,b"):
         labels_of(tmp_path, np.array([[(1, 2, 3)]], np.uint8), IDS)
+    bands = np.array([[(0, 255, 0), (0, 0, 255)]], np.uint8)
+    assert labels_of(tmp_path, bands, IDS) == [[1, 255]]  # the third row is "ignore"
     assert labels_of(tmp_path, np.array([[(30, 30, 30)]], np.uint8), IDS) == [
         [1]]  # ids written as grey RGB
     with pytest.raises(ValueError, match="mask.png holds ids, but the classes have only colours"):
@@ -196,6 +201,15 @@ def test_check_footprint__names_both_extents(tmp_path, shape, gsd, x, code, mess
         with pytest.raises(ValueError, match=message) as caught:
             check_footprint(mask, image, 10)
         assert "\n" not in str(caught.value)
+
+
+def test_check_footprint__names_a_raster_that_is_not_north_up(tmp_path):
+    upside_down = from_affine((10, 0, 500000, 0, 10, 4599600), 32631)
+    save(np.zeros((40, 30), np.uint8), tmp_path / "image.tif", georeference=grid(10))
+    save(np.zeros((40, 30), np.uint8), tmp_path / "mask.tif", georeference=upside_down)
+    with open_raster(tmp_path / "image.tif") as image, open_raster(tmp_path / "mask.tif") as mask:
+        with pytest.raises(ValueError, match="mask.tif.*EPSG 32631, not north up.*image.tif"):
+            check_footprint(mask, image, 1)
 
 
 def test_check_mask__both_on_the_map_must_lie_at_one_position(tmp_path):
