@@ -313,6 +313,33 @@ class _Picture:
         window[:] = pixels.reshape(window.shape) // self.divisor
 
 
+class _Opaque:
+    """0 where a PNG's picture has a colour or palette entry that is declared transparent, else 1.
+
+    Args:
+        picture: _Picture.
+        declared: Pillow's "transparency": the alpha of each palette entry as bytes, a value, or
+            the values of the bands.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, picture, declared):
+        self.picture = picture
+        if isinstance(declared, bytes):
+            self.colours = np.flatnonzero(np.frombuffer(declared, np.uint8) == 0)[:, None]
+        else:
+            self.colours = np.atleast_2d(declared)  # (N, C)
+
+    def copy(self, row, col, window):
+        """Fill window (h, w, 1) at row, col."""
+        bands = len(self.picture.image.getbands())
+        pixels = np.empty((*window.shape[:2], bands), np.int64)
+        self.picture.copy(row, col, pixels)
+        weights = 2 ** (16 * np.arange(bands))  # which make one number of a colour
+        window[:, :, 0] = ~np.isin(pixels @ weights, self.colours @ weights)
+
+
 def _open_picture(path, encoded, max_pixels):
     """Raster of a PNG or JPEG; palette values are class ids, an EXIF orientation is applied."""
     image = _open_image(encoded)
@@ -335,12 +362,15 @@ def _open_picture(path, encoded, max_pixels):
     if image.mode == "P":
         palette = np.resize(image.getpalette("RGB"), (256, 3)).astype(np.uint8)
     divisor = {2: 85, 4: 17}.get(depth, 1) if is_grey_png else 1  # Pillow spreads them over 0..255
+    picture = _Picture(image, divisor)
+    declared = image.info.get("transparency")
     return Raster(
-        path, _Picture(image, divisor), height, width, len(image.getbands()),
+        path, picture, height, width, len(image.getbands()),
         np.dtype(np.uint16 if depth == 16 else np.uint8),
         segment=(height, width),
         alpha={"LA": 1, "RGBA": 3}.get(image.mode),
         palette=palette,
+        masks=() if declared is None else (_Opaque(picture, declared),),
         turned=orientation if 2 <= orientation <= 8 else 0)
 
 

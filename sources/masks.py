@@ -36,7 +36,6 @@ class MaskLabels:
         self.tolerance = source.tolerance
         self.table = source.class_table
         self.warn = source.warn
-        self.transparent = transparent_code(self.raster)
         self.greys = set()  # the values of a mask of three equal bands
         self.form = self._find_form()
         if self.form in ("colours", "palette"):
@@ -169,8 +168,6 @@ class MaskLabels:
             pixels = np.delete(pixels, self.raster.alpha, axis=2)
             missing = np.delete(missing, self.raster.alpha, axis=2)
         hidden = missing.all(axis=2)
-        if len(self.transparent):
-            hidden |= np.isin(as_codes(pixels), self.transparent)
         if self.form == "bands":
             return self._band_of_class(pixels, hidden)
         if self.form == "palette":
@@ -306,19 +303,6 @@ def show_nodata(raster):
         raise ValueError(f"{raster.path} leaves out parts without data, but its nodata value "
                          f"{raster.nodata:g} is a class: save it anew, with another nodata value")
     return dataclasses.replace(raster, nodata=None)
-
-
-def transparent_code(raster):
-    """The palette entries, the value or the colour that a PNG declares transparent, as a list."""
-    image = getattr(raster.source, "image", None)
-    declared = image.info.get("transparency") if image else None
-    if declared is None:
-        return []
-    if isinstance(declared, bytes):  # the alpha of each palette entry
-        return [entry for entry, alpha in enumerate(declared) if alpha == 0]
-    if isinstance(declared, tuple):
-        return [as_codes(np.array([[declared]])).item()]
-    return [declared]
 
 
 def is_jpeg(raster):

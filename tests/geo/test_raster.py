@@ -222,6 +222,17 @@ def test_open_raster__nodata_is_a_value_that_a_pixel_can_have(tmp_path, caplog, 
     assert not caplog.records  # tifffile itself would warn
 
 
+@pytest.mark.parametrize("pixels, colour", [
+    ([[(1, 2, 3), (1, 2, 4)], [(2, 2, 3), (1, 2, 3)]], (1, 2, 3)), ([[5, 6], [6, 5]], 5)])
+def test_read_masked__the_transparent_colour_of_a_png_is_missing(tmp_path, pixels, colour):
+    image = Image.fromarray(np.array(pixels, np.uint8))
+    image.save(tmp_path / "a.png", transparency=colour)
+    with open_raster(tmp_path / "a.png") as raster:
+        _, missing = raster.read_masked(0, 0, 2, 2)
+    assert missing.all(axis=2).tolist() == [[True, False], [False, True]]
+    assert (missing == missing[:, :, :1]).all()  # all bands of a pixel
+
+
 def test_read_masked__by_band_what_is_nan_or_nodata_and_all_that_is_transparent(tmp_path):
     pixels = np.ones((1, 5, 2), np.float32)
     pixels[0, 0] = np.nan, 1
