@@ -238,10 +238,19 @@ def _convert_by_proj(x, y, source, target):
     lost = ~np.isfinite(x + y)
     if lost.all():
         return np.full_like(x, np.nan), np.full_like(y, np.nan)
-    accuracy = transformer.get_last_used_operation().accuracy  # m, -1 where it is not known
+    accuracy = _accuracy(transformer)
     if accuracy > COARSE:
         _warn_of_accuracy(both, accuracy)
     return np.where(lost, np.nan, x), np.where(lost, np.nan, y)
+
+
+def _accuracy(transformer):
+    """How accurate the last conversion was, m; -1 where it is not known."""
+    import pyproj
+    try:
+        return transformer.get_last_used_operation().accuracy
+    except pyproj.exceptions.ProjError:  # nothing was done, as from heights to none
+        return -1
 
 
 @functools.lru_cache

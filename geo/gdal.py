@@ -10,7 +10,7 @@ from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
 from geo.georeference import GEO_TAGS, Georeference
-from geo.metadata import parse_nodata
+from geo.metadata import PLACED_OTHERWISE, parse_nodata
 
 
 class GdalSource:
@@ -70,6 +70,7 @@ def open_with_gdal(path):
         "alpha": alpha, "palette": palette, "georeference": _georeference(dataset),
         "masks": (GdalSource(dataset, mask=True),) if has_mask else (),
         "scales": scales if set(scales) != {(1.0, 0.0)} else None,
+        "unread": _placed_otherwise(dataset),
     }
 
 
@@ -90,6 +91,21 @@ def _open(name):
 def _common(values):
     """One value where all are the same, else a tuple of them."""
     return values[0] if len(set(map(str, values))) == 1 else tuple(values)
+
+
+def _placed_otherwise(dataset):
+    """What places a rasterio dataset on the map and is not read, in words; "" if nothing does."""
+    if not dataset.transform.is_identity:
+        return ""
+    if dataset.gcps[0]:
+        return PLACED_OTHERWISE.format("control points")
+    return PLACED_OTHERWISE.format("the polynomials of a camera (RPC)") if dataset.rpcs else ""
+
+
+def georeference_of(path):
+    """Georeference of a raster file that rasterio opens, or None."""
+    with rasterio.open(path) as dataset:
+        return _georeference(dataset)
 
 
 def _georeference(dataset):

@@ -4,6 +4,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+PLACED_OTHERWISE = "is placed by {}, which are not read: warp it first, such as with gdalwarp"
+
 
 def alpha_band(page):
     """The band of a page that is alpha, by its ExtraSamples; None without one."""

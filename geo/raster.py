@@ -20,7 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from geo.downscale import downscale_classes  # noqa: F401  (read here by everyone else)
 from geo.georeference import GEO_TAGS, MATRIX, PIXEL_SCALE, TIE_POINTS, Georeference
 from geo.ground import ground_sample_distance
-from geo.metadata import alpha_band, parse_metadata, parse_nodata
+from geo.metadata import PLACED_OTHERWISE, alpha_band, parse_metadata, parse_nodata
 from geo.sidecar import camera_model, read_sidecar, read_world_file
 from geo.tiff import Planes, TiffPage, sort_pages
 
@@ -28,7 +28,6 @@ TILE = 512  # px, side of the tiles written
 METADATA_TAG = 42112  # GDAL's own, not part of the GeoTIFF standard
 NODATA_TAG = 42113  # likewise
 CAMERA_TAG = 50844  # rational polynomials (RPC)
-PLACED_OTHERWISE = "is placed by {}, which are not read: warp it first, such as with gdalwarp"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # little and big endian, TIFF and BigTIFF
 
 

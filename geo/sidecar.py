@@ -34,10 +34,13 @@ def read_sidecar(path):
     try:
         root = ElementTree.parse(beside).getroot()
         affine = root.findtext("GeoTransform")
+        system = root.findtext("SRS") or ""
         georeference = None
         if affine:
             c, a, b, f, d, e = (float(number) for number in affine.split(","))
-            georeference = from_affine((a, b, c, d, e, f), *parse_wkt(root.findtext("SRS") or ""))
+            georeference = from_affine((a, b, c, d, e, f), *parse_wkt(system))
+            if system and parse_wkt(system)[0] is None:  # it has no EPSG code
+                georeference = _georeference_by_gdal(path) or georeference
         bands = {int(band.get("band", 0)) - 1: band for band in root.findall("PAMRasterBand")}
         nodata = {number: float(band.findtext("NoDataValue")) for number, band in bands.items()
                   if band.findtext("NoDataValue")}
@@ -50,6 +53,15 @@ def read_sidecar(path):
         raise ValueError(f"{beside.name} beside it is damaged: {error}") from None
     return Sidecar(georeference, nodata, alpha[0] if alpha else None, scales,
                    root.find("GCPList") is not None)
+
+
+def _georeference_by_gdal(path):
+    """The georeference of a raster as GDAL reads it; None without the package rasterio."""
+    try:
+        from geo.gdal import georeference_of
+    except ImportError:
+        return None
+    return georeference_of(path)
 
 
 def parse_wkt(text):

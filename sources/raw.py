@@ -151,8 +151,9 @@ def _find_named(path):
     if not named:
         deeper = path.is_dir() and any(child.is_dir() for child in path.iterdir())
         advice = "check the path, capital letters too"
-        if deeper:
-            advice = f"give a pattern such as '{path / '*' / '*.tif'}'"
+        if path.is_dir():  # perhaps with files in a format of GDAL's
+            pattern = path / "*" / "*.tif" if deeper else path / "*.vrt"
+            advice = f"give a pattern such as '{pattern}'"
         raise FileNotFoundError(f"{path}: no TIFF, PNG or JPEG is there; {advice}")
     return named
 

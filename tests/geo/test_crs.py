@@ -137,3 +137,9 @@ def test_convert__names_pyproj_and_both_systems_where_it_is_missing(monkeypatch)
 def test_short_name__of_wkt_is_its_title():
     assert short_name('PROJCS["Gauss",GEOGCS["x"]]') == "Gauss"
     assert short_name("EPSG:32632") == "EPSG:32632"
+
+
+def test_convert__systems_with_heights_are_read_without_them():
+    pytest.importorskip("pyproj")
+    x, y = convert(np.array([5e5]), np.array([5.4e6]), "EPSG:32632+5773", "EPSG:32632")
+    assert (x, y) == (5e5, 5.4e6)

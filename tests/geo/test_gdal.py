@@ -167,3 +167,27 @@ def test_open_raster__names_rasterio_where_it_is_missing(tmp_path, monkeypatch):
     for path in (tmp_path / "a.jp2", "/vsizip/a.zip/b.tif"):
         with pytest.raises(ValueError, match="^[^\n]*rasterio[^\n]*$"):
             open_raster(path)
+
+
+def test_open_with_gdal__control_points_are_named(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.control import GroundControlPoint
+    from rasterio.shutil import copy
+    path = tmp_path / "a.vrt"
+    points = [GroundControlPoint(row, col, 5e5 + col, 4e6 - row)
+              for row in (0, 9) for col in (0, 9)]
+    with rasterio.open(tmp_path / "a.tif", "w", driver="GTiff", height=9, width=9, count=1,
+                       dtype="uint8", gcps=points, crs="EPSG:32631"):
+        pass
+    copy(tmp_path / "a.tif", path, driver="VRT")
+    with open_raster(path) as scene:
+        assert scene.georeference is None and "control points" in scene.unread
+
+
+def test_read_sidecar__a_system_without_an_epsg_code(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    write_with_gdal(rasterio, tmp_path / "a.png", picture(), driver="PNG",
+                    crs="+proj=laea +lat_0=48 +lon_0=9 +datum=WGS84 +units=m")
+    with open_raster(tmp_path / "a.png") as scene:
+        assert scene.georeference.affine[:3] == (2, 0, 5e5)
+        assert scene.georeference.keys[3072] == 32767  # of its own, and known
