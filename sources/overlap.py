@@ -61,7 +61,8 @@ def footprints(source, sizes, georeferences):
     Returns:
         list of Footprint.
     """
-    systems = [georeference and crs_of(georeference) for georeference in georeferences]
+    systems = [georeference and crs_of(georeference, scene.image)
+               for georeference, scene in zip(georeferences, source.scenes)]
     known = set(systems) - {None}
     apart = []
     if len(known) > 1:
@@ -152,28 +153,45 @@ def shared_ground(scenes, regions):
     Returns:
         {split: 0 to 1}, without splits that have no region.
     """
-    rectangles = {}  # {(split, plane): [(left, low, right, high)]}
+    found = {}  # {(split, plane): [(number of the grid, bounds, pixels)]}
+    numbers = {}  # {grid: number}
     for region in regions:
-        place = scenes[region.scene].footprint
-        rectangle = place.bounds(*region.window)
-        rectangles.setdefault((region.split, place.plane), []).append(rectangle)
+        scene = scenes[region.scene]
+        row, col, height, width = region.window
+        number = numbers.setdefault(scene.grid or scene.name, len(numbers))
+        bounds = scene.footprint.bounds(*region.window)
+        own = found.setdefault((region.split, scene.footprint.plane), [])
+        own.append((number, *bounds, col, row, col + width, row + height))
+    found = {key: np.array(own, float) for key, own in found.items()}  # (N, 9)
     shares = {}
     for split in SPLITS[1:]:
-        area = 0
+        total = 0
         shared = 0
-        for (owner, plane), own in rectangles.items():
-            if owner != split:
-                continue
-            trained = np.array(rectangles.get(("train", plane), np.zeros((0, 4))))
-            for left, low, right, high in own:
-                width = np.minimum(right, trained[:, 2]) - np.maximum(left, trained[:, 0])
-                height = np.minimum(high, trained[:, 3]) - np.maximum(low, trained[:, 1])
-                common = (width.clip(0) * height.clip(0)).sum()
-                area += (right - left) * (high - low)
-                shared += min(common, (right - left) * (high - low))
-        if area:
-            shares[split] = float(shared / area)
+        for (owner, plane), own in found.items():
+            trained = found.get(("train", plane), np.zeros((0, 9)))
+            for region in own if owner == split else ():
+                # In one grid by pixels, because the bounds of turned rectangles overlap.
+                same = trained[:, 0] == region[0]
+                share = (_covered_share(region[5:], trained[same, 5:])
+                         + _covered_share(region[1:5], trained[~same, 1:5]))
+                area = _area(region[1:5])
+                total += area
+                shared += min(share, 1) * area
+        if total:
+            shares[split] = float(shared / total)
     return shares
+
+
+def _area(rectangles):
+    """Areas of rectangles (..., 4): left, low, right, high; 0 where they are turned inside out."""
+    return (rectangles[..., 2:] - rectangles[..., :2]).clip(0).prod(axis=-1)
+
+
+def _covered_share(rectangle, others):
+    """The share of a rectangle (4,) that others (N, 4) cover, above 1 where they overlap."""
+    low = np.maximum(rectangle[:2], others[:, :2])
+    high = np.minimum(rectangle[2:], others[:, 2:])
+    return _area(np.hstack([low, high])).sum() / _area(rectangle)
 
 
 def warn_of_shared_ground(shares):

@@ -3,7 +3,7 @@
 import pytest
 
 from geo.crs import convert
-from geo.georeference import Georeference
+from geo.georeference import Georeference, from_affine
 from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
 from sources.raw import RawDataset, Region, Scene
 
@@ -62,6 +62,13 @@ def test_footprints__warns_of_a_system_that_it_cannot_compare(monkeypatch, capsy
     assert "scenes in EPSG:2056 overlap" in capsys.readouterr().err
 
 
+def test_footprints__gdal_is_asked_for_a_system_without_a_code(monkeypatch):
+    monkeypatch.setattr("geo.crs._crs_by_gdal", {"b.tif": "EPSG:32633"}.get)
+    x, y = convert(ZONE_END, 5e6, "EPSG:32632", "EPSG:32633")
+    source = joined([grid(ZONE_END - 5, 5e6), grid(x, y, code=32767)])
+    assert [scene.site for scene in source.scenes] == ["a+b", "a+b"]
+
+
 def test_footprints__are_those_of_the_scaled_scene():
     source = joined([grid(100, 200, 2.0)], scale=0.5)
     assert source.scenes[0].footprint.whole == (100, 180, 120, 200)
@@ -78,3 +85,11 @@ def test_shared_ground__is_the_share_of_the_held_out_ground():
     assert shared_ground(scenes, [regions[0]]) == {}
     (line,) = warn_of_shared_ground(shares)
     assert line.startswith("train shows 20 % of the ground of test too")
+
+
+def test_shared_ground__of_a_turned_scene_is_counted_in_its_pixels():
+    turned = from_affine((1, 1, 0, 1, -1, 0))
+    scenes = joined([turned]).scenes
+    regions = [Region("train", 0, 0, 0, 10, 5), Region("test", 0, 0, 5, 10, 5),
+               Region("val", 0, 0, 4, 10, 2)]
+    assert shared_ground(scenes, regions) == {"val": 0.5, "test": 0.0}
