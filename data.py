@@ -87,6 +87,7 @@ class TileDataset:
         points: labelled pixels kept of each tile; 0 keeps every label.
         per: "image" or "class", what `points` counts.
         seed: the draw of the points.
+        may_be_empty: accept a split without tiles.
     Attributes:
         meta: dataset.json.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
@@ -97,12 +98,12 @@ class TileDataset:
         ValueError, OSError: as `load_meta`, or the split has no tile.
     """
 
-    def __init__(self, folder, split, points=0, per="image", seed=0):
+    def __init__(self, folder, split, points=0, per="image", seed=0, may_be_empty=False):
         self.meta = load_meta(folder)
         self.ignore = self.meta["ignore"]
         count = self.meta["tiles"][split]
         side = self.meta["tile"]
-        if count == 0:
+        if count == 0 and not may_be_empty:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for "
                              f"'{split}'")
         folder = pathlib.Path(folder)

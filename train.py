@@ -183,7 +183,7 @@ def main(args):
     if args.points is None:
         args.points = 0 if labelled_share(dataset_meta) < SPARSE_SHARE else 20
     train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
-    val_tiles = TileDataset(args.data, "val")
+    val_tiles = TileDataset(args.data, "val", may_be_empty=True)
     choose_length(args, len(train_tiles))
     if not len(val_tiles):
         args.final = "last"
@@ -404,7 +404,7 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     if run.writer:
         from report.panels import preview
         iou = dict(zip(meta["classes"], matrix.iou().tolist()))
-        picture = preview(scored, val_tiles, val_tiles, meta, device)
+        picture = preview(scored, val_tiles, val_tiles, meta, device) if len(val_tiles) else None
         runs.log_tensorboard(run.writer, row, iou, picture)
     if run.scheduler:
         run.scheduler.step(val_loss)

@@ -432,13 +432,14 @@ def log_tensorboard(writer, row, iou, picture):
         writer: from `open_tensorboard`.
         row: dict, the epoch's row of log.csv.
         iou: dict of class name -> validation IoU.
-        picture: PIL.Image of some validation tiles.
+        picture: PIL.Image of some validation tiles, or None.
     """
     for name, value in row.items():
         writer.add_scalar(name, value, row["epoch"])
     for name, value in iou.items():
         writer.add_scalar(f"val_iou/{name}", value, row["epoch"])
-    writer.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
+    if picture:
+        writer.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
     writer.flush()
 
 
