@@ -45,14 +45,15 @@ def choose_length(args, tiles):
 
 
 def describe_length(args, run, tiles):
-    """The line about a run's length: "20 epochs of 12 steps of 16 tiles = 240 steps"."""
+    """The line about a run's length, "20 epochs of 12 steps of 16 tiles = 240 steps", and a way out.
+
+    Args:
+        args: train.py's; run: engine.runs.TrainState; tiles: number of training tiles.
+    """
     batch = min(args.bs, args.passes * tiles)
-    line = (f"{plural(args.epochs, 'epoch')} of {plural(run.steps, 'step')} of "
-            f"{plural(batch, 'tile')} = {plural(args.epochs * run.steps, 'step')}")
-    if args.passes > 1:
-        line += (f": each epoch shows each tile {plural(args.passes, 'time')}, and with --epochs N "
-                 "it would be once")
-    return line
+    return (f"{plural(args.epochs, 'epoch')} of {plural(run.steps, 'step')} of "
+            f"{plural(batch, 'tile')} = {plural(args.epochs * run.steps, 'step')}; --epochs N: N "
+            f"passes over the tiles instead of {args.epochs * args.passes:,}")
 
 
 class TimeLeft:
@@ -73,6 +74,10 @@ class TimeLeft:
     def finished_epochs(self):
         """Finished epochs, with fractions."""
         return self.run.epoch + self.run.step / self.run.steps
+
+    def has_pace(self):
+        """Whether a step is done since this process began."""
+        return self.finished_epochs() > self.first
 
     def __str__(self):
         done = self.finished_epochs()
@@ -95,7 +100,7 @@ class TimeLeft:
         for batch in bar:
             now = time.perf_counter()
             is_first = self.next_line == self.began + FIRST_LINE_S
-            if now > self.next_line and self.run.step and (bar.disable or is_first):
+            if now > self.next_line and self.has_pace() and (bar.disable or is_first):
                 bar.write(f"{title}, step {self.run.step}/{self.run.steps}: about {self}")
                 sys.stdout.flush()
                 self.next_line = now + LINE_S

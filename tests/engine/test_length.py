@@ -31,6 +31,13 @@ def test_set_epochs__a_run_of_earlier_versions_goes_on_with_one_pass():
     assert (args.epochs, args.passes) == (20, 1)
 
 
+def test_describe_length__names_the_steps_of_the_run_and_its_passes():
+    args = train.parse_args([])
+    length.choose_length(args, 12)
+    line = length.describe_length(args, types.SimpleNamespace(steps=48), 12)
+    assert "48 steps of 4 tiles = 960 steps" in line and "--epochs N" in line and "320" in line
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still until `seconds` is changed."""
