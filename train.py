@@ -241,7 +241,7 @@ def build_run(args, meta, tiles, device):
     if args.superpixels or args.teacher:
         from weak.supervision import WeakSupervision
         weak = WeakSupervision(tiles, args.superpixels, args.teacher, args.seed, class_weight)
-    steps = max(1, args.passes * len(tiles) // args.bs)  # an incomplete last batch is dropped, unless alone
+    steps = max(1, args.passes * len(tiles) // args.bs)  # an incomplete last batch is dropped
     return runs.TrainState(
         model=model, parallel=data_parallel(model, device), ema_model=ema_model,
         optimizer=optimizer, scheduler=scheduler, scaler=scaler, kwargs=kwargs,
@@ -448,8 +448,8 @@ def report(run, args, meta, device):
     scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
                           checkpoint, worth)  # written last: a folder with it is a finished run
     print(f"{split} split, {checkpoint}:\n{text}")
-    files = [folder / name for name in ("preview.png", "curves.png", "metrics.json")]
-    print(*files, admission or next_step, sep="\n")
+    print(folder / "preview.png", folder / "curves.png", folder / "metrics.json",
+          admission or next_step, sep="\n")
     return scores
 
 

@@ -45,7 +45,7 @@ def choose_length(args, tiles):
 
 
 def describe_length(args, run, tiles):
-    """The line about a run's length, "20 epochs of 12 steps of 16 tiles = 240 steps", and a way out.
+    """Describe a run's length in a line, "20 epochs of 12 steps of 16 tiles = 240 steps; ...".
 
     Args:
         args: train.py's; run: engine.runs.TrainState; tiles: number of training tiles.

@@ -19,7 +19,7 @@ from engine import length
     ("--epochs 20", 12, (4, 20, 1)),
     ("--bs 16 --epochs 7", 1, (16, 7, 1)),
 ])
-def test_choose_length__gives_few_tiles_more_passes_and_leaves_what_is_typed(words, tiles, expected):
+def test_choose_length__gives_few_tiles_more_passes_and_keeps_what_is_typed(words, tiles, expected):
     args = train.parse_args(words.split())
     length.choose_length(args, tiles)
     assert (args.bs, args.epochs, args.passes) == expected
