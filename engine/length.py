@@ -9,9 +9,10 @@ from engine.cli import plural
 from engine.distributed import disable_tqdm
 
 EPOCHS = 20  # unless --epochs is given
-TILES_PER_EPOCH = 192  # an epoch shows at least so many, measured by bench/length.py
+MANY_TILES = 192  # from here on, an epoch is one pass
+STEPS_PER_EPOCH = 12  # at least, in sets of fewer tiles; measured by bench/length.py
 BATCH = 16  # tiles per step, unless --bs is given
-SMALL_BATCH = 4  # likewise, in sets of fewer than TILES_PER_EPOCH: more steps at the same cost
+SMALL_BATCH = 4  # likewise, in sets of fewer than MANY_TILES
 FIRST_LINE_S = 10  # until the first line on the time that is left
 LINE_S = 60  # between two such lines within an epoch
 
@@ -39,9 +40,10 @@ def choose_length(args, tiles):
         tiles: number of training tiles.
     """
     if args.bs is None:
-        args.bs = SMALL_BATCH if tiles < TILES_PER_EPOCH else BATCH
+        args.bs = SMALL_BATCH if tiles < MANY_TILES else BATCH
     if args.passes is None:
-        args.passes = max(1, -(-TILES_PER_EPOCH // max(1, tiles)))
+        needed = STEPS_PER_EPOCH * args.bs if tiles < MANY_TILES else 0
+        args.passes = max(1, -(-needed // max(1, tiles)))
 
 
 def describe_length(args, run, tiles):

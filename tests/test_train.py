@@ -448,7 +448,7 @@ def test_main__without_validation_keeps_the_last_weights_and_gives_no_scores(tmp
 
 def test_main__few_tiles_are_gone_over_several_times_per_epoch(data, tmp_path, monkeypatch):
     """Five tiles: 3 passes make 15, in 7 steps of two; a run of it goes on as it began."""
-    monkeypatch.setattr(length, "TILES_PER_EPOCH", 12)
+    monkeypatch.setattr(length, "STEPS_PER_EPOCH", 7)
     out = tmp_path / "run"
     call = [data, out, "--stop-after"]
     run(*call, "1")
