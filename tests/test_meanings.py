@@ -45,7 +45,7 @@ def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, tiles_module, "draw_views",
               lambda labels, bands, how, seed, epoch, places, ignore: (epoch, [*places]))
-        watch(patch, tiles_module, "epoch_order", lambda count, seed, epoch: epoch)
+        watch(patch, tiles_module, "epoch_order", lambda count, seed, epoch, passes: epoch)
         watch(patch, train, "optimizer_step",
               lambda run, args, done: run.optimizer.param_groups[0]["lr"])
         watch(patch, train, "update_ema", lambda ema, model, decay, updates: (decay, updates))

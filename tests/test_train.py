@@ -397,7 +397,7 @@ def test_check_args__missing_tensorboard_is_named(monkeypatch):
 
 
 def test_check_data__processes_must_share_a_batch_equally(data):
-    args = train.parse_args(["--data", data, "--points", "5", "--bs", "3"])
+    args = train.parse_args(["--data", data, "--points", "5", "--bs", "3", "--epochs", "1"])
     tiles = train.TileDataset(data, "train")
     with pytest.raises(ValueError, match="--bs 3"):
         train.check_data(args, tiles, tiles, 2)
