@@ -60,7 +60,7 @@ def cut_down(name, count):
     return out
 
 
-def experiments_of(name, seeds=1):
+def experiments_of(name, seeds=2):
     """{(tiles, steps): Experiment} of a set, the short ones first."""
     experiments = {}
     for steps in STEPS:
