@@ -130,7 +130,8 @@ def test_scenes__memory_and_margins(tmp_path):
 def test_length__rows_are_of_its_runs_and_passes_make_the_steps():
     experiments = [(*key, one) for name in length.TILES
                    for key, one in length.experiments_of(name).items()]
-    assert set(read_rows(RESULTS / "length.csv")) <= {name for *_, one in experiments for name in one.runs}
+    names = {name for *_, one in experiments for name in one.runs}
+    assert set(read_rows(RESULTS / "length.csv")) <= names
     for tiles, steps, one in experiments:
         passes = int(one.flags.split()[1])
         assert passes * tiles // length.SMALL_BATCH * length.EPOCHS == steps
