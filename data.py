@@ -87,6 +87,7 @@ class TileDataset:
         points: labelled pixels kept of each tile; 0 keeps every label.
         per: "image" or "class", what `points` counts.
         seed: the draw of the points.
+        may_be_empty: accept a split without tiles.
     Attributes:
         meta: dataset.json.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
@@ -97,12 +98,12 @@ class TileDataset:
         ValueError, OSError: as `load_meta`, or the split has no tile.
     """
 
-    def __init__(self, folder, split, points=0, per="image", seed=0):
+    def __init__(self, folder, split, points=0, per="image", seed=0, may_be_empty=False):
         self.meta = load_meta(folder)
         self.ignore = self.meta["ignore"]
         count = self.meta["tiles"][split]
         side = self.meta["tile"]
-        if count == 0:
+        if count == 0 and not may_be_empty:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for "
                              f"'{split}'")
         folder = pathlib.Path(folder)
@@ -144,13 +145,10 @@ class TileDataset:
         images = _gather(self.images, to_device(indices, self.images.device))
         labels = np.full((len(indices), *self.labels.shape[1:]), self.ignore, np.uint8)
         for place, index in enumerate(indices):
-            tile = self.labels[index].numpy()
-            if self.points is None:
-                labels[place] = tile
-                self._check_labels(labels[place], index)
-            else:
-                chosen = self.points[index]
-                labels[place].reshape(-1)[chosen] = tile.reshape(-1)[chosen]
+            tile = self.labels[index].numpy().reshape(-1)
+            chosen = slice(None) if self.points is None else self.points[index]
+            self._check_labels(tile[chosen], index)
+            labels[place].reshape(-1)[chosen] = tile[chosen]
         return images, torch.from_numpy(labels)
 
     def _check_labels(self, labels, index):
@@ -335,9 +333,10 @@ def crop_labels(labels, views, ignore=255):
     return torch.where(values == 0, ignore, values - 1).to(torch.uint8)
 
 
-def epoch_order(count, seed, epoch):
-    """The order in which an epoch visits its tiles: (N,) int64, each index once."""
-    return np.random.default_rng([seed, epoch]).permutation(count)
+def epoch_order(count, seed, epoch, passes=1):
+    """The order in which an epoch visits its tiles: (passes * N,) int64, one pass after another."""
+    random = np.random.default_rng([seed, epoch])
+    return np.concatenate([random.permutation(count) for _ in range(passes)])
 
 
 class Batch(NamedTuple):
@@ -350,7 +349,7 @@ class Batch(NamedTuple):
     views: Views
 
 
-def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_size=1):
+def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_size=1, passes=1):
     """Yield each Batch of an epoch, made by a thread while the network works on the last.
 
     Args:
@@ -359,8 +358,9 @@ def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_s
         batch_size: tiles per step, over all processes.
         steps: range of the steps to do.
         rank, world_size: of several processes, each takes every world_size-th image of a batch.
+        passes: over the tiles, in one epoch.
     """
-    order = epoch_order(len(tiles), seed, epoch)
+    order = epoch_order(len(tiles), seed, epoch, passes)
 
     def make(step):
         end = min((step + 1) * batch_size, len(order))

@@ -30,6 +30,7 @@ from tqdm import tqdm
 import train
 from engine.cli import Parser, number, one_line_errors
 from engine.files import read_text
+from engine.length import choose_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, data_fingerprint
 from engine.search import draw, halve, rung_sizes
@@ -471,6 +472,12 @@ def main(args):
         from prepare_data import make_demo
         make_demo(train.DEMO)
     fingerprints = {cell.args.data: data_fingerprint(cell.args.data) for cell in cells}
+    for cell in cells:
+        fingerprint = fingerprints[cell.args.data]
+        if not fingerprint["tiles of val"]:
+            raise ValueError(f"--data {cell.args.data} has no validation split, and runs are "
+                             "compared by their scores on it: prepare a set with one")
+        choose_length(cell.args, fingerprint["tiles of train"])
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / "sweep.lock") as file:
         check_data(file, out, fingerprints)

@@ -18,17 +18,17 @@ import pathlib
 import time
 
 import torch
-from tqdm import tqdm
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
 from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
-    all_reduce, average_buffers, broadcast, data_parallel, disable_tqdm, init_distributed)
+    all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
+from engine.length import TimeLeft, choose_length, set_epochs
 from engine.meta import checkpoint_meta
-from engine.prepared import SPARSE_SHARE, data_fingerprint, load_meta
-from evaluate import evaluate
+from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
+from evaluate import evaluate, write_scores
 from losses import LOSSES, build_loss, class_weights, count_labelled
 from networks import ENCODERS, NETWORKS, build_model, default_rates, freeze_encoder
 from weak.ema import update_ema
@@ -50,17 +50,17 @@ def parse_args(argv=None):
          "all; default 20, or 0 if under 1 %% of the pixels are labelled")
     flag("--lr", type=number(float, 1e-12, 1e6), help="peak learning rate; default 1e-3, or 2e-3 "
          "for an EfficientNet with --weights")
-    flag("--bs", type=number(int, 1), default=16, help="tiles per step")
-    flag("--epochs", type=number(int, 1), default=20, help="passes over the training tiles")
+    flag("--bs", type=number(int, 1), help="tiles per step; default 16, or 4 in a set of few tiles")
+    flag("--epochs", type=number(int, 1), help="passes over the training tiles; default 20, or 20 "
+         "times several passes in a set of few tiles")
     add_learning_flags(parser)
     add_augmentation_flags(parser)
     add_run_flags(parser)
+    parser.set_defaults(passes=None)  # over the tiles in one epoch, see `choose_length`
     args = parser.parse_args(argv)
     if args.resume:
-        known = vars(args).keys() - {"out", "resume", "stop_after"}
-        flags = runs.resumed_flags(args.out)
-        parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
-        args = parser.parse_args(argv)
+        args = runs.parse_resumed(parser, argv, args)
+    set_epochs(args)
     args.model = args.model or ("resunet" if args.encoder else "unet")
     lr, encoder_lr = default_rates(args.encoder, args.weights)
     args.lr = args.lr or lr
@@ -135,7 +135,7 @@ def check_args(args):
     """Refuse flags that contradict each other or need what is missing: ValueError naming them."""
     build_loss(args.loss)
     pixelwise = {"ce", "focal"} & set(args.loss.split("+"))
-    if args.accumulate > args.bs:
+    if args.bs and args.accumulate > args.bs:
         raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
     if args.teacher and not args.ema:
         raise ValueError("--teacher uses the averaged weights: give --ema too, such as 0.99")
@@ -149,13 +149,13 @@ def check_args(args):
 def check_data(args, train_tiles, val_tiles, world_size):
     """Refuse a set without labels, and flags that do not fit it: ValueError naming them."""
     tile = train_tiles.meta["tile"]
-    batch = min(args.bs, len(train_tiles))
+    batch = min(args.bs, args.passes * len(train_tiles))
     if train_tiles.labelled_pixels == 0:
         raise ValueError(f"{args.data} has no labelled training pixel: look at its preview.png and "
                          "at the masks")
-    if val_tiles.labelled_pixels == 0 and args.final == "best":
+    if val_tiles.labelled_pixels == 0 and (args.final == "best" or args.schedule == "plateau"):
         raise ValueError(f"{args.data} has no labelled validation pixel, so no epoch is best: give "
-                         "--final last")
+                         "--final last, and no --schedule plateau")
     if args.crop == 1 or args.crop > tile:
         raise ValueError(f"--crop {args.crop}: give 2 to {tile} px, the tiles' side")
     if not args.points and args.points_per != "image":
@@ -183,7 +183,10 @@ def main(args):
     if args.points is None:
         args.points = 0 if labelled_share(dataset_meta) < SPARSE_SHARE else 20
     train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
-    val_tiles = TileDataset(args.data, "val")
+    val_tiles = TileDataset(args.data, "val", may_be_empty=True)
+    choose_length(args, len(train_tiles))
+    if not len(val_tiles):
+        args.final = "last"
     check_data(args, train_tiles, val_tiles, world_size)
     meta = checkpoint_meta(dataset_meta)
     run = build_run(args, meta, train_tiles, device)
@@ -207,12 +210,6 @@ def main(args):
                   f"--out {args.out} --resume")
             return None
         return report(run, args, meta, device)
-
-
-def labelled_share(dataset_meta):
-    """Share of the training pixels that are labelled, 0..1."""
-    pixels = dataset_meta["tiles"]["train"] * dataset_meta["tile"] ** 2
-    return sum(dataset_meta["pixels"]["train"]) / max(1, pixels)
 
 
 def build_run(args, meta, tiles, device):
@@ -244,7 +241,7 @@ def build_run(args, meta, tiles, device):
     if args.superpixels or args.teacher:
         from weak.supervision import WeakSupervision
         weak = WeakSupervision(tiles, args.superpixels, args.teacher, args.seed, class_weight)
-    steps = max(1, len(tiles) // args.bs)  # an incomplete last batch is dropped, unless alone
+    steps = max(1, args.passes * len(tiles) // args.bs)  # an incomplete last batch is dropped
     return runs.TrainState(
         model=model, parallel=data_parallel(model, device), ema_model=ema_model,
         optimizer=optimizer, scheduler=scheduler, scaler=scaler, kwargs=kwargs,
@@ -294,10 +291,11 @@ def learning_rate(args, step, steps):
 
 def train(run, train_tiles, val_tiles, meta, args, device):
     """Train until the last epoch, or the one of --stop-after."""
-    if device.type == "cuda":
-        if 2 * train_tiles.images.nbytes < torch.cuda.mem_get_info(device)[0]:
-            train_tiles.images_to(device)
+    size = train_tiles.images.nbytes
+    if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
+        train_tiles.images_to(device)
     last = min(args.epochs, args.stop_after or args.epochs)
+    run.time_left = TimeLeft(run, args.epochs)
     with runs.catch_signals() as stop_signals:
         while run.epoch < last:
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
@@ -314,11 +312,10 @@ def train_one_epoch(run, tiles, meta, args, device, stop_signals):
     amp = amp_dtype(device, args.amp)
     steps = range(run.step, run.steps)
     batches = training_batches(tiles, how, args.seed, run.epoch, args.bs, steps, run.rank,
-                               run.world_size)
+                               run.world_size, args.passes)
     run.model.train()
     started = time.perf_counter()
-    for batch in tqdm(batches, f"epoch {run.epoch + 1}/{args.epochs}", len(steps), unit="step",
-                      disable=disable_tqdm(), leave=False):
+    for batch in run.time_left.watch(batches, len(steps)):
         images = normalise(batch.images.to(device), meta["mean"], meta["std"], meta["nodata"])
         images, labels = augment(images, batch.labels.to(device), batch.views)
         done = run.epoch * run.steps + batch.step
@@ -342,7 +339,7 @@ def train_one_epoch(run, tiles, meta, args, device, stop_signals):
         run.step = batch.step + 1
         save_if_due(run, meta, args, stop_signals)
     seconds = time.perf_counter() - started
-    images_seen = len(steps) * min(args.bs, len(tiles))
+    images_seen = len(steps) * min(args.bs, args.passes * len(tiles))
     return {"seconds": seconds, "images_per_s": images_seen / seconds}
 
 
@@ -402,14 +399,12 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
            "overflows": int((~taken).sum()),
            **speed,
            "peak_memory_mb": peak_memory_mb(device)}
-    print(f"epoch {row['epoch']:>3}/{args.epochs}  loss {row['train_loss']:.3f}  validation: loss "
-          f"{val_loss:.3f}, accuracy {row['val_accuracy']:.3f}, mean IoU {row['val_miou']:.3f}  "
-          f"({speed['seconds']:.1f} s, {speed['images_per_s']:.1f} images/s)", flush=True)
+    runs.print_epoch(run, args, row)
     runs.log_epoch(run, args, row)
     if run.writer:
         from report.panels import preview
         iou = dict(zip(meta["classes"], matrix.iou().tolist()))
-        picture = preview(scored, val_tiles, val_tiles, meta, device)
+        picture = preview(scored, val_tiles, val_tiles, meta, device) if len(val_tiles) else None
         runs.log_tensorboard(run.writer, row, iou, picture)
     if run.scheduler:
         run.scheduler.step(val_loss)
@@ -417,8 +412,9 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     run.step = 0
     run.step_log = torch.zeros_like(run.step_log)
     score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
-    if score > run.best:
+    if val_tiles.labelled_pixels and (score, -val_loss) > (run.best, -run.best_loss):
         run.best = score
+        run.best_loss = val_loss
         runs.save("best.pt", run, meta, args)
     runs.save("last.pt", run, meta, args)
 
@@ -426,7 +422,6 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
 def report(run, args, meta, device):
     """Score the chosen weights on the test split; write and print the results."""
     from engine.checkpoint import load_model
-    from evaluate import write_scores
     from report.figures import save_png
     from report.floors import score_report
     from report.panels import learning_curves, preview
@@ -434,22 +429,27 @@ def report(run, args, meta, device):
     folder = pathlib.Path(args.out)
     checkpoint = folder / f"{args.final}.pt"
     model, _ = load_model(checkpoint, device)
-    split = "test" if load_meta(args.data)["tiles"]["test"] else "val"
+    count = load_meta(args.data)["tiles"]
+    split = next(name for name in ("test", "val", "train") if count[name])
     tiles = TileDataset(args.data, split)
-    matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
+    if split != "train":
+        matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
     run.check_folder()
     pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
     save_png(preview(model, tiles, pointed, meta, device, title=args.out), folder / "preview.png")
+    next_step = f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps"
+    if split == "train":
+        print(f"{args.data} has no test and no validation split: no scores\n{next_step}")
+        return None
     text, worth, admission = score_report(matrix, meta, tiles, vars(args))
     scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
                           checkpoint, worth)  # written last: a folder with it is a finished run
     print(f"{split} split, {checkpoint}:\n{text}")
-    for name in ("preview.png", "curves.png", "metrics.json"):
-        print(folder / name)
-    print(admission or f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps")
+    print(folder / "preview.png", folder / "curves.png", folder / "metrics.json",
+          admission or next_step, sep="\n")
     return scores
 
 

@@ -15,8 +15,8 @@ from data import TileDataset, point_labels
 class FreshPoints(TileDataset):
     """Tiles whose points are another draw at each visit."""
 
-    def __init__(self, folder, split, points=0, per="image", seed=0):
-        super().__init__(folder, split, points, per, seed)
+    def __init__(self, folder, split, points=0, per="image", seed=0, may_be_empty=False):
+        super().__init__(folder, split, points, per, seed, may_be_empty)
         self.draw = (points, per, seed)
         self.visits = [0] * len(self)
 

@@ -84,6 +84,12 @@ def classes_without_labels(meta):
     return lines
 
 
+def labelled_share(meta):
+    """Share of the training pixels that are labelled, 0..1; meta: content of dataset.json."""
+    pixels = meta["tiles"]["train"] * meta["tile"] ** 2
+    return sum(meta["pixels"]["train"]) / max(1, pixels)
+
+
 def wrong_entry(meta):
     """The first entry of a dataset.json that makes no sense, or None."""
     checks = {

@@ -12,9 +12,11 @@ import dataclasses
 import glob
 import hashlib
 import json
+import math
 import os
 import pathlib
 import signal
+import sys
 
 import numpy as np
 import torch
@@ -24,8 +26,9 @@ from engine.cli import plural
 from engine.device import out_of_memory
 from engine.distributed import all_reduce
 from engine.files import read_text, writing
+from engine.length import describe_length
 from engine.lock import check_lock, locked
-from engine.prepared import changed_data
+from engine.prepared import changed_data, classes_without_labels
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final",
                         "tensorboard")
@@ -57,6 +60,8 @@ class TrainState:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the current epoch
     best: float = -1.0  # highest validation mean IoU
+    best_loss: float = math.inf  # validation loss of that epoch; the lower of equal scores is best
+    time_left: object = None  # engine.length.TimeLeft
     writer: object = None  # of --tensorboard
     lock: object = None  # args.json, which rank 0 holds locked
 
@@ -90,6 +95,22 @@ def resumed_flags(out):
             raise ValueError(f"--resume: {out} was started with {flag_of(name)}, which no longer "
                              "exists: start a new run")
     return flags
+
+
+def parse_resumed(parser, argv, args):
+    """Parse a command with --resume again, with the flags of the run in its folder as defaults.
+
+    Args:
+        parser: train.py's; argv: the words; args: what they mean without the run's flags.
+    Returns:
+        Namespace.
+    Raises:
+        ValueError, OSError: as `resumed_flags`.
+    """
+    known = vars(args).keys() - {"out", "resume", "stop_after"}
+    flags = resumed_flags(args.out)
+    parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
+    return parser.parse_args(argv)
 
 
 def flag_of(name):
@@ -179,6 +200,9 @@ def print_summary(args, run, train_tiles, val_tiles, device):
     """Print what is about to be learned, from how many labels, where."""
     meta = train_tiles.meta
     kept = "all of them"
+    validation = "validation uses all labels of its tiles"
+    if not len(val_tiles):
+        validation = "no validation split, so the weights of the last step are kept (last.pt)"
     if args.points:
         # The digest tells one draw of the points from another.
         digest = hashlib.sha256(np.concatenate(train_tiles.points).tobytes()).hexdigest()[:8]
@@ -189,10 +213,22 @@ def print_summary(args, run, train_tiles, val_tiles, device):
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of "
           f"{meta['tile']} px, {plural(meta['bands'], 'band')}, {len(meta['classes'])} classes")
     print(f"labels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training tiles, {kept}; "
-          "validation uses all labels of its tiles")
-    print(f"{args.model}, {parameters:,} parameters, on {device.type}; "
-          f"{plural(run.steps, 'step')} of {plural(min(args.bs, len(train_tiles)), 'tile')} per "
-          f"epoch -> {args.out}", flush=True)
+          f"{validation}")
+    print(f"{args.model}, {parameters:,} parameters, on {device.type} -> {args.out}")
+    print(describe_length(args, run, len(train_tiles)), flush=True)
+    for line in classes_without_labels(meta) if run.rank == 0 else ():
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def print_epoch(run, args, row):
+    """Print a row of log.csv and the time that is left."""
+    scores = "no validation"
+    if not math.isnan(row["val_loss"]):
+        scores = (f"validation: loss {row['val_loss']:.3f}, accuracy {row['val_accuracy']:.3f}, "
+                  f"mean IoU {row['val_miou']:.3f}")
+    print(f"epoch {row['epoch']:>3}/{args.epochs}  loss {row['train_loss']:.3f}  {scores}  "
+          f"({row['seconds']:.1f} s, {row['images_per_s']:.1f} images/s, {run.time_left})",
+          flush=True)
 
 
 def save(name, run, meta, args):
@@ -201,7 +237,7 @@ def save(name, run, meta, args):
         return
     run.check_folder()
     train = {"epoch": run.epoch, "step": run.step, "best": run.best,
-             "labelled_pixels": run.labelled_pixels}
+             "best_loss": run.best_loss, "labelled_pixels": run.labelled_pixels}
     scored = run.ema_model or run.model
     state = scored.state_dict()
     if name == "last.pt":
@@ -244,6 +280,8 @@ def resume(run, args, meta, device):
         run.epoch = int(train["epoch"])
         run.step = int(train["step"])
         run.best = float(train["best"])
+        # Earlier versions kept the first of equal scores, and no loss.
+        run.best_loss = float(train.get("best_loss", -math.inf))
         if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.steps):
             raise ValueError(f"epoch {run.epoch}, step {run.step}")
     except Exception as error:  # of many kinds, depending on what is missing
@@ -394,13 +432,14 @@ def log_tensorboard(writer, row, iou, picture):
         writer: from `open_tensorboard`.
         row: dict, the epoch's row of log.csv.
         iou: dict of class name -> validation IoU.
-        picture: PIL.Image of some validation tiles.
+        picture: PIL.Image of some validation tiles, or None.
     """
     for name, value in row.items():
         writer.add_scalar(name, value, row["epoch"])
     for name, value in iou.items():
         writer.add_scalar(f"val_iou/{name}", value, row["epoch"])
-    writer.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
+    if picture:
+        writer.add_image("preview", np.asarray(picture), row["epoch"], dataformats="HWC")
     writer.flush()
 
 

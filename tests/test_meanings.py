@@ -47,7 +47,7 @@ def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         watch(patch, tiles_module, "draw_views",
               lambda labels, bands, how, seed, epoch, places, ignore: (epoch, [*places]))
-        watch(patch, tiles_module, "epoch_order", lambda count, seed, epoch: epoch)
+        watch(patch, tiles_module, "epoch_order", lambda count, seed, epoch, passes: epoch)
         watch(patch, train, "optimizer_step",
               lambda run, args, done: run.optimizer.param_groups[0]["lr"])
         watch(patch, train, "update_ema", lambda ema, model, decay, updates: (decay, updates))
@@ -103,16 +103,25 @@ class FixedScores(types.SimpleNamespace):
         return 0.5
 
 
-@pytest.mark.parametrize("scores, best", [
-    ([0.2, 0.5, 0.5, 0.1], 2), ([math.nan, math.nan], 1), ([0.0, math.nan, 0.1], 3)],
-    ids=["the first of equals", "nan is 0", "the highest"])
-def test_finish_epoch__best_is_the_first_of_the_highest_scores(tmp_path, monkeypatch, scores,
-                                                               best):
+@pytest.mark.parametrize("scores, losses, best", [
+    ([0.2, 0.5, 0.5, 0.1], [1, 1, 1, 1], 2), ([0.5, 0.5, 0.5, 0.2], [3, 1, 2, 0.5], 2),
+    ([math.nan, math.nan], [1, math.nan], 1), ([0.0, math.nan, 0.1], [1, 1, 9], 3)],
+    ids=["the first of equals", "the lower loss of equal scores", "nan is 0", "the highest"])
+def test_finish_epoch__best_is_the_highest_score_then_the_lowest_loss(tmp_path, monkeypatch,
+                                                                      scores, losses, best):
+    """The run is stopped and resumed after each epoch but the first."""
     write_set(tmp_path / "data", count=2, side=8)
-    left = iter(scores)
-    monkeypatch.setattr(train, "evaluate", lambda *_: (FixedScores(score=next(left)), 1.0))
-    run(str(tmp_path / "data"), tmp_path / "run", "--epochs", "9", "--stop-after",
-        str(len(scores)))
+    left = zip(scores, losses)
+
+    def evaluate(*_):
+        score, loss = next(left)
+        return FixedScores(score=score), loss
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    for epoch in range(1, len(scores) + 1):
+        resume = ["--resume"] if epoch > 1 else []
+        run(str(tmp_path / "data"), tmp_path / "run", "--epochs", "9", "--stop-after", str(epoch),
+            *resume)
     kept = load_checkpoint(tmp_path / "run/best.pt")["train"]
     assert kept["epoch"] == best
     assert kept["best"] == max(0.0 if math.isnan(score) else score for score in scores)

@@ -16,6 +16,7 @@ import pytest
 from helpers import write_set
 
 import sweep
+from data import write_prepared
 
 TESTS = pathlib.Path(__file__).resolve().parent
 TINY = "--data data --width 4 --depth 1 --points 5 --device cpu".split()
@@ -200,6 +201,15 @@ def test_main__default_folder_names_what_differs_and_the_demo_is_made_once(folde
     assert sweep.main(sweep.parse_args("--lr 1e-3 1e-2 --epochs 1".split())) == 0
     assert (folder / "runs/sweep-demo-lr/sweep.csv").exists()
     assert made == ["data/demo"]
+    assert {row["bs"] for row in table("runs/sweep-demo-lr/sweep.csv").values()} == {"4"}
+
+
+def test_main__refuses_a_set_without_validation(folder):
+    write_prepared(folder / "all", np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 8, 8), int),
+                   ["a"], ["train"] * 2)
+    with pytest.raises(ValueError, match="--data all"):
+        sweep.main(sweep.parse_args("--data all --lr 1e-3 1e-2 --out s".split()))
+    assert not (folder / "s").exists()
 
 
 def test_log__an_incomplete_last_row_does_not_count(tmp_path):

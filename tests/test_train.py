@@ -15,7 +15,9 @@ from helpers import TINY, edit, log, run, same_run, weights, write_set
 
 import evaluate
 import train
-from engine.checkpoint import load_checkpoint
+from data import write_prepared
+from engine import length
+from engine.checkpoint import find_checkpoint, load_checkpoint
 
 
 @pytest.fixture
@@ -397,7 +399,7 @@ def test_check_args__missing_tensorboard_is_named(monkeypatch):
 
 
 def test_check_data__processes_must_share_a_batch_equally(data):
-    args = train.parse_args(["--data", data, "--points", "5", "--bs", "3"])
+    args = train.parse_args(["--data", data, "--points", "5", "--bs", "3", "--epochs", "1"])
     tiles = train.TileDataset(data, "train")
     with pytest.raises(ValueError, match="--bs 3"):
         train.check_data(args, tiles, tiles, 2)
@@ -424,3 +426,34 @@ def test_check_data__no_validation_label_needs_final_last(data, tmp_path):
         run(data, tmp_path / "run")
     scores = run(data, tmp_path / "run", "--final", "last", "--epochs", "1")
     assert scores["checkpoint"].endswith("last.pt")
+
+
+def test_main__without_validation_keeps_the_last_weights_and_gives_no_scores(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), dtype=np.uint8)
+    labels = images[..., 0] // 128
+    write_prepared(tmp_path / "data", images, labels, ["a", "b", "c"], ["train"] * 3)
+    out = tmp_path / "run"
+    for resume in ([], ["--resume"]):
+        assert run(str(tmp_path / "data"), out, "--epochs", "1", *resume) is None
+        printed = capsys.readouterr()
+        assert "no validation" in printed.out and "no scores" in printed.out
+        assert f"predict.py --checkpoint {out}/last.pt" in printed.out
+        assert "warning: not one pixel is labelled c" in printed.err
+    assert {path.name for path in out.iterdir()} == {
+        "args.json", "log.csv", "last.pt", "curves.png", "preview.png"}
+    assert find_checkpoint(out) == out / "last.pt"
+    with pytest.raises(ValueError, match="plateau"):
+        run(str(tmp_path / "data"), tmp_path / "other", "--schedule", "plateau")
+
+
+def test_main__few_tiles_are_gone_over_several_times_per_epoch(data, tmp_path, monkeypatch):
+    """Five tiles: 3 passes make 15, in 7 steps of two; a run of it goes on as it began."""
+    monkeypatch.setattr(length, "STEPS_PER_EPOCH", 7)
+    out = tmp_path / "run"
+    call = [data, out, "--stop-after"]
+    run(*call, "1")
+    run(*call, "2", "--resume")
+    saved = load_checkpoint(out / "last.pt")
+    assert saved["train"]["record"].shape == (2, 7)
+    assert [saved["args"][name] for name in ("bs", "epochs", "passes")] == [2, 20, 3]
+    assert [row["epoch"] for row in log(out)] == ["1", "2"]

@@ -6,6 +6,7 @@ import sys
 
 import compare_networks
 import fresh_points
+import length
 import numpy as np
 import pixel_classifier
 import points
@@ -124,3 +125,13 @@ def test_scenes__memory_and_margins(tmp_path):
     assert len(memory) == 2 and min(memory) > 50
     margins = [float(row["value"]) for row in rows if row["quantity"] == "differing_percent"]
     assert len(margins) == 6 and margins[-1] == 0  # at more than the radius
+
+
+def test_length__rows_are_of_its_runs_and_passes_make_the_steps():
+    experiments = [(*key, one) for name in length.TILES
+                   for key, one in length.experiments_of(name).items()]
+    names = {name for *_, one in experiments for name in one.runs}
+    assert set(read_rows(RESULTS / "length.csv")) <= names
+    for tiles, steps, one in experiments:
+        passes = int(one.flags.split()[1])
+        assert passes * tiles // length.SMALL_BATCH * length.EPOCHS == steps
