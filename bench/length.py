@@ -5,9 +5,9 @@
     python bench/length.py --tables-only               the table from the rows there are
 
 Rows go to results/length.csv. The demo is cut down to 1, 3 and 12 training tiles, Dubai to the 12
-of one image, with 20 points per tile. Networks are those of --stem 2, a quarter of the cost. The
-whole test split is scored with the weights of the last step. engine/length.py chooses the default
-length from this.
+of one image, with 20 points per tile. Networks are those of --stem 2, a quarter of the cost, and on
+12 tiles of the demo the default one, too. The whole test split is scored with the weights of the
+last step. engine/length.py chooses the default length from this.
 
     python prepare_data.py dubai --src FOLDER --out data/dubai-quarter --scale 0.25 --tile 128 \
         --pad-edges --min-labelled 5000
@@ -31,6 +31,7 @@ FOLDERS = {"demo": "data/demo", "dubai": "data/dubai-quarter"}
 FIRST_SCENE = {"demo": "", "dubai": "8_image_part_001"}  # where a set's first training tiles lie
 VALIDATION = 4  # tiles: they choose nothing here
 STEPS = (60, 240, 960)
+FULL_STEPS = (240, 960)  # of the default network, on 12 tiles of the demo
 
 
 def cut_down(name, count):
@@ -61,15 +62,19 @@ def cut_down(name, count):
 
 
 def experiments_of(name, seeds=2):
-    """{(tiles, steps): Experiment} of a set, the short ones first."""
+    """{title: Experiment} of a set, the short ones first."""
+    cases = [(count, steps, "--stem 2") for steps in STEPS for count in TILES[name]]
+    if name == "demo":
+        cases += [(12, steps, "--stem 1") for steps in FULL_STEPS]
     experiments = {}
-    for steps in STEPS:
-        for count in TILES[name]:
-            passes = steps * SMALL_BATCH // (EPOCHS * count)
-            flags = (f"--passes {passes} --data data/length/{name}-{count} --points 20 --stem 2 "
-                     "--final last")
-            runs = numbered(f"{name}-{count}-tiles-{steps}-steps", seeds)
-            experiments[count, steps] = Experiment(runs, flags, "bench/length.py")
+    for count, steps, network in cases:
+        passes = steps * SMALL_BATCH // (EPOCHS * count)
+        title = f"{name}-{count}-tiles-{steps}-steps"
+        if network == "--stem 1":
+            title += "-full"
+        flags = (f"--passes {passes} --data data/length/{name}-{count} --points 20 {network} "
+                 "--final last")
+        experiments[title] = Experiment(numbered(title, seeds), flags, "bench/length.py")
     return experiments
 
 
@@ -92,9 +97,8 @@ def main(args):
         run_missing(table, every, args)
     rows = read_rows(table)
     for name in args.sets:
-        for (count, steps), one in experiments_of(name).items():
-            print(f"{name}, {count} tiles, {steps} steps: "
-                  f"mean IoU {mean_and_spread(scores_of(one.runs, rows))}")
+        for title, one in experiments_of(name).items():
+            print(f"{title}: mean IoU {mean_and_spread(scores_of(one.runs, rows))}")
 
 
 if __name__ == "__main__":

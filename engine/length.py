@@ -10,7 +10,7 @@ from engine.distributed import disable_tqdm
 
 EPOCHS = 20  # unless --epochs is given
 MANY_TILES = 192  # from here on, an epoch is one pass
-STEPS_PER_EPOCH = 12  # at least, in sets of fewer tiles; measured by bench/length.py
+STEPS_PER_EPOCH = 48  # at least, in sets of fewer tiles; measured by bench/length.py
 BATCH = 16  # tiles per step, unless --bs is given
 SMALL_BATCH = 4  # likewise, in sets of fewer than MANY_TILES
 FIRST_LINE_S = 10  # until the first line on the time that is left

@@ -1,6 +1,7 @@
 """The scripts of bench/: their runs, reports from rows, the two controls, small measurements."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -128,10 +129,11 @@ def test_scenes__memory_and_margins(tmp_path):
 
 
 def test_length__rows_are_of_its_runs_and_passes_make_the_steps():
-    experiments = [(*key, one) for name in length.TILES
-                   for key, one in length.experiments_of(name).items()]
-    names = {name for *_, one in experiments for name in one.runs}
+    experiments = {title: one for name in length.TILES
+                   for title, one in length.experiments_of(name).items()}
+    names = {run for one in experiments.values() for run in one.runs}
     assert set(read_rows(RESULTS / "length.csv")) <= names
-    for tiles, steps, one in experiments:
+    for title, one in experiments.items():
+        tiles, steps = (int(word) for word in re.findall(r"\d+", title))
         passes = int(one.flags.split()[1])
         assert passes * tiles // length.SMALL_BATCH * length.EPOCHS == steps

@@ -12,10 +12,10 @@ from engine import length
     ("", 192, (16, 20, 1)),  # the demo, as always
     ("--lr 1e-3 --bs 16", 192, (16, 20, 1)),
     ("", 360, (16, 20, 1)),
-    ("", 1, (4, 20, 48)),
-    ("", 12, (4, 20, 4)),
-    ("", 100, (4, 20, 1)),
-    ("--bs 16", 12, (16, 20, 16)),
+    ("", 1, (4, 20, 192)),
+    ("", 12, (4, 20, 16)),
+    ("", 100, (4, 20, 2)),
+    ("--bs 16", 12, (16, 20, 64)),
     ("--epochs 20", 12, (4, 20, 1)),
     ("--bs 16 --epochs 7", 1, (16, 7, 1)),
 ])
@@ -34,8 +34,8 @@ def test_set_epochs__a_run_of_earlier_versions_goes_on_with_one_pass():
 def test_describe_length__names_the_steps_of_the_run_and_its_passes():
     args = train.parse_args([])
     length.choose_length(args, 12)
-    line = length.describe_length(args, types.SimpleNamespace(steps=12), 12)
-    assert "12 steps of 4 tiles = 240 steps" in line and "--epochs N" in line and "80" in line
+    line = length.describe_length(args, types.SimpleNamespace(steps=48), 12)
+    assert "48 steps of 4 tiles = 960 steps" in line and "--epochs N" in line and "320" in line
 
 
 @pytest.fixture
