@@ -1,0 +1,183 @@
+"""Remove corners of the lines between regions, without changing which region lies where.
+
+Each line is simplified once for the regions on both of its sides, and keeps its ends, so that no
+gaps open between neighbours. A chain of corners is replaced by its straight chord only if no corner
+of another line, or of the rest of its own, lies between the two. So no two chords cross: one of
+them would have to enter the space between the other chord and its chain, and leave it through the
+chain, which lines do not cross.
+"""
+
+import numpy as np
+
+from geo.borders import expand, keep_corners
+
+BATCH = 2**20  # corners at a time
+
+
+def simplify_lines(lines, tolerance):
+    """Remove corners by the algorithm of Douglas and Peucker (1973), until none may go.
+
+    It differs from the paper in that a chord is also split where another line lies between it and
+    its chain, where it would close on itself, and where two chords are the same. So each region
+    keeps an area.
+
+    Args:
+        lines: borders.Lines, along the sides of pixels.
+        tolerance: largest distance of a removed corner from the chord that replaces it, px.
+    Returns:
+        Lines.
+    """
+    space = Corners(lines)
+    # The corners of the map stay, so that its edges are as straight as before.
+    kept = np.isin(lines.rows, [0, lines.rows.max()]) & np.isin(lines.cols, [0, lines.cols.max()])
+    kept[lines.ends[:-1]] = True
+    kept[lines.ends[1:] - 1] = True
+    firsts, lasts = find_chords(lines, kept)
+    while len(firsts):
+        for part in np.array_split(np.arange(len(firsts)), (lasts - firsts).sum() // BATCH + 1):
+            split_chords(space, kept, firsts[part], lasts[part], tolerance)
+        firsts, lasts = same_chords(lines, space.keys, kept)
+        middle = farthest(space, firsts, lasts)[0]
+        kept[middle] = True
+        firsts, lasts = np.append(firsts, middle), np.append(middle, lasts)
+    return keep_corners(lines, kept)
+
+
+class Corners:
+    """The corners of all lines, and which of them lie in a row between two columns.
+
+    Attributes:
+        rows, cols: (N,) of all lines.
+        keys: (N,) of each corner, equal for corners at the same place.
+    """
+
+    def __init__(self, lines):
+        self.rows = lines.rows
+        self.cols = lines.cols
+        self.stride = int(lines.cols.max()) + 1
+        self.keys = self.rows * np.int64(self.stride) + self.cols
+        self.order = np.argsort(self.keys)
+        self.sorted_keys = self.keys[self.order]
+
+    def between(self, rows, one, other):
+        """Find corners in rows (n,), from column one to column other, (n,) floats, both included.
+
+        Returns:
+            query: (m,) index of a row, and corner: (m,) one that was found there.
+        """
+        left = np.ceil(np.minimum(one, other)).astype(np.int64)
+        right = np.floor(np.maximum(one, other)).astype(np.int64)
+        rows = rows * np.int64(self.stride)
+        begins = np.searchsorted(self.sorted_keys, rows + left)
+        counts = np.searchsorted(self.sorted_keys, rows + right, side="right") - begins
+        query = np.flatnonzero(counts)
+        begins, counts = begins[query], counts[query]
+        return np.repeat(query, counts), self.order[expand(begins, counts)]
+
+
+def split_chords(space, kept, firsts, lasts, tolerance):
+    """Mark the corners to keep between each first and last corner.
+
+    Args:
+        space: Corners.
+        kept: (N,) bool, changed in place.
+        firsts, lasts: (n,) corners of a line, its chain.
+        tolerance: px.
+    """
+    while True:
+        has_inner = lasts - firsts > 1
+        firsts, lasts = firsts[has_inner], lasts[has_inner]
+        if len(firsts) == 0:
+            return
+        middle, distance = farthest(space, firsts, lasts)
+        is_split = (distance > tolerance) | (space.keys[firsts] == space.keys[lasts])
+        fits = np.flatnonzero(~is_split)
+        is_split[fits[is_crossed(space, firsts[fits], lasts[fits])]] = True
+        middle = middle[is_split]
+        kept[middle] = True
+        firsts, lasts = (np.append(firsts[is_split], middle), np.append(middle, lasts[is_split]))
+
+
+def farthest(space, firsts, lasts):
+    """Of each chain's inner corners, the one that is farthest from the chord.
+
+    Args:
+        space: Corners; firsts, lasts: (n,) ends of chains of three corners or more.
+    Returns:
+        corners (n,), and their distances (n,) from the chord, px.
+    """
+    counts = lasts - firsts - 1
+    inner = expand(firsts + 1, counts)
+    chain = np.repeat(np.arange(len(firsts)), counts)
+    down = (space.rows[lasts] - space.rows[firsts]).astype(np.float64)
+    across = (space.cols[lasts] - space.cols[firsts]).astype(np.float64)
+    square = np.maximum(down**2 + across**2, 1)
+    row = space.rows[inner] - space.rows[firsts][chain]
+    col = space.cols[inner] - space.cols[firsts][chain]
+    along = ((row * down[chain] + col * across[chain]) / square[chain]).clip(0, 1)
+    distance = np.hypot(row - along * down[chain], col - along * across[chain])
+    begins = np.cumsum(counts) - counts
+    greatest = np.maximum.reduceat(distance, begins) if len(begins) else distance
+    hits = np.flatnonzero(distance == greatest[chain])
+    first_hits = hits[np.searchsorted(hits, begins)]
+    return inner[first_hits], greatest
+
+
+def is_crossed(space, firsts, lasts):
+    """Whether a corner of another chain lies between a chain and its chord, or on either.
+
+    The space between them is taken row by row, from the leftmost to the rightmost point of both.
+
+    Args:
+        space: Corners; firsts, lasts: (n,) ends of chains.
+    Returns:
+        (n,) bool.
+    """
+    counts = lasts - firsts + 1
+    corners = expand(firsts, counts)
+    chain = np.repeat(np.arange(len(firsts)), counts)
+    # From each corner, the rows down or up to the next one; the last corner has its own alone.
+    down = space.rows[np.minimum(corners + 1, lasts[chain])] - space.rows[corners]
+    counts = np.maximum(np.abs(down), 1)
+    rows = expand(space.rows[corners], counts, np.sign(down))
+    cols = np.repeat(space.cols[corners], counts)
+    chain = np.repeat(chain, counts)
+    height = space.rows[lasts] - space.rows[firsts]
+    width = space.cols[lasts] - space.cols[firsts]
+    along = (rows - space.rows[firsts][chain]) / np.where(height == 0, 1, height)[chain]
+    chord_cols = space.cols[firsts][chain] + along.clip(0, 1) * width[chain]
+    query, found = space.between(rows, cols, chord_cols)
+    chain = chain[query]
+    is_own = (found >= firsts[chain]) & (found <= lasts[chain])
+    keys = space.keys[found]
+    is_end = (keys == space.keys[firsts][chain]) | (keys == space.keys[lasts][chain])
+    crossed = np.zeros(len(firsts), bool)
+    crossed[chain[~is_own & ~is_end]] = True
+    return crossed
+
+
+def find_chords(lines, kept):
+    """Ends (firsts, lasts) of the chords between corners of lines that are kept, (N,) bool."""
+    corners = np.flatnonzero(kept)
+    is_end = np.zeros(len(kept), bool)
+    is_end[lines.ends[1:] - 1] = True
+    is_within = ~is_end[corners[:-1]]  # not from one line to the next
+    return corners[:-1][is_within], corners[1:][is_within]
+
+
+def same_chords(lines, keys, kept):
+    """Chords (firsts, lasts) that equal another one, and whose chains have corners in between.
+
+    Args:
+        lines: Lines; keys: (N,) of its corners; kept: (N,) bool, the ends of chords.
+    """
+    firsts, lasts = find_chords(lines, kept)
+    low = np.minimum(keys[firsts], keys[lasts])
+    high = np.maximum(keys[firsts], keys[lasts])
+    order = np.lexsort((high, low))
+    is_same = (np.diff(low[order]) == 0) & (np.diff(high[order]) == 0)
+    is_repeated = np.zeros(len(firsts), bool)
+    is_repeated[order[:-1][is_same]] = True
+    is_repeated[order[1:][is_same]] = True
+    is_repeated &= lasts - firsts > 1
+    return firsts[is_repeated], lasts[is_repeated]
