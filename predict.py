@@ -11,6 +11,7 @@ writes for each scene, named after it:
     <scene>_areas.csv     pixels and share of each class, and its area if the pixel size is known
     --probabilities       also <scene>_probabilities.tif, one band per class, 0 to 255, and
                           <scene>_confidence.tif, that of the class on the map; 0 is no data
+    --polygons            also <scene>_classes.gpkg, polygons of the map, and the confidence
     --suggest N           also <scene>_points.csv and <scene>_points.png, the pixels to label next
 A scene's files take their names when all of them are complete. torchrun shares the scenes out.
 
@@ -36,9 +37,11 @@ from engine.checkpoint import find_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
 from engine.device import pick_device
 from engine.meta import display_limits
-from geo.maps import NO_DATA, RowBlock, check_free, overview_stride, write_maps
+from geo.maps import (
+    NO_DATA, RowBlock, check_free, check_names, overview_stride, parse_area, polygon_settings,
+    write_maps)
 from geo.windows import (
-    WINDOW, axis_windows, discarded_margin, predict_window, valid_slices, window_and_margin)
+    axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.scenes import at_scale, open_scene, warn_of_unread
@@ -64,18 +67,22 @@ def parse_args(argv=None):
     flag("--out", default=".", help="folder for the maps")
     flag("--probabilities", action="store_true",
          help="also write the probability of every class, and the confidence of the map")
+    flag("--polygons", action="store_true", help="also write the map as polygons (GeoPackage)")
+    flag("--min-area", type=parse_area, default="0",
+         help="merge smaller polygons, the smallest first, into the neighbour of longest shared "
+              "border; in m2, or in pixels as 20px; 0 keeps all")
+    flag("--simplify", type=number(float, 0), default=0,
+         help="how far a border may move to lose corners, px; 1 straightens steps, 0 keeps them")
     flag("--suggest", type=number(int, 0), default=0, metavar="N",
          help="also write the N pixels of each scene to label next; 0 is none")
     flag = parser.add_argument_group("how").add_argument
-    flag("--window", type=int,
-         help="largest side of a window, margins included, px; not given: 1024, or four margins "
-              "if that is more")
+    flag("--window", type=int, help="largest side of a window, margins included, px; not given: "
+         "1024, or four margins if that is more")
     flag("--margin", type=int,
          help="border of a window that is discarded, px; smaller is faster; not given: the "
               "network's radius, which makes the result exact, or 64 if it has none")
-    flag("--tta", action="store_true",
-         help="average the probabilities over the eight symmetries of the square: better maps in "
-              "eight times the time")
+    flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
+         "of the square: better maps in eight times the time")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
          help="where to compute; mps is not tested")
     return parser.parse_args(argv)
@@ -91,14 +98,26 @@ def main(args):
     model, meta = load_model(args.checkpoint, device)
     model = fold_batch_norm(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
-    if args.scale is None:
-        args.scale = meta.get("scale") or 1.0
+    args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)
     scenes = args.scenes[rank::processes]
     for scene in scenes:
         check_free(pathlib.Path(args.out), pathlib.Path(scene).stem, args.suggest)
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
-    return [map_scene(scene, model, meta, device, args) for scene in scenes]
+    with overall_progress(scenes, args) as progress:
+        paths = [map_scene(scene, model, meta, device, args, progress) for scene in scenes]
+    if paths:
+        print(f"next: open {paths[0]} in QGIS")
+    return paths
+
+
+def overall_progress(scenes, args):
+    """A progress bar over the pixels of all scenes; opens each, so a bad one is refused early."""
+    pixels = 0
+    for scene in scenes:
+        with open_scene(scene, args.max_pixels) as raster:
+            pixels += raster.height * raster.width * args.scale**2
+    return tqdm(total=pixels, unit="px", unit_scale=True, disable=None)
 
 
 def torchrun_environment():
@@ -109,7 +128,7 @@ def torchrun_environment():
     return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), processes
 
 
-def map_scene(path, model, meta, device, args):
+def map_scene(path, model, meta, device, args, progress):
     """Predict one scene and write its files; returns the path of the class map."""
     with open_scene(path, args.max_pixels) as raster:
         if raster.nodata is None:
@@ -118,20 +137,10 @@ def map_scene(path, model, meta, device, args):
         file_size = raster.height, raster.width
         raster = at_scale(raster, args.scale)
         warn_of_scale(raster, meta["gsd_m"], args.scale)
-        row_blocks = WindowPredictor(model, raster, meta, device, args).row_blocks()
+        polygons = polygon_settings(args, raster)
+        row_blocks = WindowPredictor(model, raster, meta, device, args).row_blocks(progress)
         return write_maps(row_blocks, raster, meta, args.out, args.probabilities, args.suggest,
-                          file_size)
-
-
-def check_names(scenes):
-    """Refuse scenes whose maps would have the same name, or none: ValueError."""
-    stems = [pathlib.Path(scene).stem for scene in scenes]
-    for scene, stem in zip(scenes, stems):
-        if stems.count(stem) > 1:
-            raise ValueError(f"two scenes are called {stem}, and one map would overwrite the "
-                             "other: give them in two calls with different --out")
-        if not stem.strip("."):
-            raise ValueError(f"{scene} has no name that its maps could take: rename it")
+                          file_size, polygons)
 
 
 def warn_of_scale(raster, gsd, scale):
@@ -191,41 +200,30 @@ class WindowPredictor:
         self.limits = display_limits(meta)
         self.reading = threading.Lock()
 
-    def row_blocks(self):
-        """Yield a maps.RowBlock per row of windows, top to bottom."""
-        workers = self.count_workers()
+    def row_blocks(self, progress=tqdm(disable=True)):
+        """Yield a maps.RowBlock per row of windows, top to bottom; progress: tqdm of pixels."""
+        workers = count_workers(self.rows, self.cols, self.device)
         threads = torch.get_num_threads() // workers
         pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=[threads])
         run = pool.map if workers > 1 else map
-        progress = tqdm(total=len(self.rows) * len(self.cols), desc=self.raster.path.name,
-                        disable=None, unit="window")
+        progress.set_description(self.raster.path.name)
         try:
             for number, row in enumerate(self.rows):
                 block = self.empty_block(row)
                 # There and back: the parts of the file that were decoded last are read first.
                 cols = self.cols[::-1] if number % 2 else self.cols
-                for _ in run(functools.partial(self.process, block, row), cols):
-                    progress.update()
+                for num_pixels in run(functools.partial(self.process, block, row), cols):
+                    progress.update(num_pixels)
                 yield block
         finally:
             pool.shutdown(cancel_futures=True)
-            progress.close()
-
-    def count_workers(self):
-        """Number of windows to compute at a time: 2 if they are small and on the CPU, else 1.
-
-        Half of the threads work on each of the two, and wait less for one another.
-        """
-        pixels = 2 * self.rows[0].size * self.cols[0].size
-        is_small = pixels <= WINDOW**2  # no more memory than for one window of the default size
-        has_threads = self.device.type == "cpu" and torch.get_num_threads() > 1
-        return 2 if is_small and has_threads and len(self.cols) > 1 else 1
 
     def empty_block(self, row):
         """A RowBlock for a row of windows, to be filled in."""
         height = row.keep_to - row.keep_from
         width = self.raster.width
-        num_bands = 2 + len(self.meta["classes"]) if self.args.probabilities else 1
+        num_bands = 2 if self.args.polygons else 1
+        num_bands = 2 + len(self.meta["classes"]) if self.args.probabilities else num_bands
         bands = np.empty((height, width, num_bands), dtype=np.uint8)
         stride = self.overview_stride
         shown_rows = range(-row.keep_from % stride, height, stride)
@@ -235,7 +233,7 @@ class WindowPredictor:
         return RowBlock(bands, rgb, uncertainty)
 
     def process(self, block, row, col):
-        """Predict the window at (row, col) and write what is kept of it into a RowBlock."""
+        """Predict a window and write what is kept of it into a RowBlock; returns its pixels."""
         image, missing = self.read(row, col)
         margin = discarded_margin(row, col, self.args.margin)
         if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
@@ -245,6 +243,7 @@ class WindowPredictor:
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])
         self.keep(block, col, missing[in_window], in_prediction, classes, probabilities)
+        return (row.keep_to - row.keep_from) * (col.keep_to - col.keep_from)
 
     def read(self, row, col):
         """The (h, w, C) pixels of a window, and (h, w) bool where they are no data."""
@@ -258,7 +257,7 @@ class WindowPredictor:
         inputs = normalise(inputs, self.meta["mean"], self.meta["std"], self.raster.nodata)
         if self.raster.alpha is not None:  # transparent pixels have the mean, as in training
             inputs.masked_fill_(torch.from_numpy(missing).to(self.device), 0)
-        wanted = self.args.probabilities or self.args.suggest
+        wanted = self.args.probabilities or self.args.polygons or self.args.suggest
         return predict_window(self.model, inputs, margin, self.args.tta, wanted)
 
     def keep(self, block, col, missing, inside, classes, probabilities):
@@ -273,10 +272,11 @@ class WindowPredictor:
         """
         cols = slice(col.keep_from, col.keep_to)
         block.bands[:, cols, 0] = np.where(missing, NO_DATA, classes[inside])
-        if self.args.probabilities:
+        if self.args.probabilities or self.args.polygons:
             levels = (255 * probabilities[0]).round().byte().cpu().numpy()
             levels = levels[(..., *inside)] * ~missing  # (K, h, w)
             block.bands[:, cols, 1] = levels.max(axis=0)
+        if self.args.probabilities:
             block.bands[:, cols, 2:] = np.moveaxis(levels, 0, 2)
         if self.args.suggest:
             uncertainty = margin_uncertainty(probabilities)[0].cpu().numpy()[inside]

@@ -1,15 +1,22 @@
-"""The files of a predicted scene: class map, legend, areas, overview, probabilities, points."""
+"""The files of a predicted scene: class map, polygons, legend, areas, overview, probabilities."""
 
+import argparse
 import collections
 import csv
+import math
 import os
 import pathlib
+import re
+import sys
 import tempfile
 from xml.etree import ElementTree
 
 import numpy as np
 from tqdm import tqdm
 
+from geo.geopackage import spatial_reference, write_geopackage
+from geo.overviews import add_overviews
+from geo.polygons import map_polygons
 from geo.raster import open_raster, write_geotiff
 from report.figures import draw_points, overlay, save_png, with_legend
 from weak.suggest import Candidates
@@ -23,10 +30,37 @@ ROWS = 512  # px, read at a time when a file is split into three
 # uncertainty: (h, W) as from weak.suggest, or None.
 RowBlock = collections.namedtuple("RowBlock", "bands rgb uncertainty")
 
+# min_pixels: polygons of fewer join a neighbour; simplify: px, as in polygons.map_polygons.
+PolygonSettings = collections.namedtuple("PolygonSettings", "min_pixels simplify")
+
+CONTENTS = {  # of the files of a scene, by the end of their names
+    "_classes.tif": "class of every pixel, 255 is no data",
+    "_classes.tif.aux.xml": "its class names, read by GDAL",
+    "_classes.qml": "its legend, read by QGIS",
+    "_classes.gpkg": "polygons with class, size and confidence",
+    "_areas.csv": "pixels, share and area per class",
+    "_overlay.png": "picture of the scene under its classes",
+    "_probabilities.tif": "probability of each class, 0 to 255",
+    "_probabilities.tif.aux.xml": "its band names, read by GDAL",
+    "_confidence.tif": "probability of the class on the map, 1 to 255, 0 is no data",
+    "_points.csv": "pixels to label next: fill in their class",
+    "_points.png": "picture of these pixels"}
+
 
 def overview_stride(height, width):
     """Distance between the rows and columns of a scene that its overview shows, px."""
     return -(-max(height, width) // OVERVIEW_SIDE)
+
+
+def check_names(scenes):
+    """Refuse scenes whose maps would have the same name, or none: ValueError."""
+    stems = [pathlib.Path(scene).stem for scene in scenes]
+    for scene, stem in zip(scenes, stems):
+        if stems.count(stem) > 1:
+            raise ValueError(f"two scenes are called {stem}, and one map would overwrite the "
+                             "other: give them in two calls with different --out")
+        if not stem.strip("."):
+            raise ValueError(f"{scene} has no name that its maps could take: rename it")
 
 
 def check_free(out, stem, suggest):
@@ -50,7 +84,40 @@ def check_free(out, stem, suggest):
                          "move it, or give another --out")
 
 
-def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, file_size=None):
+def parse_area(word):
+    """The `type` of a flag that takes an area: (number, "m2" or "px"), m2 if no unit is given."""
+    match = re.fullmatch(r"(\d+\.?\d*)\s*(m2|px)?", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{word}': give an area, such as 400 (m2) or 20px")
+    return float(match[1]), match[2] or "m2"
+
+
+def polygon_settings(args, raster):
+    """PolygonSettings for a scene; None if no polygons are asked for.
+
+    Args:
+        args: with polygons, min_area as from `parse_area`, and simplify, px.
+        raster: the scene, at the scale it is predicted at.
+    Raises:
+        ValueError: an area in m2, and it is not known how large the scene's pixels are; or the
+            flags contradict one another.
+    """
+    area, unit = args.min_area
+    if not args.polygons:
+        if area or args.simplify:
+            raise ValueError("--min-area and --simplify are for polygons: add --polygons")
+        return None
+    gsd_m = raster.georeference and raster.georeference.gsd_m
+    if unit == "px" or area == 0:
+        return PolygonSettings(math.ceil(area), args.simplify)
+    if not gsd_m:
+        raise ValueError(f"--min-area {area:g}: {raster.path} does not state the size of its "
+                         "pixels on the ground: give a number of pixels, such as 20px")
+    return PolygonSettings(math.ceil(area / gsd_m**2), args.simplify)
+
+
+def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, file_size=None,
+               polygons=None):
     """Write all files of one scene, which take their names when all of them are complete.
 
     Args:
@@ -61,6 +128,7 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         probabilities: whether the row blocks hold probabilities, to be written too.
         suggest: number of pixels to suggest for labelling.
         file_size: (H, W) of the scene's file, px; None: as the scene is predicted.
+        polygons: PolygonSettings, if the row blocks hold confidence and polygons are asked for.
     Returns:
         path of the class map.
     Raises:
@@ -70,10 +138,12 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=out) as work:
         stem = f"{work}/{name}"  # as text, because a path would lose the stem "."
         summary = Summary(raster, suggest)
-        write_rasters(stem, row_blocks, raster, meta, probabilities, summary)
+        write_rasters(stem, row_blocks, raster, meta, probabilities, summary, polygons is not None)
         write_legend(f"{stem}_classes.tif", meta["classes"], meta["colours"])
         gsd_m = raster.georeference and raster.georeference.gsd_m
         write_areas(f"{stem}_areas.csv", meta["classes"], summary.counts, gsd_m)
+        if polygons:
+            write_polygons(stem, raster, meta["classes"], polygons)
         save_png(overview(summary, raster, meta), f"{stem}_overlay.png")
         if suggest:
             points = summary.candidates.choose(suggest)
@@ -83,8 +153,16 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         files = sorted(os.listdir(work))
         for file in files:
             os.replace(pathlib.Path(work, file), pathlib.Path(out, file))
-    print(*(pathlib.Path(out, file) for file in files), sep="\n")
+    list_files(out, name, files)
     return pathlib.Path(out, f"{name}_classes.tif")
+
+
+def list_files(out, name, files):
+    """Print the files written for the scene of a name, with what each of them holds."""
+    paths = [str(pathlib.Path(out, file)) for file in files]
+    width = max(map(len, paths))
+    for path, file in zip(paths, files):
+        print(f"{path:{width}}  {CONTENTS.get(file.removeprefix(name), '')}".rstrip())
 
 
 class Summary:
@@ -127,8 +205,8 @@ class Summary:
         return np.concatenate([classes for _, classes in self.parts])
 
 
-def write_rasters(stem, row_blocks, raster, meta, probabilities, summary):
-    """Write the class map and, if asked for, probabilities and confidence.
+def write_rasters(stem, row_blocks, raster, meta, probabilities, summary, confidence=False):
+    """Write the class map and, if asked for, probabilities and confidence, all with overviews.
 
     The row blocks come once, but three files cannot be written side by side. Their bands are
     therefore written to one file first, which is then split.
@@ -137,6 +215,7 @@ def write_rasters(stem, row_blocks, raster, meta, probabilities, summary):
         stem: path that the files' names begin with.
         row_blocks, raster, meta, probabilities: as in `write_maps`.
         summary: Summary, to which all row blocks are added.
+        confidence: whether the row blocks hold confidence, also without probabilities.
     Raises:
         ValueError: no pixel holds data.
     """
@@ -152,28 +231,64 @@ def write_rasters(stem, row_blocks, raster, meta, probabilities, summary):
             raise ValueError(f"{raster.path} holds no data at all, every pixel is NaN or nodata: "
                              "nothing to predict")
 
-    def write(name, blocks, bands, **options):
+    def write(name, blocks, bands, overviews=None, **options):
         write_geotiff(f"{stem}{name}.tif", blocks, raster.height, raster.width, bands, "uint8",
                       georeference=raster.georeference, **options)
+        if overviews:
+            add_overviews(f"{stem}{name}.tif", overviews)
 
-    if not probabilities:
-        write("_classes", bands_of_blocks(), 1, palette=palette, nodata=NO_DATA)
+    class_options = {"overviews": "mode", "palette": palette, "nodata": NO_DATA}
+    if not probabilities and not confidence:
+        write("_classes", bands_of_blocks(), 1, **class_options)
         return
-    write("", bands_of_blocks(), 2 + num_classes, level=1)
+    write("", bands_of_blocks(), 2 + num_classes if probabilities else 2, level=1)
     with open_raster(f"{stem}.tif") as together:
-        write("_classes", _split(together, "classes", 0, 1), 1, palette=palette, nodata=NO_DATA)
-        write("_confidence", _split(together, "confidence", 1, 2), 1, nodata=0)
-        write("_probabilities", _split(together, "probabilities", 2, 2 + num_classes), num_classes)
+        write("_classes", _split(together, "classes", 0, 1), 1, **class_options)
+        write("_confidence", _split(together, "confidence", 1, 2), 1, "mean", nodata=0)
+        if probabilities:
+            write("_probabilities", _split(together, "probabilities", 2, 2 + num_classes),
+                  num_classes, "mean")
     os.remove(f"{stem}.tif")
-    write_band_names(f"{stem}_probabilities.tif", meta["classes"])
+    if probabilities:
+        write_band_names(f"{stem}_probabilities.tif", meta["classes"])
 
 
 def _split(raster, name, first, end):
-    """Yield blocks of rows (h, W, end - first) of the bands from first to end of a raster."""
+    """Yield blocks of rows (h, W, end - first) of the bands from first to end of a raster.
+
+    A bar with the name of what is written shows the progress, if there is a name.
+    """
     rows = range(0, raster.height, ROWS)
-    for row in tqdm(rows, f"writing {name}", unit="block", disable=None, leave=False):
+    is_silent = None if name else True  # None: silent unless it is a terminal
+    for row in tqdm(rows, f"writing {name}", unit="block", disable=is_silent, leave=False):
         height = min(ROWS, raster.height - row)
         yield raster.read(row, 0, height, raster.width)[:, :, first:end]
+
+
+def write_polygons(stem, raster, names, settings):
+    """Write the polygons of a class map and its confidence, which are written, as a GeoPackage.
+
+    Args:
+        stem: path that the files' names begin with.
+        raster: the scene; names: K class names.
+        settings: PolygonSettings.
+    """
+    path = f"{stem}_classes.gpkg"
+    georeference = raster.georeference
+    gsd_m = georeference and georeference.gsd_m
+    if not gsd_m:
+        print(f"warning: {raster.path} does not state the size of its pixels on the ground: its "
+              "polygons have a number of pixels, and no area_m2", file=sys.stderr)
+    with (open_raster(f"{stem}_classes.tif") as classes,
+          open_raster(f"{stem}_confidence.tif") as confidence):
+        # Each block is read from both files, (h, W) and (h, W).
+        blocks = zip(_split(classes, "polygons", 0, 1), _split(confidence, "", 0, 1))
+        blocks = ((one[:, :, 0], other[:, :, 0]) for one, other in blocks)
+        polygons = map_polygons(blocks, raster.width, *settings,
+                                to_map=georeference and georeference.to_map,
+                                folder=os.path.dirname(stem))
+        srs = spatial_reference(georeference, f"{stem}_classes.tif")
+        write_geopackage(path, polygons, names, srs, gsd_m and gsd_m**2)
 
 
 def write_legend(path, names, colours):

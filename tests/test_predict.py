@@ -1,10 +1,13 @@
 """predict.py: windows give the whole scene's map, and the files beside it fit the map."""
 
 import collections
+import contextlib
 import csv
 import os
 import pathlib
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -271,6 +274,43 @@ def test_main__overview_of_a_large_scene_is_small(tmp_path):
         assert overlay.width < 2200
 
 
+def test_polygons__sizes_add_up_to_the_map_and_its_areas(tmp_path, capsys):
+    write_checkpoint(tmp_path / "best.pt")
+    tifffile.imwrite(tmp_path / "scene.tif", random_scene(30, 20), photometric="rgb",
+                     extratags=UTM_TAGS)
+    path, = run(tmp_path, "scene.tif", flags=["--polygons"])
+    printed = capsys.readouterr().out
+    assert re.search("scene_classes.gpkg +polygons", printed) and "next: " in printed
+    classes = tifffile.imread(path)
+    for flags, fewer in [([], False), (["--min-area", "40"], True), (["--min-area", "10px"], True)]:
+        run(tmp_path, "scene.tif", flags=["--polygons", *flags, "--simplify", "1"])
+        with contextlib.closing(sqlite3.connect(tmp_path / "scene_classes.gpkg")) as file:
+            rows = file.execute("SELECT class, class_id, pixels, area_m2, confidence FROM polygons")
+            names, ids, pixels, areas, confidence = (np.array(column) for column in zip(*rows))
+        assert sum(pixels) == 600 and sum(areas) == 2400
+        assert (np.take(list("abc"), ids) == names).all()
+        assert np.all((confidence > 1 / 3) & (confidence <= 1))
+        if fewer:
+            assert min(pixels) >= 10
+        else:
+            counts = np.bincount(ids, weights=pixels)
+            assert counts.tolist() == np.bincount(classes.reshape(-1)).tolist()
+
+
+def test_polygons__areas_in_metres_need_the_size_of_a_pixel(tmp_path, capsys):
+    write_checkpoint(tmp_path / "best.pt")
+    write_png(tmp_path / "photo.png", random_scene(20, 20))
+    with pytest.raises(ValueError, match="--min-area 40: .*photo.png.*20px"):
+        run(tmp_path, "photo.png", flags=["--polygons", "--min-area", "40"])
+    run(tmp_path, "photo.png", flags=["--polygons", "--min-area", "4px"])
+    assert "area_m2" in capsys.readouterr().err
+    with contextlib.closing(sqlite3.connect(tmp_path / "photo_classes.gpkg")) as file:
+        assert file.execute("SELECT count(area_m2), sum(pixels) FROM polygons").fetchone() == (
+            0, 400)
+    with pytest.raises(ValueError, match="--polygons"):
+        run(tmp_path, "photo.png", flags=["--simplify", "1"])
+
+
 def test_suggest__points_lie_on_data_and_apart(tmp_path):
     write_checkpoint(tmp_path / "best.pt", bands=2, dtype="float32")
     image = random_scene(100, 150, bands=2, dtype=np.float32)
@@ -381,7 +421,7 @@ def test_row_blocks__two_small_windows_at_a_time_on_the_cpu(tmp_path, monkeypatc
     monkeypatch.setattr(predict, "predict_window", counted("predict", predict.predict_window))
     monkeypatch.setattr(Raster, "read", counted("read", Raster.read))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(predict, "WINDOW", room)
+    monkeypatch.setattr("geo.windows.WINDOW", room)
     run(tmp_path, "scene.png", out="two", flags=flags)
     assert most == {"predict": at_once, "read": 1}  # a raster serves one thread at a time
     for name in ("classes.tif", "probabilities.tif", "overlay.png", "points.csv"):
@@ -479,7 +519,8 @@ def test_main__scenes_and_flags_that_do_not_fit_are_one_line(tmp_path):
     assert not (tmp_path / "maps").exists() or list((tmp_path / "maps").iterdir()) == []
 
 
-@pytest.mark.parametrize("flag, word", [("--scale", "0"), ("--suggest", "-1")])
+@pytest.mark.parametrize("flag, word", [
+    ("--scale", "0"), ("--suggest", "-1"), ("--min-area", "1ha"), ("--simplify", "nan")])
 def test_parse_args__numbers_out_of_range_are_one_line(capsys, flag, word):
     with pytest.raises(SystemExit) as error:
         predict.parse_args(["rgb.png", "--checkpoint", "best.pt", f"{flag}={word}"])

@@ -241,7 +241,8 @@ def test_write_maps__a_full_disk_leaves_nothing(scene, out, monkeypatch, written
     assert names(out) == []
 
 
-def test_write_rasters__memory_holds_a_few_row_blocks(tmp_path):
+def test_write_rasters__memory_holds_a_few_row_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("geo.raster.CACHE_BYTES", 0)
     with open_raster(write_photo(tmp_path / "scene.png", 8, 8)) as raster:
         raster.height = 4096
         raster.width = 8192
