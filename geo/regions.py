@@ -230,19 +230,18 @@ def sieve(classes, pixels, borders, min_pixels):
         low, high, lengths = borders
         useful = small[low] | small[high]
         low, high, lengths = low[useful], high[useful], lengths[useful]
-        source = np.concatenate([low, high])
-        target = np.concatenate([high, low])
-        length = np.concatenate([lengths, lengths])
-        # Neighbours cannot both move in one round: the smaller one goes first.
-        goes_first = (pixels[target] < pixels[source]) | (
-            (pixels[target] == pixels[source]) & (target < source))
+        # The smaller of two may move, and not both in one round.
+        low_first = pixels[low] <= pixels[high]
+        source = np.where(low_first, low, high)
+        target = np.where(low_first, high, low)
         moves = small.copy()
-        moves[source[goes_first]] = False
+        moves[target] = False
         moving = moves[source]
         if not moving.any():
             return follow(merged)
-        source, target, length = source[moving], target[moving], length[moving]
-        order = np.lexsort((target, -pixels[target], -length, source))
+        source = source[moving]
+        target = target[moving]
+        order = np.lexsort((target, -pixels[target], -lengths[moving], source))
         best = order[np.flatnonzero(np.diff(source[order], prepend=-1))]
         into = np.arange(len(pixels))
         into[source[best]] = target[best]

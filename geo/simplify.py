@@ -37,9 +37,10 @@ def simplify_lines(lines, tolerance):
         for part in np.array_split(np.arange(len(firsts)), (lasts - firsts).sum() // BATCH + 1):
             split_chords(space, kept, firsts[part], lasts[part], tolerance)
         firsts, lasts = same_chords(lines, space.keys, kept)
-        middle = farthest(space, firsts, lasts)[0]
-        kept[middle] = True
-        firsts, lasts = np.append(firsts, middle), np.append(middle, lasts)
+        if len(firsts):
+            middles, _ = farthest(space, firsts, lasts)
+            kept[middles] = True
+            firsts, lasts = split(firsts, middles, lasts)
     return keep_corners(lines, kept)
 
 
@@ -59,20 +60,27 @@ class Corners:
         self.order = np.argsort(self.keys)
         self.sorted_keys = self.keys[self.order]
 
+    def steps(self, starts, ends):
+        """Rows down and columns to the right, (n,) float64 each, from corners to other corners."""
+        down = self.rows[ends] - self.rows[starts]
+        across = self.cols[ends] - self.cols[starts]
+        return down.astype(np.float64), across.astype(np.float64)
+
     def between(self, rows, one, other):
         """Find corners in rows (n,), from column one to column other, (n,) floats, both included.
 
         Returns:
-            query: (m,) index of a row, and corner: (m,) one that was found there.
+            queries: (m,) indices of the rows; found: (m,) corners found there.
         """
         left = np.ceil(np.minimum(one, other)).astype(np.int64)
         right = np.floor(np.maximum(one, other)).astype(np.int64)
         rows = rows * np.int64(self.stride)
         begins = np.searchsorted(self.sorted_keys, rows + left)
         counts = np.searchsorted(self.sorted_keys, rows + right, side="right") - begins
-        query = np.flatnonzero(counts)
-        begins, counts = begins[query], counts[query]
-        return np.repeat(query, counts), self.order[expand(begins, counts)]
+        queries = np.flatnonzero(counts)
+        begins = begins[queries]
+        counts = counts[queries]
+        return np.repeat(queries, counts), self.order[expand(begins, counts)]
 
 
 def split_chords(space, kept, firsts, lasts, tolerance):
@@ -81,21 +89,27 @@ def split_chords(space, kept, firsts, lasts, tolerance):
     Args:
         space: Corners.
         kept: (N,) bool, changed in place.
-        firsts, lasts: (n,) corners of a line, its chain.
+        firsts, lasts: (n,) ends of chains of corners.
         tolerance: px.
     """
     while True:
         has_inner = lasts - firsts > 1
-        firsts, lasts = firsts[has_inner], lasts[has_inner]
+        firsts = firsts[has_inner]
+        lasts = lasts[has_inner]
         if len(firsts) == 0:
             return
-        middle, distance = farthest(space, firsts, lasts)
-        is_split = (distance > tolerance) | (space.keys[firsts] == space.keys[lasts])
+        middles, distances = farthest(space, firsts, lasts)
+        is_ring = space.keys[firsts] == space.keys[lasts]
+        is_split = (distances > tolerance) | is_ring
         fits = np.flatnonzero(~is_split)
-        is_split[fits[is_crossed(space, firsts[fits], lasts[fits])]] = True
-        middle = middle[is_split]
-        kept[middle] = True
-        firsts, lasts = (np.append(firsts[is_split], middle), np.append(middle, lasts[is_split]))
+        is_split[fits] = is_crossed(space, firsts[fits], lasts[fits])
+        kept[middles[is_split]] = True
+        firsts, lasts = split(firsts[is_split], middles[is_split], lasts[is_split])
+
+
+def split(firsts, middles, lasts):
+    """Ends (firsts, lasts), (2 * n,) each, of n chains that are split at their middles."""
+    return np.append(firsts, middles), np.append(middles, lasts)
 
 
 def farthest(space, firsts, lasts):
@@ -107,18 +121,18 @@ def farthest(space, firsts, lasts):
         corners (n,), and their distances (n,) from the chord, px.
     """
     counts = lasts - firsts - 1
-    inner = expand(firsts + 1, counts)
-    chain = np.repeat(np.arange(len(firsts)), counts)
-    down = (space.rows[lasts] - space.rows[firsts]).astype(np.float64)
-    across = (space.cols[lasts] - space.cols[firsts]).astype(np.float64)
-    square = np.maximum(down**2 + across**2, 1)
-    row = space.rows[inner] - space.rows[firsts][chain]
-    col = space.cols[inner] - space.cols[firsts][chain]
-    along = ((row * down[chain] + col * across[chain]) / square[chain]).clip(0, 1)
-    distance = np.hypot(row - along * down[chain], col - along * across[chain])
+    inner = expand(firsts + 1, counts)  # (m,) corners, one chain after the other
+    down, across = space.steps(firsts, lasts)
+    squares = np.maximum(down**2 + across**2, 1)  # of the chords' lengths; a ring's is 0
+    down = np.repeat(down, counts)
+    across = np.repeat(across, counts)
+    inner_down, inner_across = space.steps(np.repeat(firsts, counts), inner)
+    along = inner_down * down + inner_across * across
+    along = (along / np.repeat(squares, counts)).clip(0, 1)  # 0: at the chord's first end
+    distances = np.hypot(inner_down - along * down, inner_across - along * across)
     begins = np.cumsum(counts) - counts
-    greatest = np.maximum.reduceat(distance, begins) if len(begins) else distance
-    hits = np.flatnonzero(distance == greatest[chain])
+    greatest = np.maximum.reduceat(distances, begins)
+    hits = np.flatnonzero(distances == np.repeat(greatest, counts))
     first_hits = hits[np.searchsorted(hits, begins)]
     return inner[first_hits], greatest
 
@@ -135,24 +149,26 @@ def is_crossed(space, firsts, lasts):
     """
     counts = lasts - firsts + 1
     corners = expand(firsts, counts)
-    chain = np.repeat(np.arange(len(firsts)), counts)
-    # From each corner, the rows down or up to the next one; the last corner has its own alone.
-    down = space.rows[np.minimum(corners + 1, lasts[chain])] - space.rows[corners]
-    counts = np.maximum(np.abs(down), 1)
+    chains = np.repeat(np.arange(len(firsts)), counts)
+    # From each corner, the rows down or up to the next one. The last corner has its own row alone.
+    down, _ = space.steps(corners, np.minimum(corners + 1, lasts[chains]))
+    counts = np.maximum(np.abs(down), 1).astype(np.int64)
     rows = expand(space.rows[corners], counts, np.sign(down))
     cols = np.repeat(space.cols[corners], counts)
-    chain = np.repeat(chain, counts)
-    height = space.rows[lasts] - space.rows[firsts]
-    width = space.cols[lasts] - space.cols[firsts]
-    along = (rows - space.rows[firsts][chain]) / np.where(height == 0, 1, height)[chain]
-    chord_cols = space.cols[firsts][chain] + along.clip(0, 1) * width[chain]
-    query, found = space.between(rows, cols, chord_cols)
-    chain = chain[query]
-    is_own = (found >= firsts[chain]) & (found <= lasts[chain])
+    chains = np.repeat(chains, counts)
+    # The chord's column in these rows, or that of its nearer end.
+    height, width = space.steps(firsts, lasts)
+    height[height == 0] = 1  # the chord lies in one row: any of its columns will do
+    along = (rows - space.rows[firsts][chains]) / height[chains]
+    chord_cols = space.cols[firsts][chains] + along.clip(0, 1) * width[chains]
+
+    queries, found = space.between(rows, cols, chord_cols)
+    chains = chains[queries]
+    is_own = (found >= firsts[chains]) & (found <= lasts[chains])
     keys = space.keys[found]
-    is_end = (keys == space.keys[firsts][chain]) | (keys == space.keys[lasts][chain])
+    is_at_end = (keys == space.keys[firsts][chains]) | (keys == space.keys[lasts][chains])
     crossed = np.zeros(len(firsts), bool)
-    crossed[chain[~is_own & ~is_end]] = True
+    crossed[chains[~is_own & ~is_at_end]] = True
     return crossed
 
 

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 
+from geo import geopackage
 from geo.geopackage import encode, spatial_reference, write_geopackage
 from geo.georeference import KEYS, PIXEL_SCALE, TIE_POINTS, Georeference
 from geo.polygons import Polygon
@@ -53,6 +54,12 @@ def test_write_geopackage__tables_and_rows(tmp_path):
 def test_write_geopackage__a_folder_that_is_missing_is_one_line(tmp_path):
     with pytest.raises(OSError, match="a.gpkg"):
         write_geopackage(tmp_path / "nowhere" / "a.gpkg", POLYGONS, ["sand", "wood"])
+
+
+def test_write_geopackage__a_full_disk_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(geopackage, "SETTINGS", "PRAGMA max_page_count = 30;")
+    with pytest.raises(OSError, match="a.gpkg.*full"):
+        write_geopackage(tmp_path / "a.gpkg", POLYGONS * 2000, ["sand", "wood"])
 
 
 @pytest.mark.filterwarnings("ignore")  # rasterio warns of a file without georeference
