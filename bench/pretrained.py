@@ -16,7 +16,8 @@ roads   images, groundtruth: the EPFL road segmentation set
 
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
-once, with the weights of the last step. All of it makes results/pretrained.md.
+once, with the weights of the last step. The techniques for few labels are judged on the pretrained
+network. All of it makes results/pretrained.md.
 """
 
 import bisect
@@ -42,6 +43,13 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
+TECHNIQUES = {  # flags for the pretrained network, beside those of its recipe
+    "class weights": "--class-weights sqrt",
+    "superpixels": "--superpixels 8",
+    "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
+    "teacher": "--teacher 0.7 --ema 0.98",
+    "twice the epochs": None}  # see `experiment`
+JUDGED = {"dubai": (1, 5), "dunes-a": (1, 5), "roads": (1, 5)}  # points per tile
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
     "water": "water", "marsh": "water", "ag": "other", "beach": "sand", "foredune": "sand",
@@ -161,7 +169,7 @@ def experiment(data, points, network):
         method = {PIXELS: PIXELS, PLAIN: BASE if points else FULL}[network]
         return Experiment(experiment_of_points(data, points, "", method).runs, None)
     words = {PLAIN: "plain", SCRATCH: "scratch", PRETRAINED: "pretrained", PIXELS: "pixels"}
-    runs = numbered(f"{data}-{points or 'all'}-{words[network]}", 5 if points == 1 else 3, "draw")
+    runs = runs_of(data, points, words[network])
     flags = f"--data data/{data} --points {points} "
     if network in (PLAIN, PIXELS):
         flags += PLAIN_RECIPES[data]
@@ -172,12 +180,36 @@ def experiment(data, points, network):
     return Experiment(runs, flags, "bench/pixel_classifier.py" if network == PIXELS else "train.py")
 
 
+def runs_of(data, points, words):
+    """Names of the runs: five draws of few points, else three."""
+    return numbered(f"{data}-{points or 'all'}-{words}", 5 if points in (1, 5) else 3, "draw")
+
+
+def technique(data, points, name):
+    """The Experiment of one of TECHNIQUES on the pretrained network."""
+    flags = experiment(data, points, PRETRAINED).flags
+    more = TECHNIQUES[name]
+    if more is None:
+        epochs = EPOCHS[data].split()[-1]
+        flags = flags.replace(f"--epochs {epochs}", f"--epochs {2 * int(epochs)}")
+    else:
+        flags = f"{flags} {more}"
+    words = f"pretrained {name}".replace(",", "").replace(" ", "-")
+    return Experiment(runs_of(data, points, words), flags)
+
+
 def experiments_of(data):
-    """All experiments of a set; those of the main comparison first."""
+    """The experiments of a set's main comparison, {(points, network): Experiment}."""
     lines = [(points, network) for points in POINTS for network in (PRETRAINED, PLAIN, PIXELS)
              if points or network != PIXELS]
     lines += [(points, SCRATCH) for points in POINTS]
     return {line: experiment(data, *line) for line in lines}
+
+
+def techniques_of(data):
+    """The experiments on techniques, {(points, name): Experiment}."""
+    return {(points, name): technique(data, points, name)
+            for points in JUDGED.get(data, ()) for name in TECHNIQUES}
 
 
 def floor_of(data, points, experiments, rows):
@@ -215,6 +247,23 @@ def set_table(data, rows):
     return table
 
 
+def technique_table(data, rows):
+    """The table of the techniques on a set, a list of dict."""
+    table = []
+    for (points, name), one in techniques_of(data).items():
+        there = [rows[run] for run in one.runs if run in rows]
+        if there:
+            gains = paired_gains(one.runs, experiment(data, points, PRETRAINED).runs, rows)
+            table.append({
+                "points per tile": points,
+                "technique": name,
+                "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
+                "difference to pretrained": difference(gains),
+                "by draw": listed(gains),
+                "IoU by class": mean_class_iou(there)})
+    return table
+
+
 def report_lines():
     """The lines of pretrained.md."""
     rows = {}
@@ -225,6 +274,9 @@ def report_lines():
         table = set_table(data, rows)
         if table:
             lines += [f"## {data}", "", *markdown(table), ""]
+        table = technique_table(data, rows)
+        if table:
+            lines += [f"Techniques on the pretrained network, {data}:", "", *markdown(table), ""]
     return lines
 
 
@@ -234,7 +286,7 @@ def main(args):
         experiments = []
         for data in args.sets:
             prepare(data, args.source)
-            experiments += experiments_of(data).values()
+            experiments += [*experiments_of(data).values(), *techniques_of(data).values()]
         run_missing(RESULTS / "pretrained.csv", experiments, args)
     write_report("pretrained.md", report_lines())
 
