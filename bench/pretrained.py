@@ -17,11 +17,13 @@ roads   images, groundtruth: the EPFL road segmentation set
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
 once, with the weights of the last step. The techniques for few labels are judged on the pretrained
-network. All of it makes results/pretrained.md.
+network. All of it makes results/pretrained.md, docs/few-labels.png and, where the run of SHOWN lies
+in runs/pretrained, docs/dubai.png.
 """
 
 import bisect
 import csv
+import math
 import pathlib
 import shutil
 import statistics
@@ -31,8 +33,13 @@ from experiments import (
     RESULTS, ROOT, Experiment, call, difference, experiment_parser, listed, markdown,
     mean_and_spread, numbered, paired_gains, read_rows, run_missing, scores_of,
     write_report)
+from PIL import Image
 from points import BASE, FULL, PIXELS, RECIPES, mean_class_iou, shares
 from points import experiment as experiment_of_points
+
+from report.curves import curves
+from report.figures import save_png
+from report.layout import PAPER, page
 
 PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
 LITE = "--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --encoder efficientnet_lite0"
@@ -64,6 +71,10 @@ OBX = ("deep water", "shallow water, surf or wet sand", "land")
 FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
 # Mean IoU on the test split of the commonest training class everywhere
 ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "roads": 0.390}
+SHOWN = "dubai-20-pretrained-draw0"  # the run whose maps stand in README
+SHOWN_TILES = 4
+DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
+PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads"}
 HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
 
 Mean ± standard deviation over draws (seeds). "Of every label" is the share of the same network's
@@ -266,9 +277,7 @@ def technique_table(data, rows):
 
 def report_lines():
     """The lines of pretrained.md."""
-    rows = {}
-    for name in ("baseline", "points", "pretrained"):
-        rows |= read_rows(RESULTS / f"{name}.csv")
+    rows = all_rows()
     lines = [HEAD]
     for data in EPOCHS:
         table = set_table(data, rows)
@@ -280,8 +289,84 @@ def report_lines():
     return lines
 
 
+def all_rows():
+    """The rows of this script's table and of those that it shares runs with, by name."""
+    rows = {}
+    for name in ("baseline", "points", "pretrained"):
+        rows |= read_rows(RESULTS / f"{name}.csv")
+    return rows
+
+
+def figure(rows):
+    """Mean IoU against points per tile, a panel per set, between every label and the floor."""
+    panels = [panel(data, title, rows) for data, title in PANELS.items()]
+    canvas = Image.new("RGB", (sum(one.width for one in panels), panels[0].height), PAPER)
+    left = 0
+    for one in panels:
+        canvas.paste(one, (left, 0))
+        left += one.width
+    return page([canvas], "Mean IoU on test places that no label came from (mean and standard "
+                "deviation of the draws)")
+
+
+def panel(data, title, rows):
+    """The panel of a set."""
+    experiments = experiments_of(data)
+    ticks = {math.log10(points): str(points) for points in sorted(POINTS) if points}
+    full = scores_of(experiments[0, PRETRAINED].runs, rows)
+    series = {"pretrained, every label": [(x, statistics.mean(full)) for x in ticks if full]}
+    for network in (PRETRAINED, PLAIN):
+        series[f"{network}, points"] = []
+        for x, points in zip(ticks, ticks.values()):
+            scores = scores_of(experiments[int(points), network].runs, rows)
+            series[f"{network}, points"] += spread_marks(x, scores)
+    series["floor: each pixel by its colour"] = []
+    for x, points in zip(ticks, ticks.values()):
+        floor = floor_of(data, int(points), experiments, rows)
+        series["floor: each pixel by its colour"] += [(x, value) for value in floor]
+    return curves(series, "labelled points per training tile", "mean IoU", title, (0, 0.7), ticks,
+                  size=(400, 420))
+
+
+def spread_marks(x, scores):
+    """The mean of scores at x, with a line one standard deviation up and down; [] of none."""
+    if not scores:
+        return []
+    mean = statistics.mean(scores)
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0
+    return [(x, mean + step * spread) for step in (0, 1, -1, 0)]
+
+
+def picture():
+    """Test tiles of Dubai with the maps of the run SHOWN: image, points, prediction, truth.
+
+    The tiles are spread evenly over those that are whole and hold three classes or more.
+    """
+    import torch
+
+    from data import TileDataset
+    from engine.checkpoint import load_model
+    from report.discs import enlarged_points
+    from report.figures import colour_map, panel_grid
+    from report.panels import predict_tiles, spread
+    model, meta = load_model(ROOT / "runs" / "pretrained" / SHOWN / "last.pt", torch.device("cpu"))
+    tiles = TileDataset(ROOT / "data" / "dubai", "test")
+    pointed = TileDataset(ROOT / "data" / "dubai", "test", points=int(SHOWN.split("-")[1]))
+    varied = [index for index, labels in enumerate(tiles.labels)
+              if (labels != tiles.ignore).float().mean() > 0.9 and len(labels.unique()) > 3]
+    shown = spread(varied, SHOWN_TILES)
+    rows = []
+    for index, (rgb, truth, prediction) in zip(
+            shown, predict_tiles(model, tiles, shown, meta, torch.device("cpu"))):
+        labels = pointed.get_batch([index])[1][0].numpy()
+        rows.append([rgb, enlarged_points(rgb, labels, DUBAI_COLOURS),
+                     colour_map(prediction, DUBAI_COLOURS), colour_map(truth, DUBAI_COLOURS)])
+    return panel_grid(rows, ["image", "points", "prediction", "truth"],
+                      list(zip(meta["classes"], DUBAI_COLOURS)), cell=192)
+
+
 def main(args):
-    """Run what is missing, then write the table of all rows."""
+    """Run what is missing, then write the table and the figures of all rows."""
     if not args.tables_only:
         experiments = []
         for data in args.sets:
@@ -289,6 +374,9 @@ def main(args):
             experiments += [*experiments_of(data).values(), *techniques_of(data).values()]
         run_missing(RESULTS / "pretrained.csv", experiments, args)
     write_report("pretrained.md", report_lines())
+    save_png(figure(all_rows()), ROOT / "docs" / "few-labels.png")
+    if (ROOT / "runs" / "pretrained" / SHOWN / "last.pt").exists():
+        save_png(picture().quantize(256, dither=Image.Dither.NONE), ROOT / "docs" / "dubai.png")
 
 
 if __name__ == "__main__":
