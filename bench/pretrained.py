@@ -292,7 +292,7 @@ def report_lines():
 def all_rows():
     """The rows of this script's table and of those that it shares runs with, by name."""
     rows = {}
-    for name in ("baseline", "points", "pretrained"):
+    for name in ("baseline", "points", "pretrained", "suggest"):
         rows |= read_rows(RESULTS / f"{name}.csv")
     return rows
 
