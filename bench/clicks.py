@@ -27,12 +27,13 @@ from clicked_scenes import (
 from experiments import (
     RESULTS, ROOT, append, call, experiment_parser, markdown, origin, processor, read_csv,
     read_json, read_rows, write_report)
+from PIL import Image
 
 from data import TileDataset
 from engine.meta import checkpoint_meta
 from metrics import ConfusionMatrix
 from report.discs import draw_points
-from report.figures import colour_map, panel_grid, save_png
+from report.figures import colour_map, panel_grid
 from report.intervals import independent_observations, plain_intervals
 from weak.pixel_classifier import PixelClassifier
 
@@ -352,11 +353,13 @@ def picture():
     places = tuple(draw_clicks(truth, count, draw).T)
     clicked[places] = truth[places]
     row = read_rows(RESULTS / "clicks.csv")[SHOWN]
-    panels = [draw_points(image, clicked, colours, size=4), colour_map(mapped[:, :, 0], colours),
+    panels = [draw_points(image, clicked, colours), colour_map(mapped[:, :, 0], colours),
               colour_map(truth, colours)]
-    titles = [f"{count} clicks", f"map of the network: {float(row['accuracy']):.0%} right",
-              "truth: drawn by hand"]
-    return panel_grid([panels], titles, list(zip(names, colours)), cell=420)
+    titles = [f"a scene and {count} clicks",
+              f"its map: {float(row['accuracy']):.0%} of all other pixels are right",
+              "truth, drawn by hand; light grey: no label"]
+    grid = panel_grid([panels], titles, list(zip(names, colours)), cell=480)
+    return grid.quantize(128, dither=Image.Dither.NONE)
 
 
 def main(args):
@@ -373,7 +376,7 @@ def main(args):
             append(RESULTS / "clicks_intervals.csv", {"name": name, **score_interval(*run)})
     write_report("clicks.md", report_lines())
     if SHOWN in read_rows(RESULTS / "clicks.csv") and (ROOT / "runs" / "clicks" / SHOWN).exists():
-        save_png(picture(), ROOT / "docs" / "clicks.png")
+        picture().save(ROOT / "docs" / "clicks.png", optimize=True)
 
 
 def missing(runs, table, args):
