@@ -41,7 +41,10 @@ DRAWS = 3
 SETTINGS = {  # flags of prepare_data.py and of train.py
     "default": ("", ""),
     "pretrained": ("", "--encoder efficientnet_lite0 --weights imagenet"),
-    "blocks": ("--split-by block", "")}
+    "blocks": ("--split-by block", ""),
+    "tiles-64": ("--tile 64", ""),
+    "tiles-256": ("--tile 256", "")}
+EXPLAIN = ("blocks", "tiles-64", "tiles-256")  # tried once, to see what the defaults change
 SPLITS = ("polygon", "block")  # whose intervals are compared
 INTERVAL_DRAWS = 4
 ROWS = 512  # px, of a scene that the pixel classifier takes at a time
@@ -52,7 +55,7 @@ HEAD = """Written by `python bench/clicks.py` from clicks.csv and clicks_interva
 
 Default: every command ran with its defaults. Pretrained: train.py with `--encoder
 efficientnet_lite0 --weights imagenet`. Blocks: prepare_data.py with `--split-by block`, which was
-the default until these rows. Network and pixel classifier learned from the same clicks, those of
+the default until these rows. Tiles: prepare_data.py with `--tile`. Network and pixel classifier learned from the same clicks, those of
 the training split, and are scored on all labelled pixels of the scene that were not clicked.
 Printed is what train.py printed of its test clicks, with its 95 % interval. It holds if the score
 on all other pixels lies in it. Minutes are processor seconds of prepare_data.py, train.py and
@@ -71,6 +74,8 @@ def all_runs():
     """{name of a run: (scene, clicks or None for polygons, setting, draw)}, in order of value."""
     runs = {}
     for draw, setting, count in itertools.product(range(DRAWS), SETTINGS, (500, 100, None)):
+        if setting in EXPLAIN and (count, draw) != (500, 0):
+            continue
         for scene in CLICKED if count else POLYGONS:
             name = f"{scene}-{count or 'polygons'}-{setting}-draw{draw}"
             runs[name] = scene, count, setting, draw
