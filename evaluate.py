@@ -25,6 +25,7 @@ from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
+from engine.prepared import tile_positions
 from geo.windows import averaged_logits
 from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map
@@ -112,7 +113,7 @@ def score(checkpoint, data, args, device):
         ScoredRun.
     """
     from report.compare import check_same_data
-    from report.stats import EvalStats, contiguous_blocks, tile_positions
+    from report.stats import EvalStats, contiguous_blocks
     content = load_checkpoint(checkpoint)
     model, meta = load_model(checkpoint, device)
     try:
