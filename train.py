@@ -36,6 +36,7 @@ from weak.ema import update_ema
 
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
+SAVE_EVERY = 100  # steps between checkpoints
 
 
 def check_args(args):
@@ -127,10 +128,10 @@ def build_run(args, meta, tiles, device):
     weights = None if args.resume else args.weights
     model = build_model(args.model, weights=weights, **kwargs)
     model = model.to(device, memory_format=torch.channels_last)
-    if args.freeze_encoder:
+    if args.encoder_lr == 0:
         freeze_encoder(model)
         if not args.weights:
-            print("warning: --freeze-encoder without --weights keeps a random encoder", flush=True)
+            print("warning: --encoder-lr 0 without --weights keeps a random encoder", flush=True)
     ema_model = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
         compile_network(model, device)
@@ -163,7 +164,7 @@ def build_optimizer(model, args):
     """
     encoder = model.encoder if hasattr(model, "encoder") else None
     in_encoder = {id(p) for p in encoder.parameters() if p.requires_grad} if encoder else set()
-    if args.encoder_lr < 1 and not in_encoder:
+    if 0 < args.encoder_lr < 1 and not in_encoder:
         raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder "
                          "that is trained: leave it out")
     groups = {}
@@ -278,9 +279,9 @@ def optimizer_step(run, args, done):
 
 
 def save_if_due(run, meta, args, stop_signals):
-    """Save every --save-every steps, after an epoch, and before a signal ends the run."""
+    """Save every SAVE_EVERY steps, after an epoch, and before a signal ends the run."""
     interrupted = bool(stop_signals) and run.world_size == 1  # several leave where they save
-    if run.step % args.save_every and run.step < run.steps and not interrupted:
+    if run.step % SAVE_EVERY and run.step < run.steps and not interrupted:
         return
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)

@@ -86,9 +86,8 @@ def add_learning_flags(parser):
          "the U-Net's bottleneck")
     flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
     flag("--weights", help="imagenet, or a file of published encoder weights")
-    flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
-         "or 0.3 for an EfficientNet with --weights")
+    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; 0 freezes "
+         "it; default 1, or 0.3 for an EfficientNet with --weights")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
          f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
@@ -121,7 +120,6 @@ def add_run_flags(parser):
     flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
-    flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
     flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")

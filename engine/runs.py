@@ -30,14 +30,13 @@ from engine.length import describe_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
 
-MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final",
-                        "tensorboard")
+MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "final", "tensorboard")
 SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 # Flags of earlier versions, with their defaults: a run that used one cannot go on here.
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
                  "fusion_at": "bottleneck", "upsampling": None, "skips": True, "output_stride": 16,
                  "hardest": 1.0, "crf": 0.0, "sync_bn": False, "deterministic": False,
-                 "limit_batches": 0, "clip": 1.0}
+                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False}
 
 
 @dataclasses.dataclass
