@@ -135,6 +135,8 @@ def wrong_entry(meta):
         "tiles, pixels": lambda: all(are_counts(meta, split) for split in SPLITS),
         "digests": lambda: are_digests(meta.get("digests")),
         "places": lambda: all(isinstance(site, str) for site in meta.get("places", {}).values()),
+        "grids": lambda: all(len(place) == 3 and all(map(is_position, place))
+                             for place in meta.get("grids", {}).values()),
         "arguments": lambda: 0 < meta.get("arguments", {}).get("scale", 1.0) <= 16,
     }
     for entry, holds in checks.items():
@@ -144,6 +146,11 @@ def wrong_entry(meta):
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError):
             return entry
     return None
+
+
+def is_position(value):
+    """Whether a value is a whole number that rows and columns of one plane do not exceed."""
+    return type(value) is int and abs(value) < 2**28
 
 
 def are_counts(meta, split):
