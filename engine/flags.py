@@ -51,7 +51,8 @@ def parse_args(argv=None):
     add_learning_flags(parser)
     add_augmentation_flags(parser)
     add_run_flags(parser)
-    parser.set_defaults(passes=None)  # over the tiles in one epoch, see `choose_length`
+    # Passes over the tiles in one epoch, see `choose_length`; the fold that a run holds out.
+    parser.set_defaults(passes=None, fold=0)
     args = parser.parse_args(argv)
     if args.resume:
         from engine import runs  # imports torch
@@ -117,6 +118,10 @@ def add_run_flags(parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
     flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
+    flag("--folds", type=number(int, 0), default=0, metavar="K", help="also train K networks that "
+         "each lack a K-th of the labels, and score them there; 0: off")
+    flag("--patience", type=number(int, 0), default=0, help="end after so many epochs without a "
+         "better validation score; 0: off")
     flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")

@@ -321,6 +321,31 @@ def test_finish_epoch__plateau_halves_after_more_than_three_bad_epochs(data, tmp
     assert rates == [0.08] * 5 + [0.04] * 4 + [0.02]
 
 
+def test_has_ended__patience_ends_a_run_that_was_stopped_on_the_way_too(data, tmp_path, capsys,
+                                                                        monkeypatch):
+    scores = iter([0.5, 0.6, 0.6, 0.4] * 2)
+    real = train.evaluate
+
+    def scored(*arguments, **options):
+        matrix, _ = real(*arguments, **options)
+        if len(arguments) > 5:  # with a criterion, so of the validation split
+            score = next(scores)
+            matrix.miou = lambda: score
+        return matrix, 1.0
+
+    monkeypatch.setattr(train, "evaluate", scored)
+    flags = ["--epochs", "9", "--patience", "2", "--bs", "5"]
+    run(data, tmp_path / "whole", *flags)
+    assert len(log(tmp_path / "whole")) == 4
+    assert "ends after 4 of 9 epochs" in capsys.readouterr().out
+    assert run(data, tmp_path / "parts", *flags, "--stop-after", "3") is None
+    assert "paused after 3 of 9" in capsys.readouterr().out
+    assert run(data, tmp_path / "parts", "--resume", *flags)["split"] == "test"
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert run(data, tmp_path / "parts", "--resume", *flags) is None
+    assert "finished" in capsys.readouterr().out
+
+
 def test_check_step_log__nan_loss_stops_the_run(data, tmp_path, monkeypatch):
     real = train.normalise
     monkeypatch.setattr(train, "normalise", lambda *arguments: real(*arguments) * math.nan)
@@ -404,6 +429,9 @@ def test_check_data__processes_must_share_a_batch_equally(data):
     with pytest.raises(ValueError, match="--bs 3"):
         train.check_data(args, tiles, tiles, 2)
     train.check_data(args, tiles, tiles, 3)
+    args.folds = 2
+    with pytest.raises(ValueError, match="--folds.*torchrun"):
+        train.check_data(args, tiles, tiles, 3)
 
 
 def unlabel(folder, split):
@@ -424,6 +452,8 @@ def test_check_data__no_validation_label_needs_final_last(data, tmp_path):
     unlabel(tmp_path / "data", "val")
     with pytest.raises(ValueError, match="--final last"):
         run(data, tmp_path / "run")
+    with pytest.raises(ValueError, match="--patience"):
+        run(data, tmp_path / "run", "--final", "last", "--patience", "1")
     scores = run(data, tmp_path / "run", "--final", "last", "--epochs", "1")
     assert scores["checkpoint"].endswith("last.pt")
 
