@@ -3,6 +3,7 @@
     python train.py --lr 1e-3 --bs 16                the synthetic demo, 20 points per tile
     python train.py --data data/dubai --points 20    your own set, made by prepare_data.py
     python train.py --out runs/demo-unet-1 --resume  go on where a run was stopped
+    python train.py --data data/mine --folds 5       all labels for the map, scored by five others
     torchrun --nproc-per-node 2 train.py --bs 16     two processes share each batch
 
 A run writes args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png into its

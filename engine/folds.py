@@ -73,19 +73,21 @@ def find_labels(tiles):
                            col=labels.col - labels.col.min(initial=0))
 
 
-def cell_keys(labels, side, down=0, right=0):
-    """A number (n,) for the square of this side that each label lies in, or for one beside it.
+def cell_keys(labels, side):
+    """Number the squares of ground, `side` px wide, row by row.
 
     Args:
         labels: Labels.
         side: px.
-        down, right: which square, counted from the label's own.
+    Returns:
+        (n,) int64, the square of each label; and the difference between the numbers of a square and
+        of the one below. Between rows, and between sites, some numbers belong to no square.
     """
-    row = labels.row // side + down
-    col = labels.col // side + right
-    width = labels.col.max() // side + 2 * GAP_BLOCKS + 1  # so that no two squares share a number
-    height = labels.row.max() // side + 2 * GAP_BLOCKS + 1
-    return ((labels.site * height + row) * width + col).astype(np.int64)
+    row = (labels.row // side).astype(np.int64)
+    col = (labels.col // side).astype(np.int64)
+    height = row.max() + 1 + 2 * GAP_BLOCKS
+    width = col.max() + 1 + 2 * GAP_BLOCKS
+    return (labels.site * height + row) * width + col, width
 
 
 def find_cells(labels, wanted):
@@ -99,7 +101,8 @@ def find_cells(labels, wanted):
     """
     side = max(LEAST_CELL, labels.row.max() + 1.0, labels.col.max() + 1.0)
     while True:
-        cells = np.unique(cell_keys(labels, side), return_inverse=True)[1]
+        keys, _ = cell_keys(labels, side)
+        cells = np.unique(keys, return_inverse=True)[1]
         if side == LEAST_CELL or cells.max() + 1 >= wanted:
             return cells, side
         side = max(LEAST_CELL, side / math.sqrt(2))
@@ -144,15 +147,30 @@ def assign_folds(labels, folds, num_classes):
     return deal_cells(counts, folds)[cells], side
 
 
-def is_near(labels, held_out):
-    """Which labels (n,) lie within the gap around held-out ones, or are held out; (n,) bool."""
-    known = np.unique(cell_keys(labels, BLOCK)[held_out])
-    near = held_out.copy()
+def learned_labels(labels, fold_of, fold):
+    """Which labels the network of a fold learns from: those beyond the gap around its own.
+
+    Args:
+        labels: Labels.
+        fold_of: (n,) the fold of each.
+        fold: which one, from 1.
+    Returns:
+        (n,) bool.
+    Raises:
+        ValueError: none is left.
+    """
+    keys, width = cell_keys(labels, BLOCK)
+    held_out = np.unique(keys[fold_of == fold])
+    blocks, block_of = np.unique(keys, return_inverse=True)
+    near = np.zeros(len(blocks), bool)
     reach = range(-GAP_BLOCKS, GAP_BLOCKS + 1)
     for down in reach:
         for right in reach:
-            near |= np.isin(cell_keys(labels, BLOCK, down, right), known)
-    return near
+            near |= np.isin(blocks + down * width + right, held_out)
+    if near.all():
+        raise ValueError(f"--folds: all labels lie within {GAP_BLOCKS * BLOCK} px of those of fold "
+                         f"{fold}: label ground farther apart")
+    return ~near[block_of]
 
 
 def take_fold(tiles, folds, fold):
@@ -165,19 +183,16 @@ def take_fold(tiles, folds, fold):
     Returns:
         two TileDatasets; of fold 0 `tiles` itself and None.
     Raises:
-        ValueError: as `assign_folds`, or the gap leaves no label to learn from.
+        ValueError: as `assign_folds` and, of any fold, `learned_labels`.
     """
     labels = find_labels(tiles)
     fold_of, _ = assign_folds(labels, folds, len(tiles.class_counts))
     if fold == 0:
+        for other in range(1, folds + 1):
+            learned_labels(labels, fold_of, other)
         return tiles, None
-    held_out = fold_of == fold
-    learned = ~is_near(labels, held_out)
-    if not learned.any():
-        raise ValueError(f"--folds {folds}: all labels are within {GAP_BLOCKS * BLOCK} px of those "
-                         f"of fold {fold}: label ground farther apart")
     parts = []
-    for chosen in (learned, held_out):
+    for chosen in (learned_labels(labels, fold_of, fold), fold_of == fold):
         ends = np.searchsorted(labels.tile[chosen], np.arange(1, len(tiles)))
         parts.append(tiles.with_points(np.split(labels.place[chosen], ends)))
     return parts
@@ -200,7 +215,7 @@ def describe_folds(tiles, folds):
     present = np.bincount(labels.label, minlength=len(names)) > 0
     warnings = []
     for fold in range(1, folds + 1):
-        learned = labels.label[~is_near(labels, fold_of == fold)]
+        learned = labels.label[learned_labels(labels, fold_of, fold)]
         missed = present & (np.bincount(learned, minlength=len(names)) == 0)
         if missed.any():
             lost = ", ".join(name for name, is_missed in zip(names, missed) if is_missed)

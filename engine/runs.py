@@ -208,6 +208,8 @@ def print_summary(args, run, train_tiles, val_tiles, device):
         digest = hashlib.sha256(np.concatenate(train_tiles.points).tobytes()).hexdigest()[:8]
         unit = "tile" if args.points_per == "image" else "class and tile"
         kept = f"{plural(args.points, 'point')} per {unit}, draw {digest}"
+    if args.fold:
+        kept += f", without fold {args.fold}"
     share = train_tiles.labelled_pixels / (len(train_tiles) * meta["tile"] ** 2)
     parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of "

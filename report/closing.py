@@ -24,7 +24,7 @@ def report_folds(run, args, meta, device):
     sources = [(model, held_out, held_out)
                for model, held_out in fold_networks(args.out, vars(args), device)]
     split = f"{args.folds} folds"
-    picture = previews(sources, meta, device, title=f"{args.out}, each of {split}")
+    picture = previews(sources, meta, device, title=f"{args.out}, held out by {split},")
     return write_report(run, args, meta, split, tiles, matrix, floors, picture)
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -87,12 +86,13 @@ def test_find_cells__corners_lie_in_four_cells_and_neighbours_in_one():
     assert folds.find_cells(labels, wanted=9)[1] == folds.LEAST_CELL
 
 
-def test_is_near__by_eye():
+def test_learned_labels__by_eye():
     labels = labels_at((0, 20), (0, 28), (0, 29), (0, 32), (8, 20), (30, 20), (0, 8))
-    near = folds.is_near(labels, np.arange(7) == 0)
-    assert near.tolist() == [True, True, True, False, True, False, False]
+    fold_of = np.array([1, 2, 2, 2, 2, 2, 2])
+    learned = folds.learned_labels(labels, fold_of, 1)
+    assert learned.tolist() == [False, False, False, True, False, True, True]
     other = labels_at((0, 20), (0, 20))._replace(site=np.array([0, 1]))
-    assert folds.is_near(other, np.array([True, False])).tolist() == [True, False]
+    assert folds.learned_labels(other, np.array([1, 2]), 1).tolist() == [False, True]
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_take_fold__ground_of_two_tiles_is_in_one_fold(tmp_path):
     tiles = TileDataset(tmp_path / "data", "train")
     labels = folds.find_labels(tiles)
     assert (labels.row[0], labels.col[0]) == (labels.row[1], labels.col[1]) == (0, 12)
-    keys = folds.cell_keys(labels, folds.LEAST_CELL)
+    keys, _ = folds.cell_keys(labels, folds.LEAST_CELL)
     assert keys[0] == keys[1]
 
 
@@ -179,16 +179,15 @@ def test_take_fold__refuses_what_cannot_be_held_out(tmp_path, places, number, me
     assert not (tmp_path / "run").exists()
 
 
-def test_take_fold__refuses_labels_that_are_all_near_each_other():
-    """On either side of the border of two squares."""
-    labels = labels_at((0, 0), (0, 30), (0, 33), (0, 63))
-    tiles = types.SimpleNamespace(class_counts=[4])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folds, "find_labels", lambda tiles: labels_at((0, 30), (0, 33)))
-        with pytest.raises(ValueError, match="--folds 2: .* fold 1"):
-            folds.take_fold(tiles, 2, 1)
-    assert folds.is_near(labels, np.array([True, True, False, False])).tolist() == [
-        True, True, True, False]
+def test_take_fold__refuses_labels_of_two_squares_that_are_near_each_other(tmp_path):
+    """On either side of the border at 32 px."""
+    points = {"wood": [(0, 0, 14), (1, 0, 2)], "water": []}
+    write_points(tmp_path / "data", points, step=32)
+    with open(tmp_path / "data" / "tiles.csv", "a", encoding="utf-8") as file:
+        file.write("train,0,scene,0,16\n")  # the last row counts
+    with pytest.raises(ValueError, match="--folds: .* fold 1"):
+        run(str(tmp_path / "data"), tmp_path / "run", "--folds", "2", "--points", "0")
+    assert not (tmp_path / "run").exists()
 
 
 FLAGS = ["--points", "0", "--epochs", "2", "--bs", "1"]
