@@ -116,7 +116,8 @@ def main(args):
         else:
             runs.save("last.pt", run, meta, args)
         if has_ended(run, args) and pathlib.Path(args.out, "metrics.json").exists():
-            print(f"finished; next: python evaluate.py --checkpoint {args.out}/{args.final}.pt")
+            then = "predict.py SCENE.tif --out maps" if args.folds else "evaluate.py"
+            print(f"finished; next: python {then} --checkpoint {args.out}/{args.final}.pt")
             return None
         if args.tensorboard and rank == 0:
             run.writer = runs.open_tensorboard(args, run)

@@ -136,7 +136,7 @@ def assign_folds(labels, folds, num_classes):
     Raises:
         ValueError: there are fewer cells than folds, or less than two folds.
     """
-    cells, side = find_cells(labels, CELLS_PER_FOLD * folds)
+    cells, side = find_cells(labels, CELLS_PER_FOLD * folds if folds > 1 else math.inf)
     count = cells.max() + 1
     if not 2 <= folds <= count:
         advice = f"give 2 to {count}" if count > 1 else "label ground farther apart"
