@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data import TileDataset, normalise, prefetch
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
-from engine.device import amp_dtype, pick_device
+from engine.device import amp_dtype, autocast, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
@@ -170,7 +170,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             images = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with autocast(device, amp):
                 logits = averaged_logits(model, images) if tta else model(images)
             prediction = class_map(logits)
             matrix.update(prediction, labels)

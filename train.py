@@ -22,7 +22,8 @@ import torch
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
 from engine.cli import one_line_errors
-from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
+from engine.device import (
+    amp_dtype, autocast, choose_amp, compile_network, peak_memory_mb, pick_device)
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
 from engine.flags import DEMO, PATIENCE, parse_args
@@ -81,6 +82,8 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
+    if not args.resume:  # which keeps the precision that the run began with
+        args.amp = choose_amp(device, args.amp)
     if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
         from prepare_data import make_demo
         print("making the demo data set: synthetic scenes, some seconds", flush=True)
@@ -232,7 +235,7 @@ def train_one_epoch(run, tiles, meta, args, device, stop_signals):
             run.weak.begin_batch(batch, run.epoch, done / (args.epochs * run.steps), device)
         parts = slices(len(images), args.accumulate)
         for part in parts:
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with autocast(device, amp):
                 logits = run.parallel(images[part])
             loss = criterion(logits.float(), labels[part], num_labelled,
                              len(parts) * run.world_size)

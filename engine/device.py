@@ -1,12 +1,17 @@
 """Where a network computes: the device, its precision, compilation, memory."""
 
 import ctypes
+import functools
 import pathlib
 import sys
+import time
 
 import torch
 
+from engine.distributed import broadcast
+
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+WORTHWHILE = 1.3  # times as fast that bfloat16 has to be for --amp auto
 
 
 def pick_device(name="auto"):
@@ -48,11 +53,79 @@ def keep_freed_memory():
 
 
 def amp_dtype(device, how="auto"):
-    """The type of autocast: bfloat16 or float16 on CUDA; elsewhere, or if "off", None (float32)."""
+    """The type that --amp has a network compute in; None is float32.
+
+    Args:
+        device: torch.device.
+        how: "off", "bf16" (bfloat16 on any device), or "auto": on CUDA bfloat16 or else float16.
+            On the CPU float32, because `choose_amp` has turned "auto" into "bf16" where that is
+            meant, and what a run keeps means the same on every machine.
+    """
+    if how == "bf16":
+        return torch.bfloat16
     if device.type != "cuda" or how == "off":
         return None
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def choose_amp(device, how):
+    """Replace --amp auto by "bf16" on a CPU that is faster in bfloat16; all else stays as it is.
+
+    All processes take what rank 0 measured.
+    """
+    if device.type == "cpu" and how == "auto" and bfloat16_speedup() > WORTHWHILE:
+        how = "bf16"
+    return broadcast(how)
+
+
+def describe_amp(device, how):
+    """Where a network computes and in which precision, and how to change that, as text."""
+    dtype = amp_dtype(device, how)
+    precision = str(dtype or torch.float32).removeprefix("torch.")
+    change = " (--amp off: float32)" if dtype else ""
+    if device.type == "cpu" and dtype and not cpu_has_bfloat16():
+        change = f", which this processor lacks and emulates slowly{change}"
+    elif device.type == "cpu" and not dtype and cpu_has_bfloat16():
+        change = " (--amp bf16: faster here, and less exact)"
+    return f"{device.type} in {precision}{change}"
+
+
+def cpu_has_bfloat16():
+    """Whether the processor has instructions for bfloat16 that torch uses: AVX512-BF16 or AMX."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+@functools.cache
+def bfloat16_speedup():
+    """How many times as fast a convolution is in bfloat16 on this CPU, measured in about 50 ms.
+
+    On one thread, because several would wait for each other where other programs run.
+
+    Returns:
+        float; 0 without the instructions, and then nothing is measured.
+    """
+    if not cpu_has_bfloat16():
+        return 0.0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    image = torch.ones(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last)
+    seconds = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(5):  # in turns, so that what else the machine does meets both
+        for dtype, times in seconds.items():
+            inputs, kernel = image.to(dtype), weight.to(dtype)
+            started = time.perf_counter()
+            torch.conv2d(inputs, kernel)
+            times.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
+
+
+def autocast(device, dtype):
+    """A context in which networks compute in a type from `amp_dtype`."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def to_device(values, device):

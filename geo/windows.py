@@ -217,10 +217,13 @@ def average_symmetries(model, inputs, margin=0):
 
 
 def logits_inside(model, inputs, margin):
-    """Logits inside a margin, px: (B, C, H, W) -> (B, K, H - 2 * margin, W - 2 * margin)."""
+    """Logits inside a margin, px: (B, C, H, W) -> (B, K, H - 2 * margin, W - 2 * margin) float32.
+
+    A softmax of bfloat16 or float16, as autocast would leave it on the CPU, is coarse.
+    """
     if margin > 0 and type(model) in (UNet, ResUNet):
-        return decode_inside(model, inputs, margin)
-    return center_crop(model(inputs), margin)
+        return decode_inside(model, inputs, margin).float()
+    return center_crop(model(inputs), margin).float()
 
 
 def decode_inside(model, x, margin):

@@ -1,17 +1,20 @@
 """Devices, precision and memory; a missing device or compiler is one line."""
 
+import itertools
 import math
 import pathlib
 import platform
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from engine.device import (
-    amp_dtype, compile_network, out_of_memory, peak_memory_mb, pick_device, to_device)
+    amp_dtype, autocast, bfloat16_speedup, choose_amp, compile_network, describe_amp,
+    out_of_memory, peak_memory_mb, pick_device, to_device)
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -49,9 +52,65 @@ thread.join()
     assert main < 10 * 4096 and thread < 4096
 
 
-def test_amp_dtype__none_on_the_cpu_and_when_off():
-    assert amp_dtype(torch.device("cpu")) is None
+CPU = torch.device("cpu")
+
+
+def has_bfloat16(monkeypatch, avx512=False, amx=False, speedup=2.0):
+    """Have torch report these instructions, and convolutions in bfloat16 so many times as fast."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    clock = itertools.accumulate(itertools.cycle([0.0, speedup, 0.0, 1.0]))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    bfloat16_speedup.cache_clear()
+
+
+def test_amp_dtype__auto_is_float32_on_the_cpu_and_bf16_is_bfloat16_everywhere():
+    assert amp_dtype(CPU) is amp_dtype(CPU, "off") is amp_dtype(CPU, None) is None
     assert amp_dtype(torch.device("cuda"), "off") is None
+    assert amp_dtype(CPU, "bf16") == amp_dtype(torch.device("cuda"), "bf16") == torch.bfloat16
+
+
+@pytest.mark.parametrize("avx512, amx, speedup, chosen", [
+    (True, False, 2.0, "bf16"),
+    (False, True, 2.0, "bf16"),
+    (True, False, 1.1, "auto"),  # it has the instructions, and they are not faster
+    (False, False, 2.0, "auto")])
+def test_choose_amp__needs_the_instructions_and_the_measurement(avx512, amx, speedup, chosen,
+                                                                monkeypatch):
+    has_bfloat16(monkeypatch, avx512, amx, speedup)
+    threads = torch.get_num_threads()
+    assert choose_amp(CPU, "auto") == chosen
+    assert (choose_amp(CPU, "off"), choose_amp(CPU, "bf16")) == ("off", "bf16")
+    assert choose_amp(torch.device("cuda"), "auto") == "auto"
+    assert torch.get_num_threads() == threads
+    bfloat16_speedup.cache_clear()
+
+
+def test_choose_amp__without_torch_reporting_instructions_is_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    bfloat16_speedup.cache_clear()
+    assert choose_amp(CPU, "auto") == "auto"
+    bfloat16_speedup.cache_clear()
+
+
+@pytest.mark.parametrize("how, supported, text", [
+    ("auto", False, "cpu in float32"),
+    ("auto", True, "cpu in float32 (--amp bf16: "),
+    ("bf16", True, "cpu in bfloat16 (--amp off: float32)"),
+    ("bf16", False, "cpu in bfloat16, which this processor lacks")])
+def test_describe_amp__names_the_precision_and_the_flag(how, supported, text, monkeypatch):
+    has_bfloat16(monkeypatch, supported)
+    assert describe_amp(CPU, how).startswith(text)
+    assert ("--amp" in describe_amp(CPU, how)) == (supported or how == "bf16")
+
+
+def test_autocast__batch_norm_counts_in_float32():
+    norm = torch.nn.BatchNorm2d(1, momentum=1.0)
+    with autocast(CPU, torch.bfloat16):
+        values = norm(torch.full((2, 1, 64, 64), 3.0, dtype=torch.bfloat16))
+    assert values.dtype == torch.bfloat16  # a sum in it would stay at 768 and the mean be 0.09
+    assert norm.running_mean.dtype == torch.float32 and norm.running_mean.item() == 3
 
 
 def test_to_device__takes_arrays_and_tensors():
