@@ -21,7 +21,8 @@ from tqdm import tqdm
 from data import TileDataset, normalise, prefetch
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
-from engine.device import amp_dtype, autocast, pick_device
+from engine.device import (
+    amp_dtype, autocast, choose_amp, describe_amp, pick_device)
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
@@ -62,6 +63,8 @@ def parse_args(argv=None):
     flag("--calibrate", action="store_true", help="fit a temperature to the split, best val, and "
          "write it into the checkpoint: probabilities are then as high as they are often right")
     flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
+    flag("--amp", choices=("auto", "bf16", "off"), help="precision, as train.py --amp; default: "
+         "the one in which the run was trained")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)
 
@@ -129,8 +132,10 @@ def score(checkpoint, data, args, device):
     site_of = tiles.meta.get("places") if args.compare else None
     blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
     stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore, model.temperature)
-    amp = amp_dtype(device, content["args"].get("amp"))  # as the run scored itself
-    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp, stats, args.tta)
+    amp = choose_amp(device, args.amp) if args.amp else content["args"].get("amp")
+    print(f"scoring {checkpoint} on {describe_amp(device, amp)}")
+    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp_dtype(device, amp),
+                            stats, args.tta)
     return ScoredRun(checkpoint, model, meta, content["args"], labelled_pixels, data, tiles,
                      positions, matrix, loss, stats)
 

@@ -23,7 +23,7 @@ from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
 from engine.cli import one_line_errors
 from engine.device import (
-    amp_dtype, autocast, choose_amp, compile_network, peak_memory_mb, pick_device)
+    amp_dtype, autocast, compile_network, peak_memory_mb, pick_device)
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
 from engine.flags import DEMO, PATIENCE, parse_args
@@ -82,8 +82,6 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
-    if not args.resume:  # which keeps the precision that the run began with
-        args.amp = choose_amp(device, args.amp)
     if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
         from prepare_data import make_demo
         print("making the demo data set: synthetic scenes, some seconds", flush=True)

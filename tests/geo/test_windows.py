@@ -7,6 +7,7 @@ import torch
 from helpers import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.device import autocast
 from geo.windows import (
     average_symmetries, axis_windows, center_crop, decode_inside, decoder_crops, discarded_margin,
     even_window, logits_inside, predict_window, valid_slices, window_and_margin, window_origins)
@@ -209,6 +210,18 @@ def test_predict_window__inside_a_margin_equals_the_whole(name, options, tta):
     assert torch.allclose(inner, probabilities[..., 16:-16, 16:-16], atol=1e-6)
     assert inner_classes.shape == (32, 64)
     assert (inner_classes == classes[16:-16, 16:-16]).mean() > 0.999
+
+
+@pytest.mark.parametrize("margin", [0, 8])
+def test_logits_inside__are_float32_from_a_network_in_bfloat16(margin):
+    model = network("unet", width=4, depth=2)
+    image = torch.randn(1, 2, 64, 64)
+    exact = logits_inside(model, image, margin)
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        logits = logits_inside(model, image, margin)
+    assert logits.dtype == torch.float32
+    error = (logits - exact).norm() / exact.norm()
+    assert 1e-4 < error < 0.05  # bfloat16 keeps 8 bits
 
 
 @pytest.mark.parametrize("tta", [False, True])
