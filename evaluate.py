@@ -21,8 +21,7 @@ from tqdm import tqdm
 from data import TileDataset, normalise, prefetch
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
 from engine.cli import Parser, number, one_line_errors
-from engine.device import (
-    amp_dtype, autocast, choose_amp, describe_amp, pick_device)
+from engine.device import amp_dtype, autocast, describe_amp, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
@@ -132,7 +131,7 @@ def score(checkpoint, data, args, device):
     site_of = tiles.meta.get("places") if args.compare else None
     blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
     stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore, model.temperature)
-    amp = choose_amp(device, args.amp) if args.amp else content["args"].get("amp")
+    amp = args.amp or content["args"].get("amp")  # as the run scored itself
     print(f"scoring {checkpoint} on {describe_amp(device, amp)}")
     matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp_dtype(device, amp),
                             stats, args.tta)

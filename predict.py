@@ -35,14 +35,15 @@ from tqdm import tqdm
 
 from data import normalise
 from engine.cli import Parser, number, one_line_errors
-from engine.device import amp_dtype, autocast, choose_amp, describe_amp, pick_device
+from engine.device import amp_dtype, autocast, describe_amp, pick_device
 from engine.ensemble import load_ensemble
 from engine.meta import display_limits
 from geo.maps import (
     NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, parse_area,
     polygon_settings, write_maps)
 from geo.windows import (
-    axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
+    axis_windows, compute_in_bands, count_workers, discarded_margin, predict_window, valid_slices,
+    window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.match import open_as_trained, warn_of_scale
@@ -86,8 +87,8 @@ def parse_args(argv=None):
               "network's radius, which makes the result exact, or 64 if it has none")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
          "of the square: better maps in eight times the time")
-    flag("--amp", default="off", choices=("auto", "bf16", "off"), help="bf16: compute in bfloat16; "
-         "auto: where that is faster; some pixels change class")
+    flag("--amp", default="off", choices=("auto", "bf16", "off"), help="precision, as "
+         "train.py --amp: bf16 is faster on some processors, and some pixels change class")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
          help="where to compute; mps is not tested")
     return parser.parse_args(argv)
@@ -101,8 +102,7 @@ def main(args):
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     model, meta = load_ensemble(args.checkpoint, device)
     args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
-    model = fold_batch_norm(model)
-    args.amp = choose_amp(device, args.amp)
+    model = compute_in_bands(fold_batch_norm(model))
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)

@@ -8,10 +8,7 @@ import time
 
 import torch
 
-from engine.distributed import broadcast
-
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
-WORTHWHILE = 1.3  # times as fast that bfloat16 has to be for --amp auto
 
 
 def pick_device(name="auto"):
@@ -57,9 +54,9 @@ def amp_dtype(device, how="auto"):
 
     Args:
         device: torch.device.
-        how: "off", "bf16" (bfloat16 on any device), or "auto": on CUDA bfloat16 or else float16.
-            On the CPU float32, because `choose_amp` has turned "auto" into "bf16" where that is
-            meant, and what a run keeps means the same on every machine.
+        how: "off", "bf16" (bfloat16 on any device), or "auto": bfloat16 on CUDA, or float16 where
+            the card lacks it. On the CPU "auto" is float32, because scores and maps are measurably
+            others in bfloat16 (docs/speed.md). So a run is resumed in its precision on any CPU.
     """
     if how == "bf16":
         return torch.bfloat16
@@ -69,26 +66,19 @@ def amp_dtype(device, how="auto"):
     return torch.bfloat16 if bfloat16 else torch.float16
 
 
-def choose_amp(device, how):
-    """Replace --amp auto by "bf16" on a CPU that is faster in bfloat16; all else stays as it is.
-
-    All processes take what rank 0 measured.
-    """
-    if device.type == "cpu" and how == "auto" and bfloat16_speedup() > WORTHWHILE:
-        how = "bf16"
-    return broadcast(how)
-
-
 def describe_amp(device, how):
-    """Where a network computes and in which precision, and how to change that, as text."""
+    """Where a network computes and in which precision, and what --amp would change, as text."""
     dtype = amp_dtype(device, how)
-    precision = str(dtype or torch.float32).removeprefix("torch.")
-    change = " (--amp off: float32)" if dtype else ""
-    if device.type == "cpu" and dtype and not cpu_has_bfloat16():
-        change = f", which this processor lacks and emulates slowly{change}"
-    elif device.type == "cpu" and not dtype and cpu_has_bfloat16():
-        change = " (--amp bf16: faster here, and less exact)"
-    return f"{device.type} in {precision}{change}"
+    place = f"{device.type} in {str(dtype or torch.float32).removeprefix('torch.')}"
+    note = "--amp off: float32"
+    if device.type == "cpu" and cpu_has_bfloat16():
+        times = f"{bfloat16_speedup():.1f} times as fast here"
+        note = f"{times}; {note}" if dtype else f"--amp bf16: {times}, less exact"
+    elif dtype is None:
+        return place
+    elif device.type == "cpu":
+        note = f"emulated slowly, because this processor lacks it; {note}"
+    return f"{place} ({note})"
 
 
 def cpu_has_bfloat16():
@@ -102,12 +92,7 @@ def bfloat16_speedup():
     """How many times as fast a convolution is in bfloat16 on this CPU, measured in about 50 ms.
 
     On one thread, because several would wait for each other where other programs run.
-
-    Returns:
-        float; 0 without the instructions, and then nothing is measured.
     """
-    if not cpu_has_bfloat16():
-        return 0.0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     image = torch.ones(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)

@@ -124,8 +124,8 @@ def add_run_flags(parser):
     flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
     flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
-    flag("--amp", default="auto", choices=("auto", "bf16", "off"), help="mixed precision; bf16 is "
-         "bfloat16 on any device, auto that on a GPU, and on a CPU that is faster in it")
+    flag("--amp", default="auto", choices=("auto", "bf16", "off"), help="precision: "
+         "mixed on a GPU, float32 on a CPU; bf16: bfloat16, fast on CPUs with AVX512-BF16 or AMX")
     flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
     flag("--tensorboard", action="store_true", help="also log to <out>/tb")
 

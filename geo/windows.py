@@ -8,13 +8,17 @@ exactly those of the whole scene.
 import collections
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from metrics import class_map
+from networks.efficientnet import EfficientNet
 from networks.ensemble import Ensemble, mutual_information
 from unet import ResUNet, UNet, pad_to_stride, upsample
 
 WINDOW = 1024  # px
+BAND_VALUES = 2**23  # in the widest map of a block while a band of rows is computed
+BAND_HALO = 4  # rows beyond a band, at least the reach of a block, a multiple of its stride
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
 
 # A window along one axis: first pixel, size, and the pixels [keep_from, keep_to) that are valid.
@@ -313,3 +317,39 @@ def center_crop(x, margin):
     if margin == 0:
         return x
     return x[:, :, margin:-margin, margin:-margin]
+
+
+def compute_in_bands(model):
+    """Have the blocks of all EfficientNets compute large maps in bands of rows; return the model.
+
+    Inside a block the map has six times the channels of its input. With the default window of
+    2208 px the network then needs a third of the memory, and no more time (docs/speed.md).
+    """
+    for module in model.modules():
+        if isinstance(module, EfficientNet):
+            module._blocks = nn.ModuleList(RowBands(block) for block in module._blocks)
+    return model
+
+
+class RowBands(nn.Module):
+    """A `MobileBlock` that computes a large map in bands of rows, with the same result."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
+        height = x.shape[2]
+        values_per_row = self.block.expansion * x[:, :, 0].numel()
+        rows = max(BAND_VALUES // values_per_row, BAND_HALO) // BAND_HALO * BAND_HALO
+        if rows >= height:
+            return self.block(x)
+        stride = self.block.stride
+        bands = []
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first = max(top - BAND_HALO, 0)
+            band = self.block(x[:, :, first:bottom + BAND_HALO])
+            bands.append(band[:, :, (top - first) // stride:(bottom - first) // stride])
+        return torch.cat(bands, 2)

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from engine.device import (
-    amp_dtype, autocast, bfloat16_speedup, choose_amp, compile_network, describe_amp,
-    out_of_memory, peak_memory_mb, pick_device, to_device)
+    amp_dtype, autocast, bfloat16_speedup, compile_network, describe_amp, out_of_memory,
+    peak_memory_mb, pick_device, to_device)
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -55,54 +55,34 @@ thread.join()
 CPU = torch.device("cpu")
 
 
-def has_bfloat16(monkeypatch, avx512=False, amx=False, speedup=2.0):
-    """Have torch report these instructions, and convolutions in bfloat16 so many times as fast."""
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    clock = itertools.accumulate(itertools.cycle([0.0, speedup, 0.0, 1.0]))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    bfloat16_speedup.cache_clear()
-
-
 def test_amp_dtype__auto_is_float32_on_the_cpu_and_bf16_is_bfloat16_everywhere():
     assert amp_dtype(CPU) is amp_dtype(CPU, "off") is amp_dtype(CPU, None) is None
     assert amp_dtype(torch.device("cuda"), "off") is None
     assert amp_dtype(CPU, "bf16") == amp_dtype(torch.device("cuda"), "bf16") == torch.bfloat16
 
 
-@pytest.mark.parametrize("avx512, amx, speedup, chosen", [
-    (True, False, 2.0, "bf16"),
-    (False, True, 2.0, "bf16"),
-    (True, False, 1.1, "auto"),  # it has the instructions, and they are not faster
-    (False, False, 2.0, "auto")])
-def test_choose_amp__needs_the_instructions_and_the_measurement(avx512, amx, speedup, chosen,
-                                                                monkeypatch):
-    has_bfloat16(monkeypatch, avx512, amx, speedup)
+@pytest.mark.parametrize("how, instructions, text", [
+    ("auto", "", "cpu in float32"),
+    ("auto", "_is_avx512_bf16_supported", "cpu in float32 (--amp bf16: 3.0 times"),
+    ("off", "_is_amx_tile_supported", "cpu in float32 (--amp bf16: 3.0 times"),
+    ("bf16", "_is_amx_tile_supported", "cpu in bfloat16 (3.0 times as fast here; --amp off"),
+    ("bf16", "", "cpu in bfloat16 (emulated slowly")])
+def test_describe_amp__measures_where_the_processor_has_bfloat16(how, instructions, text,
+                                                                 monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        if instructions:
+            monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions,
+                                raising=False)
+        else:  # an earlier torch
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+    clock = itertools.accumulate(itertools.cycle([0.0, 3.0, 0.0, 1.0]))  # s in float32, bfloat16
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     threads = torch.get_num_threads()
-    assert choose_amp(CPU, "auto") == chosen
-    assert (choose_amp(CPU, "off"), choose_amp(CPU, "bf16")) == ("off", "bf16")
-    assert choose_amp(torch.device("cuda"), "auto") == "auto"
+    bfloat16_speedup.cache_clear()
+    assert describe_amp(CPU, how).startswith(text)
+    assert describe_amp(CPU, how).count("--amp") == (how == "bf16" or instructions != "")
     assert torch.get_num_threads() == threads
     bfloat16_speedup.cache_clear()
-
-
-def test_choose_amp__without_torch_reporting_instructions_is_float32(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
-    bfloat16_speedup.cache_clear()
-    assert choose_amp(CPU, "auto") == "auto"
-    bfloat16_speedup.cache_clear()
-
-
-@pytest.mark.parametrize("how, supported, text", [
-    ("auto", False, "cpu in float32"),
-    ("auto", True, "cpu in float32 (--amp bf16: "),
-    ("bf16", True, "cpu in bfloat16 (--amp off: float32)"),
-    ("bf16", False, "cpu in bfloat16, which this processor lacks")])
-def test_describe_amp__names_the_precision_and_the_flag(how, supported, text, monkeypatch):
-    has_bfloat16(monkeypatch, supported)
-    assert describe_amp(CPU, how).startswith(text)
-    assert ("--amp" in describe_amp(CPU, how)) == (supported or how == "bf16")
 
 
 def test_autocast__batch_norm_counts_in_float32():
