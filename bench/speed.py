@@ -30,7 +30,7 @@ from PIL import Image
 
 import train
 from data import TileDataset, normalise
-from engine.device import amp_dtype, pick_device
+from engine.device import amp_dtype, autocast, cpu_has_bfloat16, pick_device
 from losses import build_loss, partial_cross_entropy
 from metrics import ConfusionMatrix, class_map
 from networks import build_model, fold_batch_norm
@@ -119,16 +119,16 @@ def batch(count, device):
     return images.to(device), labels.reshape(truth.shape).to(device)
 
 
-def our_step(model, images, labels):
-    """A training step as train.py makes it, without input and augmentation."""
+def our_step(model, images, labels, precision="auto"):
+    """A training step as train.py makes it with --amp, without input and augmentation."""
     args = train.parse_args([])
     device = images.device
-    amp = amp_dtype(device)
+    amp = amp_dtype(device, precision)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer, criterion = train.build_optimizer(model, args), build_loss(args.loss)
 
     def step():
-        with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        with autocast(device, amp):
             logits = model(images)
         criterion(logits.float(), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.GRADIENT_CLIP)
@@ -199,15 +199,15 @@ def encoders(args, device):
                 (theirs(torch.channels_last), aim_channels_last)})
 
 
+def logits(model, images, precision="auto"):
+    """The logits of a network in the precision of --amp."""
+    with torch.inference_mode(), autocast(images.device, amp_dtype(images.device, precision)):
+        return model(images)
+
+
 def inference(args, device):
     """Images to logits, with batch norms folded as in predict.py."""
     images, _ = batch(args.bs, device)
-    amp = amp_dtype(device)
-
-    def logits(model, inputs):
-        with torch.inference_mode(), torch.autocast(device.type, amp, amp is not None):
-            return model(inputs)
-
     for width in (args.width, args.width // 2):
         plain = build_model("unet", BANDS, CLASSES, width=width).to(device).eval()
         unfolded = copy.deepcopy(plain).to(memory_format=torch.channels_last)
@@ -302,8 +302,33 @@ def batches(args, device):
                    {"a folder of PNG files, by Pillow": (theirs, 6)})
 
 
+def bfloat16(args, device):
+    """Ours in bfloat16 beside ours in float32, and matrix products; on a CPU that has bfloat16."""
+    if device.type == "cpu" and not cpu_has_bfloat16():
+        return
+    side = 2048
+    exact = torch.ones(side, side, device=device)
+    rounded = exact.bfloat16()
+    in_float32 = "ours in float32"
+    yield Work(f"matrix product, {side} x {side}, bfloat16", 2 * side**3 / 1e9, "GFLOP",
+               lambda: rounded @ rounded, {in_float32: (lambda: exact @ exact, "-")})
+    images, labels = batch(args.bs, device)
+    networks = {f"U-Net width {width}": {"name": "unet", "width": width} for width in (16, 64)}
+    for encoder in ("resnet18", "efficientnet_lite0"):
+        networks[f"{encoder} U-Net"] = {"name": "resunet", "encoder": encoder}
+    for name, options in networks.items():
+        model = build_model(bands=BANDS, classes=CLASSES, **options).to(device)
+        folded = fold_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
+        step = our_step(copy.deepcopy(model), images, labels, "off")
+        yield Work(f"training step, {name}, 256 px, bfloat16", args.bs, "images",
+                   our_step(model, images, labels, "bf16"), {in_float32: (step, "-")})
+        yield Work(f"inference, {name}, 256 px, bfloat16", args.bs, "images",
+                   functools.partial(logits, folded, images, "bf16"),
+                   {in_float32: (functools.partial(logits, folded, images, "off"), "-")})
+
+
 GROUPS = {group.__name__: group for group in
-          (training, encoders, inference, loss, confusion, batches)}
+          (training, encoders, inference, loss, confusion, batches, bfloat16)}
 
 
 def installed(name):
