@@ -22,15 +22,18 @@ import time
 import typing
 
 import numpy as np
+import tifffile
 import torch
 import torch.nn.functional as F
 from experiments import RESULTS, append, markdown, origin, processor
 from measure import in_turns, synthetic_tiles, write_synthetic_set
 from PIL import Image
+from scenes import imagery
 
 import train
 from data import TileDataset, normalise
 from engine.device import amp_dtype, autocast, cpu_has_bfloat16, pick_device
+from geo.raster import open_raster
 from losses import build_loss, partial_cross_entropy
 from metrics import ConfusionMatrix, class_map
 from networks import build_model, fold_batch_norm
@@ -302,6 +305,30 @@ def batches(args, device):
                    {"a folder of PNG files, by Pillow": (theirs, 6)})
 
 
+def reading(args, device):
+    """A file of LZW tiles with predictor in windows of 1024 px, beside rasterio."""
+    rasterio = installed("rasterio")
+    side, window = 2048, 1024
+    corners = [(row, col) for row in range(0, side, window) for col in range(0, side, window)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "scene.tif")
+        tifffile.imwrite(path, imagery(side, side, 4, 0), compression="lzw", predictor=True,
+                         tile=(256, 256), photometric="minisblack", planarconfig="contig")
+
+        def ours():
+            with open_raster(path) as raster:
+                for row, col in corners:
+                    raster.read(row, col, window, window)
+
+        def theirs():
+            with rasterio.open(path) as file:
+                for row, col in corners:
+                    file.read(window=rasterio.windows.Window(col, row, window, window))
+
+        yield Work("windows of LZW tiles with predictor, uint16", side**2 / 1e6, "MPix", ours,
+                   {"rasterio": (theirs if rasterio else None, 1)})
+
+
 def bfloat16(args, device):
     """Ours in bfloat16 beside ours in float32, and matrix products; on a CPU that has bfloat16."""
     if device.type == "cpu" and not cpu_has_bfloat16():
@@ -328,7 +355,7 @@ def bfloat16(args, device):
 
 
 GROUPS = {group.__name__: group for group in
-          (training, encoders, inference, loss, confusion, batches, bfloat16)}
+          (training, encoders, inference, loss, confusion, batches, reading, bfloat16)}
 
 
 def installed(name):
