@@ -320,36 +320,50 @@ def center_crop(x, margin):
 
 
 def compute_in_bands(model):
-    """Have the blocks of all EfficientNets compute large maps in bands of rows; return the model.
+    """Have EfficientNets compute large maps in bands of rows, in place; return the model.
 
-    Inside a block the map has six times the channels of its input. With the default window of
-    2208 px the network then needs a third of the memory, and no more time (docs/speed.md).
+    Inside a block the map has six times the channels of its input. In bands the network needs a
+    fraction of the memory for a window of 2208 px, and no more time (docs/speed.md).
     """
     for module in model.modules():
         if isinstance(module, EfficientNet):
-            module._blocks = nn.ModuleList(RowBands(block) for block in module._blocks)
+            module._conv_stem = RowBands(module._conv_stem, 1, 2)
+            bands = [RowBands(block, block.expansion, block.stride) for block in module._blocks]
+            module._blocks = nn.ModuleList(bands)
     return model
 
 
 class RowBands(nn.Module):
-    """A `MobileBlock` that computes a large map in bands of rows, with the same result."""
+    """A block that computes a large map in bands of rows, with the same result.
 
-    def __init__(self, block):
+    Args:
+        block: nn.Module whose output depends on at most BAND_HALO rows above and below.
+        expansion: channels of its widest inner map, as a multiple of its input's.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, block, expansion, stride):
         super().__init__()
         self.block = block
+        self.expansion = expansion
+        self.stride = stride
 
     def forward(self, x):
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         height = x.shape[2]
-        values_per_row = self.block.expansion * x[:, :, 0].numel()
+        values_per_row = self.expansion * x[:, :, 0].numel()
         rows = max(BAND_VALUES // values_per_row, BAND_HALO) // BAND_HALO * BAND_HALO
         if rows >= height:
             return self.block(x)
-        stride = self.block.stride
-        bands = []
+        result = None
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first = max(top - BAND_HALO, 0)
             band = self.block(x[:, :, first:bottom + BAND_HALO])
-            bands.append(band[:, :, (top - first) // stride:(bottom - first) // stride])
-        return torch.cat(bands, 2)
+            if result is None:  # filled band by band, because joining them would take twice as much
+                size = (*band.shape[:2], height // self.stride, band.shape[3])
+                result = torch.empty(size, dtype=band.dtype, device=band.device,
+                                     memory_format=torch.channels_last)
+            kept = slice((top - first) // self.stride, (bottom - first) // self.stride)
+            result[:, :, top // self.stride:bottom // self.stride] = band[:, :, kept]
+        return result

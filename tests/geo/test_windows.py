@@ -295,7 +295,7 @@ def test_row_bands__equal_the_whole_map(kernel, stride, height, monkeypatch):
     heights = []
     block.register_forward_hook(lambda module, inputs, output: heights.append(inputs[0].shape[2]))
     monkeypatch.setattr("geo.windows.BAND_VALUES", 6 * 4 * 10 * 8)  # bands of eight rows
-    assert torch.allclose(RowBands(block)(image), block(image), atol=1e-12)
+    assert torch.allclose(RowBands(block, 6, stride)(image), block(image), atol=1e-12)
     assert heights[:-1] == {16: [12, 12], 22: [12, 16, 10]}[height]
 
 
@@ -305,4 +305,4 @@ def test_compute_in_bands__gives_the_logits_of_the_network(monkeypatch):
     expected = model(image)
     monkeypatch.setattr("geo.windows.BAND_VALUES", 2**12)
     assert torch.allclose(compute_in_bands(model)(image), expected, atol=1e-4)
-    assert sum(isinstance(module, RowBands) for module in model.modules()) == 16
+    assert sum(isinstance(module, RowBands) for module in model.modules()) == 17
