@@ -102,7 +102,9 @@ def main(args):
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     model, meta = load_ensemble(args.checkpoint, device)
     args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
-    model = compute_in_bands(fold_batch_norm(model))
+    model = fold_batch_norm(model)
+    if device.type == "cpu":
+        compute_in_bands(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)

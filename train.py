@@ -23,8 +23,7 @@ import torch
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
 from engine.cli import one_line_errors
-from engine.device import (
-    amp_dtype, autocast, compile_network, peak_memory_mb, pick_device)
+from engine.device import amp_dtype, autocast, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
 from engine.flags import DEMO, PATIENCE, parse_args

@@ -320,7 +320,7 @@ def center_crop(x, margin):
 
 
 def compute_in_bands(model):
-    """Have EfficientNets compute large maps in bands of rows, in place; return the model.
+    """Have the EfficientNets in a network compute large maps in bands of rows, in place.
 
     Inside a block the map has six times the channels of its input. In bands the network needs a
     fraction of the memory for a window of 2208 px, and no more time (docs/speed.md).
@@ -330,7 +330,6 @@ def compute_in_bands(model):
             module._conv_stem = RowBands(module._conv_stem, 1, 2)
             bands = [RowBands(block, block.expansion, block.stride) for block in module._blocks]
             module._blocks = nn.ModuleList(bands)
-    return model
 
 
 class RowBands(nn.Module):
