@@ -55,8 +55,8 @@ def amp_dtype(device, how="auto"):
     Args:
         device: torch.device.
         how: "off", "bf16" (bfloat16 on any device), or "auto": bfloat16 on CUDA, or float16 where
-            the card lacks it. On the CPU "auto" is float32, because scores and maps are measurably
-            others in bfloat16 (docs/speed.md). So a run is resumed in its precision on any CPU.
+            the card lacks it. On the CPU "auto" is float32, because bfloat16 was not shown to keep
+            scores and maps (docs/speed.md). So a run is resumed in its precision on any CPU.
     """
     if how == "bf16":
         return torch.bfloat16
