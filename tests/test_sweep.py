@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from helpers import write_set
 
 import sweep
@@ -29,6 +30,7 @@ def folder(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=2, side=8)
     monkeypatch.setattr(sweep, "TRAIN", TESTS / "pretend_train.py")
     monkeypatch.setattr(sweep, "PATIENCE", 0)
+    monkeypatch.setattr(sweep, "SLOW_IMPORTS", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -184,7 +186,7 @@ def test_main__a_run_stopped_before_it_saved_starts_anew(folder):
 
 
 def test_main__jobs_run_side_by_side_and_share_the_cores(folder, monkeypatch):
-    monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
     monkeypatch.setenv("BESIDE", "2")
     assert run("--lr 1e-2 1e-3 --epochs 1 --out s --jobs 2") == 0
     assert [threads for _, _, threads in calls()] == ["4", "4"]
