@@ -16,14 +16,11 @@ import dataclasses
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import pathlib
-import runpy
 import shlex
 import shutil
 import sys
-import threading
 import time
 
 from tqdm import tqdm
@@ -34,6 +31,7 @@ from engine.files import read_text
 from engine.length import choose_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, data_fingerprint
+from engine.processes import start_script
 from engine.search import draw, halve, rung_sizes
 from report.sweep_tables import report, row_of
 from report.tables import read_rows, write_rows
@@ -46,7 +44,6 @@ SCORES = ("train_loss", "val_loss", "val_accuracy", "best_val_miou")
 RUN_COLUMNS = {"cell", "lr", "bs", "seed", "epochs_done", "test_miou", "seconds", "status", "error",
                "command", *SCORES}
 TRAIN = pathlib.Path(__file__).resolve().parent / "train.py"
-SLOW_IMPORTS = ["torch", "torch._dynamo", "PIL.Image", "tqdm"]  # the optimisers import the second
 OWN = ("-h", "--help", "--out", "--jobs", "--search", "--search-seed", "--retry", "--dry-run")
 
 
@@ -291,54 +288,7 @@ def start(cell, threads, until):
         words.append("--resume")
     if until:
         words += ["--stop-after", str(until)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    process = process_context().Process(
-        target=run_train, args=(words, output_file(cell), os.getcwd(), environment, threads))
-    process.start()
-    return process
-
-
-def process_context():
-    """Where processes come from.
-
-    On Linux they are copies of one process that has imported torch, and in which nothing has run
-    yet. So each starts at once, and computes what a process of its own computes. Elsewhere such
-    copies are not safe, and each run imports torch anew.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(SLOW_IMPORTS)
-    return context
-
-
-def run_train(words, output, folder, environment, threads):
-    """In a process of its own: be the command train.py.
-
-    Args:
-        words: the script's path, and its command line.
-        output: the file that what it prints is appended to.
-        folder: the working folder.
-        environment: environment variables; threads: that it may use.
-    """
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    if "torch" in sys.modules:  # too late for OMP_NUM_THREADS
-        sys.modules["torch"].set_num_threads(threads)
-    sys.argv = words
-    file = open(output, "a", encoding="utf-8", buffering=1)  # line by line, until the process ends
-    sys.stdout = sys.stderr = file
-    for number in (1, 2):  # what is not printed by Python
-        os.dup2(file.fileno(), number)
-    runpy.run_path(words[0], run_name="__main__")
-
-
-def end_with_parent():
-    """End this process, however busy it is, when the sweep that started it is gone."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    return start_script(words, output_file(cell), threads)
 
 
 def wait_until_free(path):

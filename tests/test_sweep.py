@@ -18,6 +18,7 @@ from helpers import same_run, write_set
 
 import sweep
 from data import write_prepared
+from engine import processes
 
 TESTS = pathlib.Path(__file__).resolve().parent
 TINY = "--data data --width 4 --depth 1 --points 5 --device cpu".split()
@@ -30,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=2, side=8)
     monkeypatch.setattr(sweep, "TRAIN", TESTS / "pretend_train.py")
     monkeypatch.setattr(sweep, "PATIENCE", 0)
-    monkeypatch.setattr(sweep, "SLOW_IMPORTS", [])
+    monkeypatch.setattr(processes, "SLOW_IMPORTS", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
