@@ -100,7 +100,7 @@ def parse_first(parse_args):
     Args:
         parse_args: function without arguments.
     """
-    with exit_codes(pathlib.Path(sys.argv[0]).name, "run it again", "free some"):
+    with exit_codes(pathlib.Path(sys.argv[0]).name, "run it again", "close other programs"):
         return parse_args()
 
 
