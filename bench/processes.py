@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pathlib
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -54,8 +55,13 @@ def sweep(args):
 
         calls = {"ours": lambda: command("sweep.py", "--lr", *RATES, "--out", next(outputs)),
                  "a train.py per run": one_by_one}
-        seconds = in_turns(calls, args.repeats)
-    return {name: len(RATES) / value for name, value in seconds.items()}
+        seconds = {name: [] for name in calls}
+        for _ in range(args.repeats):  # minutes each, and nothing to warm up
+            for name, call in calls.items():
+                started = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - started)
+    return {name: len(RATES) / statistics.median(turns) for name, turns in seconds.items()}
 
 
 def batches(args):
