@@ -34,6 +34,7 @@ class Regions:
         self.width = width
         self.file = file
         self.num_blocks = 0
+        self.height = 0  # px
         self.classes = np.array([NO_DATA], np.uint8)  # region 0 lies above the map
         self.pixels = np.zeros(1, np.int64)
         self.confidence = np.zeros(1, np.int64)
@@ -98,6 +99,7 @@ class Regions:
         np.save(self.file, runs.starts.astype(np.int32))
         np.save(self.file, runs.regions)
         self.num_blocks += 1
+        self.height += runs.height
 
     def _join(self, pairs, borders):
         """Number the regions anew, once it is known which are one."""
