@@ -79,6 +79,11 @@ def test_map_polygons__ring_with_a_hole_and_corners_that_touch():
     assert polygons([[NOTHING, NOTHING]]) == []
 
 
+def test_map_polygons__no_corner_is_left_where_blocks_meet():
+    left, right = polygons([[0, 1]] * 4, rows_per_block=1)
+    assert (len(left.rings[0]), len(right.rings[0])) == (5, 5)
+
+
 def test_map_polygons__confidence_is_the_mean_of_the_pixels_also_after_merging():
     classes = [[0, 0, 1, 2, 2]]
     confidence = np.array([[255, 0, 51, 102, 204]], np.uint8)
