@@ -151,7 +151,8 @@ def build_polygons(lines, regions, to_map):
     ring_ends = np.cumsum(sizes)[last_ways]
     points = np.stack(to_map(lines.rows[corners], lines.cols[corners]), axis=1)  # (n, 2)
     points = points.astype(np.float64)
-    for region, its_rings in itertools.groupby(
-            zip(rings.regions.tolist(), np.split(points, ring_ends[:-1])), key=lambda pair: pair[0]):
+    points_of_rings = iter(np.split(points, ring_ends[:-1]))
+    for region, same_region in itertools.groupby(rings.regions.tolist()):
+        polygon_rings = [next(points_of_rings) for _ in same_region]
         yield Polygon(int(regions.classes[region]), int(regions.pixels[region]),
-                      regions.mean_confidence(region), [ring for _, ring in its_rings])
+                      regions.mean_confidence(region), polygon_rings)
