@@ -3,6 +3,7 @@
     python train.py --lr 1e-3 --bs 16                the synthetic demo, 20 points per tile
     python train.py --data data/dubai --points 20    your own set, made by prepare_data.py
     python train.py --out runs/demo-unet-1 --resume  go on where a run was stopped
+    python train.py --data data/mine --folds 5       all labels for the map, scored by five others
     torchrun --nproc-per-node 2 train.py --bs 16     two processes share each batch
 
 A run writes args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png into its
@@ -17,118 +18,31 @@ import math
 import pathlib
 import time
 
+from engine.cli import one_line_errors, parse_first
+from engine.flags import DEMO, PATIENCE, parse_args
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    ARGS = parse_first(parse_args)
+
 import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.cli import Parser, number, one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
-from engine.length import TimeLeft, choose_length, set_epochs
+from engine.folds import take_fold, train_folds
+from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
-from evaluate import evaluate, write_scores
-from losses import LOSSES, build_loss, class_weights, count_labelled
-from networks import ENCODERS, NETWORKS, build_model, default_rates, freeze_encoder
+from evaluate import evaluate
+from losses import build_loss, class_weights, count_labelled
+from networks import build_model, freeze_encoder
 from weak.ema import update_ema
 
-DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
-PATIENCE = 3  # epochs without a lower validation loss that --schedule plateau lets pass
-
-
-def parse_args(argv=None):
-    """The command line; `python train.py --help` shows it."""
-    parser = Parser(description="Train a network on a prepared data set.",
-                    epilog="example: python train.py --data data/dubai --points 20 --bs 8")
-    flag = parser.add_argument_group("what matters most").add_argument
-    flag("--data", default=DEMO, help="folder written by prepare_data.py; the demo is made if "
-         "missing")
-    flag("--points", type=number(int, 0), help="labelled pixels kept per training tile; 0 keeps "
-         "all; default 20, or 0 if under 1 %% of the pixels are labelled")
-    flag("--lr", type=number(float, 1e-12, 1e6), help="peak learning rate; default 1e-3, or 2e-3 "
-         "for an EfficientNet with --weights")
-    flag("--bs", type=number(int, 1), help="tiles per step; default 16, or 4 in a set of few tiles")
-    flag("--epochs", type=number(int, 1), help="passes over the training tiles; default 20, or 20 "
-         "times several passes in a set of few tiles")
-    add_learning_flags(parser)
-    add_augmentation_flags(parser)
-    add_run_flags(parser)
-    parser.set_defaults(passes=None)  # over the tiles in one epoch, see `choose_length`
-    args = parser.parse_args(argv)
-    if args.resume:
-        args = runs.parse_resumed(parser, argv, args)
-    set_epochs(args)
-    args.model = args.model or ("resunet" if args.encoder else "unet")
-    lr, encoder_lr = default_rates(args.encoder, args.weights)
-    args.lr = args.lr or lr
-    if args.encoder_lr is None:
-        args.encoder_lr = encoder_lr
-    return args
-
-
-def add_learning_flags(parser):
-    """Flags of the labels, the network, the loss and the optimiser."""
-    flag = parser.add_argument_group("labels and loss").add_argument
-    flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
-    flag("--loss", default="ce", help=f"{', '.join(LOSSES)}, or a sum such as focal+jaccard")
-    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by rarity")
-    flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
-         "the class of their points, px, such as 16; 0 is off")
-    flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
-         "the weights of --ema label other pixels, such as 0.9; 0 is off")
-    flag = parser.add_argument_group("network").add_argument
-    flag("--model", help=f"{', '.join(NETWORKS)}; default unet, or resunet with --encoder")
-    flag("--encoder", help=f"{', '.join(ENCODERS)}; default: the network's own")
-    flag("--width", type=number(int, 1), default=16, help="channels of the U-Net's first level")
-    flag("--depth", type=number(int, 1, 6), default=4, help="how often the U-Net halves its input")
-    flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at "
-         "the U-Net's bottleneck")
-    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
-    flag("--weights", help="imagenet, or a file of published encoder weights")
-    flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
-         "or 0.3 for an EfficientNet with --weights")
-    flag = parser.add_argument_group("optimisation").add_argument
-    flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
-         f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
-    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd: momentum 0.9")
-    flag("--weight-decay", type=number(float, 0, 1e6), default=1e-2, help="of convolution weights")
-    flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
-         "weights, with this decay per step, such as 0.99; 0 is off")
-    flag("--accumulate", type=number(int, 1), default=1, help="parts a batch is cut into, to save "
-         "memory; exact for ce and focal, but batch norm, dice, jaccard and --teacher see parts")
-
-
-def add_augmentation_flags(parser):
-    """Flags of the augmentation."""
-    flag = parser.add_argument_group("augmentation").add_argument
-    flag("--no-flips", dest="flips", action="store_false", help="no mirror images, quarter turns")
-    flag("--rotate", type=number(float, 0, 180), default=0.0, help="largest rotation, degrees")
-    flag("--shift", type=number(float, 0, 1), default=0.1, help="largest shift, share of the tile")
-    flag("--zoom", type=number(float, 1, 4), default=1.0, help="largest zoom factor; 1 is off")
-    flag("--crop", type=number(int, 0), default=0, help="side of random crops, each with a label, "
-         "px; 0 takes whole tiles")
-    flag("--jitter", type=number(float, 0, 2), default=0.1, help="largest change of brightness and "
-         "contrast, standard deviations of a band")
-
-
-def add_run_flags(parser):
-    """Flags of the run: where it writes, how it computes."""
-    flag = parser.add_argument_group("run").add_argument
-    flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
-    flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
-    flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
-    flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
-         "scores: best validation mean IoU, or last step")
-    flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
-    flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
-    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
-    flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")
-    flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
-    flag("--tensorboard", action="store_true", help="also log to <out>/tb")
+SAVE_EVERY = 100  # steps between checkpoints
 
 
 def check_args(args):
@@ -156,6 +70,10 @@ def check_data(args, train_tiles, val_tiles, world_size):
     if val_tiles.labelled_pixels == 0 and (args.final == "best" or args.schedule == "plateau"):
         raise ValueError(f"{args.data} has no labelled validation pixel, so no epoch is best: give "
                          "--final last, and no --schedule plateau")
+    if args.patience and not val_tiles.labelled_pixels:
+        raise ValueError(f"--patience: {args.data} has no labelled validation pixel: leave it out")
+    if args.folds and world_size > 1:
+        raise ValueError("--folds: one process trains all networks: start it without torchrun")
     if args.crop == 1 or args.crop > tile:
         raise ValueError(f"--crop {args.crop}: give 2 to {tile} px, the tiles' side")
     if not args.points and args.points_per != "image":
@@ -188,6 +106,9 @@ def main(args):
     if not len(val_tiles):
         args.final = "last"
     check_data(args, train_tiles, val_tiles, world_size)
+    held_out = None
+    if args.folds:
+        train_tiles, held_out = take_fold(train_tiles, args.folds, args.fold)
     meta = checkpoint_meta(dataset_meta)
     run = build_run(args, meta, train_tiles, device)
     run.rank = rank
@@ -198,18 +119,26 @@ def main(args):
             runs.resume(run, args, meta, device)
         else:
             runs.save("last.pt", run, meta, args)
-        if run.epoch == args.epochs and pathlib.Path(args.out, "metrics.json").exists():
-            print(f"finished; next: python evaluate.py --checkpoint {args.out}/{args.final}.pt")
+        if has_ended(run, args) and pathlib.Path(args.out, "metrics.json").exists():
+            then = "predict.py SCENE.tif --out maps" if args.folds else "evaluate.py"
+            print(f"finished; next: python {then} --checkpoint {args.out}/{args.final}.pt")
             return None
         if args.tensorboard and rank == 0:
             run.writer = runs.open_tensorboard(args, run)
         runs.print_summary(args, run, train_tiles, val_tiles, device)
+        if args.folds and not args.fold:
+            train_folds(main, args, train_tiles)
         train(run, train_tiles, val_tiles, meta, args, device)
-        if run.epoch < args.epochs:
+        if not has_ended(run, args):
             print(f"paused after {run.epoch} of {args.epochs} epochs; go on with: python train.py "
                   f"--out {args.out} --resume")
             return None
-        return report(run, args, meta, device)
+        return report(run, args, meta, device, held_out)
+
+
+def has_ended(run, args):
+    """Whether a run has made its last epoch, which may be one that --patience ends it after."""
+    return run.epoch == args.epochs or 0 < args.patience <= run.waited
 
 
 def build_run(args, meta, tiles, device):
@@ -220,10 +149,10 @@ def build_run(args, meta, tiles, device):
     weights = None if args.resume else args.weights
     model = build_model(args.model, weights=weights, **kwargs)
     model = model.to(device, memory_format=torch.channels_last)
-    if args.freeze_encoder:
+    if args.encoder_lr == 0:
         freeze_encoder(model)
         if not args.weights:
-            print("warning: --freeze-encoder without --weights keeps a random encoder", flush=True)
+            print("warning: --encoder-lr 0 without --weights keeps a random encoder", flush=True)
     ema_model = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
         compile_network(model, device)
@@ -256,7 +185,7 @@ def build_optimizer(model, args):
     """
     encoder = model.encoder if hasattr(model, "encoder") else None
     in_encoder = {id(p) for p in encoder.parameters() if p.requires_grad} if encoder else set()
-    if args.encoder_lr < 1 and not in_encoder:
+    if 0 < args.encoder_lr < 1 and not in_encoder:
         raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder "
                          "that is trained: leave it out")
     groups = {}
@@ -297,7 +226,7 @@ def train(run, train_tiles, val_tiles, meta, args, device):
     last = min(args.epochs, args.stop_after or args.epochs)
     run.time_left = TimeLeft(run, args.epochs)
     with runs.catch_signals() as stop_signals:
-        while run.epoch < last:
+        while run.epoch < last and not has_ended(run, args):
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
             finish_epoch(run, val_tiles, meta, args, device, speed)
     if stop_signals:  # during the last validation
@@ -371,9 +300,9 @@ def optimizer_step(run, args, done):
 
 
 def save_if_due(run, meta, args, stop_signals):
-    """Save every --save-every steps, after an epoch, and before a signal ends the run."""
+    """Save every SAVE_EVERY steps, after an epoch, and before a signal ends the run."""
     interrupted = bool(stop_signals) and run.world_size == 1  # several leave where they save
-    if run.step % args.save_every and run.step < run.steps and not interrupted:
+    if run.step % SAVE_EVERY and run.step < run.steps and not interrupted:
         return
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
@@ -412,48 +341,55 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     run.step = 0
     run.step_log = torch.zeros_like(run.step_log)
     score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
+    run.waited += 1
     if val_tiles.labelled_pixels and (score, -val_loss) > (run.best, -run.best_loss):
         run.best = score
         run.best_loss = val_loss
+        run.waited = 0
         runs.save("best.pt", run, meta, args)
     runs.save("last.pt", run, meta, args)
+    if run.epoch < args.epochs and has_ended(run, args):
+        print(f"the schedule ends after {run.epoch} of {args.epochs} epochs: no better validation "
+              f"score in {args.patience} (--patience)", flush=True)
 
 
-def report(run, args, meta, device):
-    """Score the chosen weights on the test split; write and print the results."""
+def report(run, args, meta, device, held_out=None):
+    """Score the chosen weights on the test split, or on `held_out` of a fold; write the results.
+
+    Args:
+        held_out: TileDataset of the labels that only the networks of other folds learn from.
+    """
     from engine.checkpoint import load_model
-    from report.figures import save_png
-    from report.floors import score_report
-    from report.panels import learning_curves, preview
+    from report.closing import next_command, report_folds, save_pictures, write_report
+    from report.floors import floor_scores, training_tiles
+    from report.panels import preview
     broadcast("rank 0 has written the checkpoint")
-    folder = pathlib.Path(args.out)
-    checkpoint = folder / f"{args.final}.pt"
-    model, _ = load_model(checkpoint, device)
-    count = load_meta(args.data)["tiles"]
-    split = next(name for name in ("test", "val", "train") if count[name])
-    tiles = TileDataset(args.data, split)
+    if args.folds and not args.fold:
+        return report_folds(run, args, meta, device)
+    model, _ = load_model(pathlib.Path(args.out, f"{args.final}.pt"), device)
+    if args.fold:
+        split = f"fold {args.fold} of {args.folds}"
+        tiles = pointed = held_out
+    else:
+        count = load_meta(args.data)["tiles"]
+        split = next(name for name in ("test", "val", "train") if count[name])
+        tiles = TileDataset(args.data, split)
+        pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     if split != "train":
         matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
-    run.check_folder()
-    pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
-    save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
-    save_png(preview(model, tiles, pointed, meta, device, title=args.out), folder / "preview.png")
-    next_step = f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps"
+    picture = preview(model, tiles, pointed, meta, device, title=args.out)
     if split == "train":
-        print(f"{args.data} has no test and no validation split: no scores\n{next_step}")
+        save_pictures(run, args, picture)
+        print(f"{args.data} has no test and no validation split: no scores, unless with --folds\n"
+              f"{next_command(args)}")
         return None
-    text, worth, admission = score_report(matrix, meta, tiles, vars(args))
-    scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
-                          checkpoint, worth)  # written last: a folder with it is a finished run
-    print(f"{split} split, {checkpoint}:\n{text}")
-    print(folder / "preview.png", folder / "curves.png", folder / "metrics.json",
-          admission or next_step, sep="\n")
-    return scores
+    floors = floor_scores(training_tiles(vars(args)), meta, tiles)
+    return write_report(run, args, meta, split, tiles, matrix, floors, picture)
 
 
 if __name__ == "__main__":
     with one_line_errors("train.py", "a run that has begun goes on with --out RUN --resume",
                          "lower --bs, raise --accumulate, or prepare smaller tiles"):
-        main(parse_args())
+        main(ARGS)

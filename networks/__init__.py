@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from networks.decoders import FPN, DeepLabV3Plus, LinkNet, UNetPlusPlus
 from networks.efficientnet import EFFICIENTNETS, EfficientNet, MobileBlock
 from networks.segformer import TRANSFORMERS, MixTransformer, SegFormer
-from networks.weights import default_rates, load_weights
+from networks.weights import load_weights
 from unet import RESNETS, BasicBlock, Bottleneck, ResNet, ResUNet, UNet
 
 # Names of encoders
@@ -137,7 +137,7 @@ def freeze_encoder(model):
     """
     if not hasattr(model, "encoder"):
         names = [name for name, row in NETWORKS.items() if isinstance(row, tuple)]
-        raise ValueError("--freeze-encoder: this network has no encoder of its own; choose --model "
+        raise ValueError("--encoder-lr 0: this network has no encoder of its own; choose --model "
                          f"from {', '.join(names)}")
     model.encoder.requires_grad_(False)
     model.encoder.frozen = True

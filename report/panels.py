@@ -11,7 +11,7 @@ from engine.prepared import SPARSE_SHARE
 from metrics import class_map
 from report.curves import curves
 from report.figures import (
-    IGNORED, RIGHT, colour_map, error_colour, error_map, panel_grid, to_rgb)
+    IGNORED, RIGHT, colour_map, error_colour, error_map, panel_grid, to_rgb, unfilled_size)
 from report.layout import page, stack_images
 from report.discs import enlarged_points
 from report.stats import NUM_BINS
@@ -42,9 +42,31 @@ def preview(model, tiles, pointed, meta, device, rows=5, title=None):
     Returns:
         PIL.Image.
     """
+    return previews([(model, tiles, pointed)], meta, device, rows, title)
+
+
+def previews(sources, meta, device, rows=5, title=None):
+    """The picture of `preview`, of several networks on a split each.
+
+    Args:
+        sources: list of (model, tiles, pointed); the others as for `preview`.
+    """
+    sparse = all(is_point_set(tiles) for _, tiles, _ in sources)
+    panels = []
+    for model, tiles, pointed in sources:
+        panels += preview_panels(model, tiles, pointed, meta, device, -(-rows // len(sources)),
+                                 sparse)
+    given = "labels" if sources[0][2].points is None else "points"
+    titles = ["image", OUTCOME, "prediction"] if sparse else ["image", given, "prediction", "truth"]
+    entries = list(zip(meta["classes"], meta["colours"]))
+    title = " on ".join(filter(None, [title, f"data set {meta.get('name')}"]))
+    return panel_grid(panels, titles, entries, title=title)
+
+
+def preview_panels(model, tiles, pointed, meta, device, rows, sparse):
+    """The rows of `previews`, lists of (H, W, 3) uint8; sparse: show whether points are right."""
     colours = meta["colours"]
     last = len(tiles) - 1
-    sparse = is_point_set(tiles)
     shown = sorted({round(row * last / max(1, rows - 1)) for row in range(rows)})
     if sparse:  # rather tiles that hold points
         shown = spread(tiles_with_labels(tiles), rows) or shown
@@ -60,11 +82,7 @@ def preview(model, tiles, pointed, meta, device, rows=5, title=None):
             labels = labels[:len(rgb), :rgb.shape[1]]
             panels.append([rgb, enlarged_points(rgb, labels, colours), mapped,
                            colour_map(truth, colours)])
-    given = "labels" if pointed.points is None else "points"
-    titles = ["image", OUTCOME, "prediction"] if sparse else ["image", given, "prediction", "truth"]
-    entries = list(zip(meta["classes"], colours))
-    title = " on ".join(filter(None, [title, f"data set {meta.get('name')}"]))
-    return panel_grid(panels, titles, entries, title=title)
+    return panels
 
 
 def tiles_with_labels(tiles):
@@ -170,31 +188,6 @@ def predict_tiles(model, tiles, shown, meta, device):
         seen = slice(height), slice(width)
         yield (to_rgb(image[seen], meta["rgb"], limits), truth[0].numpy()[seen],
                prediction[0].numpy()[seen])
-
-
-def unfilled_size(image, labelled):
-    """(height, width) of a tile without the mirrored ground that fills it up, right and below.
-
-    Prepared data do not keep the size, but mirrored rows and columns are equal to the last bit.
-
-    Args:
-        image: (H, W, C); labelled: (H, W) bool, where filling never is.
-    """
-    sizes = []
-    for axis in (0, 1):
-        lines = np.moveaxis(image, axis, 0)  # (S, ...)
-        used = np.flatnonzero(labelled.any(1 - axis))
-        least = max(2, 1 + used.max(initial=0))
-        size = len(lines)
-        for candidate in range(least, len(lines)):
-            if np.array_equal(lines[candidate], lines[candidate - 2]):
-                padding = [(0, len(lines) - candidate)] + [(0, 0)] * (lines.ndim - 1)
-                filled = np.pad(lines[:candidate], padding, mode="reflect")
-                if np.array_equal(filled, lines):
-                    size = candidate
-                    break
-        sizes.append(size)
-    return tuple(sizes)
 
 
 def learning_curves(log):

@@ -1,14 +1,11 @@
 """Statistics of one pass over a split, beyond its confusion matrix.
 
-    blocks = contiguous_blocks(tile_positions("data/demo", "test", count=48), side=128)
+    blocks = contiguous_blocks(positions, side=128)       # see engine.prepared.tile_positions
     stats = EvalStats(classes=5, blocks=blocks)
     stats.update(start, logits, prediction, labels)       # per batch, in the order of the tiles
 
 Memory grows with the number of blocks and tiles, not with the number of pixels.
 """
-
-import csv
-import pathlib
 
 import numpy as np
 import torch
@@ -174,34 +171,6 @@ def mean_iou(counts):
     hits = counts.diagonal(dim1=-2, dim2=-1)
     union = counts.sum(-1) + counts.sum(-2) - hits
     return (hits / union).nanmean(-1)  # 0 / 0 is NaN
-
-
-def tile_positions(folder, split, count):
-    """Read from tiles.csv where each tile of a split lies.
-
-    Args:
-        folder: a prepared data set.
-        split: "train", "val" or "test".
-        count: number of its tiles.
-    Returns:
-        list of (scene, row, col), px, in the order of the tiles.
-    Raises:
-        ValueError, OSError: tiles.csv is missing or damaged; one line.
-    """
-    path = pathlib.Path(folder) / "tiles.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: prepare the data set again")
-    positions = {}
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == split:
-                    position = (row["scene"], int(row["row"]), int(row["col"]))
-                    positions[int(row["index"])] = position
-        return [positions[index] for index in range(count)]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data "
-                         "set again") from None
 
 
 def contiguous_blocks(positions, side, site_of=None):
