@@ -10,13 +10,11 @@ Rows go to results/scenes.csv. Files are made in --folder and stay there. predic
 
 import argparse
 import pathlib
-import sys
-import time
 
 import numpy as np
 import tifffile
-from experiments import RESULTS, ROOT, append, call, origin, processor
-from measure import measured
+from experiments import RESULTS, ROOT, call
+from measure import append_numbers, measured
 
 from geo.raster import open_raster, write_geotiff
 
@@ -150,11 +148,7 @@ def main(args):
         return
     for measurement in MEASUREMENTS[args.what](args):
         case = f"{args.what}, {measurement.pop('case')}"
-        for quantity, value in measurement.items():
-            print(f"{case}: {quantity} {value:.4g}", flush=True)
-            append(args.table, {"case": case, "quantity": quantity, "value": f"{value:.4g}",
-                                "processor": processor(), "date": time.strftime("%Y-%m-%d"),
-                                **origin(*sys.argv)})
+        append_numbers(args.table, case, measurement)
 
 
 if __name__ == "__main__":
