@@ -42,6 +42,8 @@ CREATE TABLE gpkg_geometry_columns (table_name TEXT NOT NULL, column_name TEXT N
     CONSTRAINT uk_gc_table_name UNIQUE (table_name),
     CONSTRAINT fk_gc_tn FOREIGN KEY (table_name) REFERENCES gpkg_contents(table_name),
     CONSTRAINT fk_gc_srs FOREIGN KEY (srs_id) REFERENCES gpkg_spatial_ref_sys (srs_id));
+"""
+POLYGONS = """
 CREATE TABLE polygons (fid INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, geom POLYGON,
     class TEXT, class_id INTEGER, pixels INTEGER, area_m2 REAL, confidence REAL);
 """
@@ -77,7 +79,7 @@ def write_geopackage(path, polygons, names, srs=UNDEFINED_SRS, pixel_m2=None):
 
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
-            file.executescript(SETTINGS + TABLES)
+            file.executescript(SETTINGS + TABLES + POLYGONS)
             file.executemany(
                 "INSERT OR REPLACE INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, NULL)",
                 [UNDEFINED_SRS, ("Undefined geographic", 0, "NONE", 0, "undefined"), srs, WGS_84])
