@@ -1,7 +1,9 @@
 """Files: what is refused before it is read, and what an error while writing means."""
 
 import contextlib
+import csv
 import errno
+import io
 import os
 import pathlib
 import re
@@ -46,24 +48,46 @@ def plain_text(cell):
     return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA_STARTS else cell
 
 
-def read_text(path):
-    """The text of a table or list.
+def check_file(path):
+    """Refuse what is no regular file, such as a pipe, which might never end: ValueError, OSError.
 
-    Raises:
-        ValueError, OSError: no regular file, such as a pipe, which might never end; too large; or
-            not UTF-8. One line.
+    Returns: its size, bytes.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is no regular file: give a file, not a folder, pipe or device")
-    if status.st_size > MAX_TEXT:
-        raise ValueError(f"{path} has {status.st_size:,} bytes, too many for a table or list: give "
-                         f"at most {MAX_TEXT:,}")
+    return status.st_size
+
+
+def check_text_file(path):
+    """Refuse what is no regular file, or too large for a table or list: ValueError, OSError."""
+    size = check_file(path)
+    if size > MAX_TEXT:
+        raise ValueError(f"{path} has {size:,} bytes, too many for a table or list: give at most "
+                         f"{MAX_TEXT:,}")
+
+
+def read_text(path):
+    """The text of a table or list.
+
+    Raises:
+        ValueError, OSError: see `check_text_file`; or it is not in UTF-8. One line.
+    """
+    check_text_file(path)
     try:
         return pathlib.Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8"
                          ) from None
+
+
+def read_table(path):
+    """The rows of a CSV file with a header, as a list of {column: text}.
+
+    Raises:
+        ValueError, OSError: as `read_text`; csv.Error: no table.
+    """
+    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
 
 
 def check_name(name, where):

@@ -25,7 +25,7 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.cli import plural
 from engine.device import out_of_memory
 from engine.distributed import all_reduce
-from engine.files import read_text, writing
+from engine.files import check_file, read_text, writing
 from engine.length import describe_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
@@ -352,7 +352,10 @@ def cut_log(path, epochs):
     Raises:
         ValueError: it holds fewer.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = []
+    if path.exists():
+        check_file(path)
+        lines = path.read_bytes().splitlines(keepends=True)
     if epochs and len(lines) <= epochs:
         raise ValueError(f"{path} holds {max(0, len(lines) - 1)} of its {epochs} epochs: put it "
                          "back, or start a new run")

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
-from engine.files import spreadsheet_text, writing
+from engine.files import check_name, spreadsheet_text, writing
 from geo.geopackage import spatial_reference, write_geopackage
 from geo.overviews import add_overviews
 from geo.polygons import map_polygons
@@ -65,6 +65,7 @@ def check_names(scenes):
                              "other: give them in two calls with different --out")
         if not stem.strip("."):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
+        check_name(stem, pathlib.Path(scene).parent)
 
 
 def check_free(out, stem, suggest):

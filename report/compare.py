@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from engine.checkpoint import find_checkpoint, load_checkpoint
+from engine.files import read_text
 from metrics import ConfusionMatrix, plain
 from report.curves import curves
 from report.figures import save_png
@@ -32,7 +33,7 @@ def run_checkpoint(run):
     if not scores.exists():
         return find_checkpoint(run)
     try:
-        scored = json.loads(scores.read_text(encoding="utf-8"))["checkpoint"]
+        scored = json.loads(read_text(scores))["checkpoint"]
         return scores.parent / pathlib.Path(scored).name
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{scores} is damaged ({error}): give the run's checkpoint itself"

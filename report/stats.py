@@ -13,6 +13,8 @@ import pathlib
 import numpy as np
 import torch
 
+from engine.files import read_table
+
 BOUNDARY_WIDTH = 3  # px on either side of a class boundary
 NUM_BINS = 15  # of confidence, as in most published calibration errors
 
@@ -193,11 +195,10 @@ def tile_positions(folder, split, count):
         raise FileNotFoundError(f"{path} is missing: prepare the data set again")
     positions = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == split:
-                    position = (row["scene"], int(row["row"]), int(row["col"]))
-                    positions[int(row["index"])] = position
+        for row in read_table(path):
+            if row["split"] == split:
+                position = (row["scene"], int(row["row"]), int(row["col"]))
+                positions[int(row["index"])] = position
         return [positions[index] for index in range(count)]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data "

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
+from engine.files import check_name, check_text_file
 from geo.raster import open_raster
 from metrics import ConfusionMatrix, plain
 from report.areas import area_rows, stratified_accuracy
@@ -90,9 +91,12 @@ def class_table(path, classes_path=None):
     names = []
     if beside.is_file():
         try:
+            check_text_file(beside)
             names = [node.text for node in ElementTree.parse(beside).iter("Category")]
         except ElementTree.ParseError:
             raise ValueError(f"{beside} is damaged: give --classes") from None
+    for name in names:
+        check_name(name or "", beside)
     names = names or [None] * NO_LABEL
     return land_classes([(value, name or str(value), None) for value, name in enumerate(names)])
 

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from engine.files import check_text_file
+
 SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -16,8 +18,9 @@ def read_text(path):
     warning.
 
     Raises:
-        ValueError, OSError: no such file, or it is no text.
+        ValueError, OSError: no such file, a pipe or device, or it is no text.
     """
+    check_text_file(path)
     content = Path(path).read_bytes()
     encoding = "utf-8-sig"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
