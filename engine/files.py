@@ -9,10 +9,14 @@ import pathlib
 import re
 import shutil
 import stat
+import sys
+
+from engine.lock import locked
 
 MAX_TEXT = 2**28  # bytes of a table or list; a million points are about 50 MB
 MAX_NAME = 200  # characters of a class's or scene's name, which becomes a part of file names
 FORMULA_STARTS = ("=", "+", "-", "@")
+LOCK = "lock"  # in a temporary folder, locked by the process that fills it
 MAX_DEPTH = 100  # folders within each other
 
 
@@ -20,18 +24,32 @@ MAX_DEPTH = 100  # folders within each other
 def whole_files(folder):
     """Yield a folder within `folder`, whose files move up when the block ends, or vanish with it.
 
-    So a full disk or a signal leaves all files of a command or none of them.
+    So a full disk or a signal leaves all files of a command or none of them. What killed processes
+    left there is removed first.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    work = folder / f".partial-{os.getpid()}"
-    work.mkdir()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(folder)
+        work = folder / f".partial-{os.getpid()}"
+        work.mkdir()
     try:
-        with writing(folder):
+        with locked(work / LOCK), writing(folder):
             yield work
-        for path in work.iterdir():
-            os.replace(path, folder / path.name)
+            for path in work.iterdir():
+                if path.name != LOCK:
+                    os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_leftovers(folder):
+    """Remove the temporary folders of `whole_files` whose processes were killed."""
+    for lock in folder.glob(f".partial-*/{LOCK}"):
+        with contextlib.suppress(OSError):
+            with locked(lock):  # an error if its process is at work
+                print(f"warning: removing {lock.parent}, left by a process that was killed",
+                      file=sys.stderr)
+            shutil.rmtree(lock.parent)
 
 
 def spreadsheet_text(text):
@@ -117,6 +135,8 @@ def writing(path):
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # one of our own lines, which names the file already
+            raise
         remedy = "give a folder that can be written"
         if is_full_disk(error):
             remedy = "free some space"

@@ -9,6 +9,7 @@ import torch
 
 from engine.checkpoint import load_checkpoint
 from engine.files import plain_text, read_text, spreadsheet_text, whole_files, writing
+from engine.lock import locked
 from engine.prepared import open_array
 from engine.runs import cut_log
 from networks.weights import read_weights
@@ -109,6 +110,24 @@ def test_whole_files__all_or_none(tmp_path):
     with whole_files(tmp_path) as work:
         (work / "a.csv").write_text("new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_whole_files__removes_what_killed_processes_left_and_no_other(tmp_path, capsys):
+    for name in (".partial-1", f".partial-{os.getpid()}", ".partial-3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lock").touch()
+        (tmp_path / name / "a.csv").touch()
+    with locked(tmp_path / ".partial-3" / "lock"), whole_files(tmp_path) as work:
+        (work / "b.csv").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-3", "b.csv"]
+    assert len(list((tmp_path / ".partial-3").iterdir())) == 2
+    assert f"removing {tmp_path / '.partial-1'}, left by" in capsys.readouterr().err
+
+
+def test_writing__of_a_file_and_its_folder_is_one_line():
+    with pytest.raises(OSError, match="^maps/a.csv [^:]*: free some space, [^:]*$"), writing("maps"):
+        with writing("maps/a.csv"):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_writing__names_the_file_and_the_remedy():
