@@ -393,6 +393,7 @@ def write_points(path, points, raster, names, file_size):
     across = file_size[1] / raster.width
     georeference = raster.georeference
     map_columns = ["x", "y"] if georeference else []
+    scene = spreadsheet_text(raster.path.stem)
     with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "scene", "row", "col", *map_columns, "predicted", "class"])
@@ -401,4 +402,4 @@ def write_points(path, points, raster, names, file_size):
             file_row = int((row + 0.5) * down)
             file_col = int((col + 0.5) * across)
             predicted = spreadsheet_text(names[k])
-            writer.writerow([number, raster.path.stem, file_row, file_col, *on_map, predicted, ""])
+            writer.writerow([number, scene, file_row, file_col, *on_map, predicted, ""])
