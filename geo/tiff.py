@@ -11,8 +11,8 @@ import tifffile
 
 CACHE_BYTES = 2**26  # decoded strips and tiles kept per image
 SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
-# The most bytes that one stored byte can become, by compression: none, LZW, Deflate, PackBits. Others
-# have no such limit.
+# The most bytes that one stored byte can become, by compression: none, LZW, Deflate (two codes),
+# PackBits. Others have no such limit.
 EXPANSION = {1: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
 REDUCED = 1  # bits of a page's NewSubfileType: an overview
 MASK = 4  # the validity of another page

@@ -125,9 +125,9 @@ def test_whole_files__removes_what_killed_processes_left_and_no_other(tmp_path, 
 
 
 def test_writing__of_a_file_and_its_folder_is_one_line():
-    with pytest.raises(OSError, match="^maps/a.csv [^:]*: free some space, [^:]*$"), writing("maps"):
-        with writing("maps/a.csv"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    line = "^maps/a.csv [^:]*: free some space, [^:]*$"
+    with pytest.raises(OSError, match=line), writing("maps"), writing("maps/a.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_writing__names_the_file_and_the_remedy():
