@@ -263,8 +263,10 @@ def resume(run, args, meta, device):
     content = load_checkpoint(path, device)
     check_same_command(args, content["args"])
     train = content["train"]
-    known = content["data"] | (train.get("counts") or {})  # "counts" is missing in older files
-    changed = changed_data(args.data, known, meta | run.fingerprint)
+    counts = train.get("counts") or {}  # missing in older files
+    if not isinstance(counts, dict):
+        raise ValueError(f"{path} lacks what going on needs (counts): start a new run")
+    changed = changed_data(args.data, content["data"] | counts, meta | run.fingerprint)
     if changed:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
                          f"({', '.join(map(str, changed[:3]))} differ): start a new run")
@@ -350,7 +352,7 @@ def cut_log(path, epochs):
     """Cut log.csv back to the rows of `epochs` epochs; with 0 its header goes too.
 
     Raises:
-        ValueError: it holds fewer.
+        ValueError: it holds fewer, or no table.
     """
     lines = []
     if path.exists():
@@ -360,6 +362,10 @@ def cut_log(path, epochs):
         raise ValueError(f"{path} holds {max(0, len(lines) - 1)} of its {epochs} epochs: put it "
                          "back, or start a new run")
     kept = lines[:epochs + 1] if epochs else []
+    try:
+        list(csv.reader(line.decode(errors="replace") for line in kept))
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged ({error}): put it back, or start a new run") from None
     if path.exists():
         # Nothing is written anew, so nothing can be lost on a full disk.
         os.truncate(path, sum(map(len, kept)))

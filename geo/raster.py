@@ -108,6 +108,10 @@ class Raster:
     hides_alpha: bool = False  # whether `bands` and `read` leave out the alpha band
     by_pixel: bool = False  # whether resizing averages whole pixels, as in earlier commits
 
+    def __post_init__(self):
+        if self.dtype.kind not in "uif":
+            raise ValueError(f"it holds {self.dtype}: give whole numbers or floats")
+
     def read(self, row, col, height, width):
         """Read one window, which may reach over the border of the image.
 

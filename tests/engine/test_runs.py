@@ -307,6 +307,7 @@ def moments(train_part):
     pytest.param(lambda t: t.update(epoch=math.inf), id="endless"),
     pytest.param(lambda t: t.update(step=10**9), id="after the end"),
     pytest.param(lambda t: t.update(epoch=-1), id="before the start"),
+    pytest.param(lambda t: t.update(counts=7), id="counts of another type"),
 ])
 def test_resume__refuses_an_incomplete_state(data, paused, spoil):
     edit_checkpoint(paused / "last.pt", lambda content: spoil(content["train"]))
@@ -377,6 +378,9 @@ def test_cut_log__keeps_the_finished_epochs(tmp_path):
     assert path.read_bytes() == b"epoch\r\n1\r\n2\r\n"
     runs.cut_log(path, 0)
     assert path.read_bytes() == b""
+    path.write_text("epoch," + "x" * 200_000 + "\n1,\n")
+    with pytest.raises(ValueError, match="log.csv is damaged .*limit"):
+        runs.cut_log(path, 1)
 
 
 def test_append_row__one_header_which_stays(tmp_path):

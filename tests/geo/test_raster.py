@@ -442,6 +442,12 @@ def test_open_raster__an_image_of_no_bands_is_one_line(tmp_path):
         open_raster(tmp_path / "a.tif")
 
 
+def test_open_raster__complex_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.complex64))
+    with pytest.raises(ValueError, match="a.tif.*complex64"):
+        open_raster(tmp_path / "a.tif")
+
+
 def test_open_raster__more_height_than_pieces_is_one_line(tmp_path):
     write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", compression="zlib",
                rowsperstrip=8)
