@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import errno
+import glob
 import io
 import os
 import pathlib
@@ -75,6 +76,18 @@ def check_file(path):
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is no regular file: give a file, not a folder, pipe or device")
     return status.st_size
+
+
+def check_beside(path):
+    """Refuse a file if it, or one of its name beside it, is no regular file: ValueError, OSError.
+
+    GDAL opens those beside it, too, such as the .dbf of a Shapefile.
+    """
+    path = pathlib.Path(path)
+    check_file(path)
+    for beside in path.parent.glob(f"{glob.escape(path.stem)}.*"):
+        if not beside.is_dir():
+            check_file(beside)
 
 
 def check_text_file(path):
