@@ -21,114 +21,21 @@ import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.cli import Parser, number, one_line_errors
+from engine.cli import one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
-from engine.length import TimeLeft, choose_length, set_epochs
+from engine.flags import DEMO, PATIENCE, parse_args
+from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
 from evaluate import evaluate, write_scores
-from losses import LOSSES, build_loss, class_weights, count_labelled
-from networks import ENCODERS, NETWORKS, build_model, default_rates, freeze_encoder
+from losses import build_loss, class_weights, count_labelled
+from networks import build_model, freeze_encoder
 from weak.ema import update_ema
 
-DEMO = "data/demo"
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
-PATIENCE = 3  # epochs without a lower validation loss that --schedule plateau lets pass
-
-
-def parse_args(argv=None):
-    """The command line; `python train.py --help` shows it."""
-    parser = Parser(description="Train a network on a prepared data set.",
-                    epilog="example: python train.py --data data/dubai --points 20 --bs 8")
-    flag = parser.add_argument_group("what matters most").add_argument
-    flag("--data", default=DEMO, help="folder written by prepare_data.py; the demo is made if "
-         "missing")
-    flag("--points", type=number(int, 0), help="labelled pixels kept per training tile; 0 keeps "
-         "all; default 20, or 0 if under 1 %% of the pixels are labelled")
-    flag("--lr", type=number(float, 1e-12, 1e6), help="peak learning rate; default 1e-3, or 2e-3 "
-         "for an EfficientNet with --weights")
-    flag("--bs", type=number(int, 1), help="tiles per step; default 16, or 4 in a set of few tiles")
-    flag("--epochs", type=number(int, 1), help="passes over the training tiles; default 20, or 20 "
-         "times several passes in a set of few tiles")
-    add_learning_flags(parser)
-    add_augmentation_flags(parser)
-    add_run_flags(parser)
-    parser.set_defaults(passes=None)  # over the tiles in one epoch, see `choose_length`
-    args = parser.parse_args(argv)
-    if args.resume:
-        args = runs.parse_resumed(parser, argv, args)
-    set_epochs(args)
-    args.model = args.model or ("resunet" if args.encoder else "unet")
-    lr, encoder_lr = default_rates(args.encoder, args.weights)
-    args.lr = args.lr or lr
-    if args.encoder_lr is None:
-        args.encoder_lr = encoder_lr
-    return args
-
-
-def add_learning_flags(parser):
-    """Flags of the labels, the network, the loss and the optimiser."""
-    flag = parser.add_argument_group("labels and loss").add_argument
-    flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
-    flag("--loss", default="ce", help=f"{', '.join(LOSSES)}, or a sum such as focal+jaccard")
-    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by rarity")
-    flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
-         "the class of their points, px, such as 16; 0 is off")
-    flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
-         "the weights of --ema label other pixels, such as 0.9; 0 is off")
-    flag = parser.add_argument_group("network").add_argument
-    flag("--model", help=f"{', '.join(NETWORKS)}; default unet, or resunet with --encoder")
-    flag("--encoder", help=f"{', '.join(ENCODERS)}; default: the network's own")
-    flag("--width", type=number(int, 1), default=16, help="channels of the U-Net's first level")
-    flag("--depth", type=number(int, 1, 6), default=4, help="how often the U-Net halves its input")
-    flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at "
-         "the U-Net's bottleneck")
-    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
-    flag("--weights", help="imagenet, or a file of published encoder weights")
-    flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
-         "or 0.3 for an EfficientNet with --weights")
-    flag = parser.add_argument_group("optimisation").add_argument
-    flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
-         f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
-    flag("--optimizer", default="adamw", choices=("adamw", "adam", "sgd"), help="sgd: momentum 0.9")
-    flag("--weight-decay", type=number(float, 0, 1e6), default=1e-2, help="of convolution weights")
-    flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
-         "weights, with this decay per step, such as 0.99; 0 is off")
-    flag("--accumulate", type=number(int, 1), default=1, help="parts a batch is cut into, to save "
-         "memory; exact for ce and focal, but batch norm, dice, jaccard and --teacher see parts")
-
-
-def add_augmentation_flags(parser):
-    """Flags of the augmentation."""
-    flag = parser.add_argument_group("augmentation").add_argument
-    flag("--no-flips", dest="flips", action="store_false", help="no mirror images, quarter turns")
-    flag("--rotate", type=number(float, 0, 180), default=0.0, help="largest rotation, degrees")
-    flag("--shift", type=number(float, 0, 1), default=0.1, help="largest shift, share of the tile")
-    flag("--zoom", type=number(float, 1, 4), default=1.0, help="largest zoom factor; 1 is off")
-    flag("--crop", type=number(int, 0), default=0, help="side of random crops, each with a label, "
-         "px; 0 takes whole tiles")
-    flag("--jitter", type=number(float, 0, 2), default=0.1, help="largest change of brightness and "
-         "contrast, standard deviations of a band")
-
-
-def add_run_flags(parser):
-    """Flags of the run: where it writes, how it computes."""
-    flag = parser.add_argument_group("run").add_argument
-    flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
-    flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
-    flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
-    flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
-         "scores: best validation mean IoU, or last step")
-    flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
-    flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
-    flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
-    flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")
-    flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
-    flag("--tensorboard", action="store_true", help="also log to <out>/tb")
 
 
 def check_args(args):

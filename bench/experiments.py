@@ -36,13 +36,22 @@ class Experiment:
 
     Attributes:
         runs: names of the runs with seeds 0, 1, ...: the keys of the table's rows.
-        flags: train.py's flags without --seed and --out. None if an option has left the project:
-            the rows are shown, and no run is trained.
+        flags: train.py's flags without --seed and --out; {seed} in them stands for the seed. None
+            if an option has left the project: the rows are shown, and no run is trained.
         script: what takes the flags and writes metrics.json and log.csv, as train.py does.
     """
     runs: tuple
     flags: str | None
     script: str = "train.py"
+
+    def words(self, seed):
+        """The flags of the run with a seed, as a list."""
+        return self.flags.replace("{seed}", str(seed)).split()
+
+    def data_folder(self, seed):
+        """The prepared set that the run with a seed is trained on."""
+        words = self.words(seed)
+        return ROOT / words[words.index("--data") + 1]
 
 
 def numbered(name, count=3, word="seed"):
@@ -83,7 +92,7 @@ def run_missing(table, experiments, args):
     for experiment in experiments:
         for seed, name in enumerate(experiment.runs):
             if experiment.flags and name in rows:
-                check_same_test_set(rows[name], experiment)
+                check_same_test_set(rows[name], experiment.data_folder(seed))
             elif experiment.flags and name.startswith(tuple(args.only)):
                 missing.append((seed, name, experiment))
     print(f"{table.name}: {len(missing)} runs are missing", flush=True)
@@ -102,7 +111,7 @@ def run_missing(table, experiments, args):
 
 def train(seed, name, experiment, out):
     """Train one run, resumed where it was interrupted; return its row."""
-    words = [*experiment.flags.split(), "--seed", str(seed), "--out", out]
+    words = [*experiment.words(seed), "--seed", str(seed), "--out", out]
     folder = ROOT / out
     if not (folder / "metrics.json").exists():
         resume = ["--resume"] if (folder / "last.pt").exists() else []
@@ -113,7 +122,7 @@ def train(seed, name, experiment, out):
             "miou": scores["miou"],
             "pixel_accuracy": scores["pixel_accuracy"],
             "labelled_pixels": scores["labelled_pixels"],
-            "scored_on": test_set_digest(data_folder(experiment)),
+            "scored_on": test_set_digest(experiment.data_folder(seed)),
             "class_iou": class_iou(scores),
             "train_s": sum(float(epoch["seconds"]) for epoch in log),
             "epochs": len(log),
@@ -155,12 +164,6 @@ def call(script, *words):
         raise ValueError(f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
 
 
-def data_folder(experiment):
-    """The prepared set that an experiment's flags name."""
-    words = experiment.flags.split()
-    return ROOT / words[words.index("--data") + 1]
-
-
 @functools.cache
 def test_set_digest(folder):
     """A short digest of a prepared set's test split."""
@@ -172,9 +175,8 @@ def test_set_digest(folder):
     return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
-def check_same_test_set(row, experiment):
+def check_same_test_set(row, folder):
     """Refuse a row that was scored on another test set than lies under the same path now."""
-    folder = data_folder(experiment)
     if folder.exists() and row["scored_on"] != test_set_digest(folder):
         raise ValueError(f"{row['name']} was scored on another set than {folder} is now: prepare "
                          "that as it was then")

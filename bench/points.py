@@ -3,10 +3,10 @@
     python bench/points.py --jobs 2                    the demo, made if it is missing
     python bench/points.py --sets demo dubai roads     and real images, prepared as said below
     python bench/points.py --only demo-1-              the runs whose names start so
-    python bench/points.py --tables-only               tables and figures from the rows there are
+    python bench/points.py --tables-only               tables from the rows there are
 
 Rows go to results/points.csv, those of Dubai's recipes to baseline.csv and with --tta to
-baseline_tta.csv. All of them make results/points.md and docs/points-*.png. One seed is one draw of
+baseline_tta.csv. All of them make results/points.md. One seed is one draw of
 points for every method. The test split is scored with the weights of the last step.
 
     python prepare_data.py dubai --src FOLDER --out data/dubai --scale 0.5 --tile 256 \
@@ -18,16 +18,12 @@ roads.csv has the lines id,name,r,g,b and 0,background,190,190,190 and 255,road,
 """
 
 import json
-import math
 import statistics
 
 from experiments import (
     RESULTS, ROOT, Experiment, class_iou, difference, experiment_parser, listed, make_demo,
     markdown, mean_and_spread, numbered, paired_gains, paired_p, read_rows, run_missing,
     score_again, scores_of, write_report)
-
-from report.curves import curves
-from report.figures import save_png
 
 SHORT = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last"
 LONG = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2"
@@ -67,14 +63,6 @@ BASELINES = {  # Dubai's recipes; standard and fine had crops moved by parts of 
     "dubai-fine-0": None,
 }
 SAME = {("dubai", 0, "", FULL): "dubai-long-0", ("dubai", 20, "", BASE): "dubai-long-20"}
-LINES = {  # what the figures show beside every label
-    "dubai": {BASE: "network, only the points", PIXELS: "floor: each pixel by its colour alone"},
-    "roads": {BASE: "network, only the points", BEST: "the same, class weights and superpixels"},
-}
-ONE_CLASS = {  # mean IoU of the commonest test class everywhere
-    "dubai": (0.112, "floor: land everywhere"),
-    "roads": (0.390, "floor: no road anywhere, which is what colour alone finds"),
-}
 RELABELLED = [("demo", "suggested", "5-partial-CE"), ("demo", "spaced", "5-partial-CE"),
               ("demo", "relabelled", "1-partial-CE"), ("demo", "dense", "1-per-class-partial-CE"),
               ("roads", "suggested", "5-partial-CE"), ("roads", "spaced", "5-partial-CE")]
@@ -220,27 +208,6 @@ def relabel_table(rows):
     return table
 
 
-def figure(data, rows):
-    """Mean IoU against points per tile, between every label and the floors."""
-    experiments = experiments_of(data)
-    full = scores_of(experiments[0, "", FULL].runs, rows)
-    ticks = {math.log10(points): str(points) for points in POINTS[data]}
-    series = {f"network, every label: {mean_and_spread(full)}":
-              [(x, statistics.mean(full)) for x in ticks if full]}
-    for method, name in LINES[data].items():
-        series[name] = []
-        for x, points in zip(ticks, POINTS[data]):
-            scores = scores_of(experiments[points, "", method].runs, rows)
-            if len(scores) > 1:
-                mean, spread = statistics.mean(scores), statistics.stdev(scores)
-                series[name] += [(x, mean + step * spread) for step in (0, 1, -1, 0)]  # and back
-    floor, name = ONE_CLASS[data]
-    series[f"{name}: {floor:.3f}"] = [(x, floor) for x in ticks]
-    title = f"{data.capitalize()}: maps from a few labelled points"
-    return curves(series, "labelled points per training tile", "mean IoU on the test tiles; three "
-                  "marks: mean, and one standard deviation up and down", title, (0, 0.7), ticks)
-
-
 def all_rows():
     """The rows of points.csv and of baseline.csv by name."""
     return read_rows(RESULTS / "baseline.csv") | read_rows(RESULTS / "points.csv")
@@ -259,7 +226,7 @@ def report_lines():
 
 
 def main(args):
-    """Run what is missing, then write the tables and the figures from all rows."""
+    """Run what is missing, then write the tables from all rows."""
     if not args.tables_only:
         make_demo(args)
         if "dubai" in args.sets:
@@ -271,8 +238,6 @@ def main(args):
         score_with_tta(all_rows())
     write_report("points.md", report_lines())
     write_report("relabel.md", [RELABEL_HEAD, *markdown(relabel_table(all_rows()))])
-    for data in ONE_CLASS:
-        save_png(figure(data, all_rows()), ROOT / "docs" / f"points-{data}.png")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ roads   images, groundtruth: the EPFL road segmentation set
 
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
-once, with the weights of the last step. All of it makes results/pretrained.md.
+once, with the weights of the last step. The techniques for few labels are judged on the pretrained
+network. All of it makes results/pretrained.md, docs/few-labels.png and, where the run of SHOWN lies
+in runs/pretrained, docs/dubai.png.
 """
 
 import bisect
 import csv
+import math
 import pathlib
 import shutil
 import statistics
@@ -30,8 +33,13 @@ from experiments import (
     RESULTS, ROOT, Experiment, call, difference, experiment_parser, listed, markdown,
     mean_and_spread, numbered, paired_gains, read_rows, run_missing, scores_of,
     write_report)
+from PIL import Image
 from points import BASE, FULL, PIXELS, RECIPES, mean_class_iou, shares
 from points import experiment as experiment_of_points
+
+from report.curves import curves
+from report.figures import save_png
+from report.layout import PAPER, page
 
 PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
 LITE = "--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --encoder efficientnet_lite0"
@@ -42,6 +50,13 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
+TECHNIQUES = {  # flags for the pretrained network, beside those of its recipe
+    "class weights": "--class-weights sqrt",
+    "superpixels": "--superpixels 8",
+    "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
+    "teacher": "--teacher 0.7 --ema 0.98",
+    "twice the epochs": None}  # see `experiment`
+JUDGED = {"dubai": (1, 5), "dunes-a": (1, 5), "roads": (1, 5)}  # points per tile
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
     "water": "water", "marsh": "water", "ag": "other", "beach": "sand", "foredune": "sand",
@@ -56,6 +71,10 @@ OBX = ("deep water", "shallow water, surf or wet sand", "land")
 FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
 # Mean IoU on the test split of the commonest training class everywhere
 ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "roads": 0.390}
+SHOWN = "dubai-20-pretrained-draw0"  # the run whose maps stand in README
+SHOWN_TILES = 4
+DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
+PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads"}
 HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
 
 Mean ± standard deviation over draws (seeds). "Of every label" is the share of the same network's
@@ -161,7 +180,7 @@ def experiment(data, points, network):
         method = {PIXELS: PIXELS, PLAIN: BASE if points else FULL}[network]
         return Experiment(experiment_of_points(data, points, "", method).runs, None)
     words = {PLAIN: "plain", SCRATCH: "scratch", PRETRAINED: "pretrained", PIXELS: "pixels"}
-    runs = numbered(f"{data}-{points or 'all'}-{words[network]}", 5 if points == 1 else 3, "draw")
+    runs = runs_of(data, points, words[network])
     flags = f"--data data/{data} --points {points} "
     if network in (PLAIN, PIXELS):
         flags += PLAIN_RECIPES[data]
@@ -172,12 +191,36 @@ def experiment(data, points, network):
     return Experiment(runs, flags, "bench/pixel_classifier.py" if network == PIXELS else "train.py")
 
 
+def runs_of(data, points, words):
+    """Names of the runs: five draws of few points, else three."""
+    return numbered(f"{data}-{points or 'all'}-{words}", 5 if points in (1, 5) else 3, "draw")
+
+
+def technique(data, points, name):
+    """The Experiment of one of TECHNIQUES on the pretrained network."""
+    flags = experiment(data, points, PRETRAINED).flags
+    more = TECHNIQUES[name]
+    if more is None:
+        epochs = EPOCHS[data].split()[-1]
+        flags = flags.replace(f"--epochs {epochs}", f"--epochs {2 * int(epochs)}")
+    else:
+        flags = f"{flags} {more}"
+    words = f"pretrained {name}".replace(",", "").replace(" ", "-")
+    return Experiment(runs_of(data, points, words), flags)
+
+
 def experiments_of(data):
-    """All experiments of a set; those of the main comparison first."""
+    """The experiments of a set's main comparison, {(points, network): Experiment}."""
     lines = [(points, network) for points in POINTS for network in (PRETRAINED, PLAIN, PIXELS)
              if points or network != PIXELS]
     lines += [(points, SCRATCH) for points in POINTS]
     return {line: experiment(data, *line) for line in lines}
+
+
+def techniques_of(data):
+    """The experiments on techniques, {(points, name): Experiment}."""
+    return {(points, name): technique(data, points, name)
+            for points in JUDGED.get(data, ()) for name in TECHNIQUES}
 
 
 def floor_of(data, points, experiments, rows):
@@ -215,28 +258,125 @@ def set_table(data, rows):
     return table
 
 
+def technique_table(data, rows):
+    """The table of the techniques on a set, a list of dict."""
+    table = []
+    for (points, name), one in techniques_of(data).items():
+        there = [rows[run] for run in one.runs if run in rows]
+        if there:
+            gains = paired_gains(one.runs, experiment(data, points, PRETRAINED).runs, rows)
+            table.append({
+                "points per tile": points,
+                "technique": name,
+                "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
+                "difference to pretrained": difference(gains),
+                "by draw": listed(gains),
+                "IoU by class": mean_class_iou(there)})
+    return table
+
+
 def report_lines():
     """The lines of pretrained.md."""
-    rows = {}
-    for name in ("baseline", "points", "pretrained"):
-        rows |= read_rows(RESULTS / f"{name}.csv")
+    rows = all_rows()
     lines = [HEAD]
     for data in EPOCHS:
         table = set_table(data, rows)
         if table:
             lines += [f"## {data}", "", *markdown(table), ""]
+        table = technique_table(data, rows)
+        if table:
+            lines += [f"Techniques on the pretrained network, {data}:", "", *markdown(table), ""]
     return lines
 
 
+def all_rows():
+    """The rows of this script's table and of those that it shares runs with, by name."""
+    rows = {}
+    for name in ("baseline", "points", "pretrained", "suggest"):
+        rows |= read_rows(RESULTS / f"{name}.csv")
+    return rows
+
+
+def figure(rows):
+    """Mean IoU against points per tile, a panel per set, between every label and the floor."""
+    panels = [panel(data, title, rows) for data, title in PANELS.items()]
+    canvas = Image.new("RGB", (sum(one.width for one in panels), panels[0].height), PAPER)
+    left = 0
+    for one in panels:
+        canvas.paste(one, (left, 0))
+        left += one.width
+    return page([canvas], "Mean IoU on test places that no label came from (mean and standard "
+                "deviation of the draws)")
+
+
+def panel(data, title, rows):
+    """The panel of a set."""
+    experiments = experiments_of(data)
+    ticks = {math.log10(points): str(points) for points in sorted(POINTS) if points}
+    full = scores_of(experiments[0, PRETRAINED].runs, rows)
+    series = {"pretrained, every label": [(x, statistics.mean(full)) for x in ticks if full]}
+    for network in (PRETRAINED, PLAIN):
+        series[f"{network}, points"] = []
+        for x, points in zip(ticks, ticks.values()):
+            scores = scores_of(experiments[int(points), network].runs, rows)
+            series[f"{network}, points"] += spread_marks(x, scores)
+    series["floor: each pixel by its colour"] = []
+    for x, points in zip(ticks, ticks.values()):
+        floor = floor_of(data, int(points), experiments, rows)
+        series["floor: each pixel by its colour"] += [(x, value) for value in floor]
+    return curves(series, "labelled points per training tile", "mean IoU", title, (0, 0.7), ticks,
+                  size=(400, 420))
+
+
+def spread_marks(x, scores):
+    """The mean of scores at x, with a line one standard deviation up and down; [] of none."""
+    if not scores:
+        return []
+    mean = statistics.mean(scores)
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0
+    return [(x, mean + step * spread) for step in (0, 1, -1, 0)]
+
+
+def picture():
+    """Test tiles of Dubai with the maps of the run SHOWN: image, points, prediction, truth.
+
+    The tiles are spread evenly over those that are whole and hold three classes or more.
+    """
+    import torch
+
+    from data import TileDataset
+    from engine.checkpoint import load_model
+    from report.discs import enlarged_points
+    from report.figures import colour_map, panel_grid
+    from report.panels import predict_tiles, spread
+    model, meta = load_model(ROOT / "runs" / "pretrained" / SHOWN / "last.pt", torch.device("cpu"))
+    tiles = TileDataset(ROOT / "data" / "dubai", "test")
+    pointed = TileDataset(ROOT / "data" / "dubai", "test", points=int(SHOWN.split("-")[1]))
+    varied = [index for index, labels in enumerate(tiles.labels)
+              if (labels != tiles.ignore).float().mean() > 0.9 and len(labels.unique()) > 3]
+    shown = spread(varied, SHOWN_TILES)
+    rows = []
+    for index, (rgb, truth, prediction) in zip(
+            shown, predict_tiles(model, tiles, shown, meta, torch.device("cpu"))):
+        labels = pointed.get_batch([index])[1][0].numpy()
+        rows.append([rgb, enlarged_points(rgb, labels, DUBAI_COLOURS),
+                     colour_map(prediction, DUBAI_COLOURS), colour_map(truth, DUBAI_COLOURS)])
+    return panel_grid(rows, ["image", "points", "prediction", "truth"],
+                      list(zip(meta["classes"], DUBAI_COLOURS)), cell=192)
+
+
 def main(args):
-    """Run what is missing, then write the table of all rows."""
+    """Run what is missing, then write the table and the figures of all rows."""
     if not args.tables_only:
         experiments = []
         for data in args.sets:
             prepare(data, args.source)
-            experiments += experiments_of(data).values()
+            experiments += [*experiments_of(data).values(), *techniques_of(data).values()]
         run_missing(RESULTS / "pretrained.csv", experiments, args)
     write_report("pretrained.md", report_lines())
+    save_png(figure(all_rows()), ROOT / "docs" / "few-labels.png")
+    if (ROOT / "runs" / "pretrained" / SHOWN / "last.pt").exists():
+        save_png(picture().quantize(256, dither=Image.Dither.NONE), ROOT / "docs" / "dubai.png")
 
 
 if __name__ == "__main__":

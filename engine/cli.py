@@ -8,8 +8,6 @@ import signal
 import sys
 import warnings
 
-from engine.device import out_of_memory
-from engine.distributed import leave_at_once, lost_process, wait_for_all
 from engine.files import check_path, is_full_disk
 from engine.startup import end_interrupted
 
@@ -106,6 +104,7 @@ def one_line_errors(command, interrupted, out_of_memory_advice):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # What a library warns of means nothing to a user. Filters that were set before come first.
     warnings.filterwarnings("ignore", append=True)
+    from engine.distributed import leave_at_once, wait_for_all  # imports torch
     with leave_at_once(), exit_codes(command, interrupted, out_of_memory_advice):
         yield
         wait_for_all()
@@ -122,6 +121,8 @@ def exit_codes(command, interrupted, out_of_memory_advice):
         remedy = ": free some space, then give the command again"
         end(command, f"{error}{remedy if is_full_disk(error) else ''}", 2)
     except (MemoryError, RuntimeError) as error:
+        from engine.device import out_of_memory
+        from engine.distributed import lost_process
         if lost_process(error):
             end(command, "another of the processes has ended, and this one ends with it: look at "
                 "the other's line", 2)

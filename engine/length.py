@@ -6,7 +6,6 @@ import time
 from tqdm import tqdm
 
 from engine.cli import plural
-from engine.distributed import disable_tqdm
 
 EPOCHS = 20  # unless --epochs is given
 MANY_TILES = 192  # from here on, an epoch is one pass
@@ -97,6 +96,7 @@ class TimeLeft:
         Args:
             batches: iterable; count: their number.
         """
+        from engine.distributed import disable_tqdm  # imports torch
         title = f"epoch {self.run.epoch + 1}/{self.epochs}"
         bar = tqdm(batches, title, count, unit="step", disable=disable_tqdm(), leave=False)
         for batch in bar:

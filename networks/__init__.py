@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from networks.decoders import FPN, DeepLabV3Plus, LinkNet, UNetPlusPlus
 from networks.efficientnet import EFFICIENTNETS, EfficientNet, MobileBlock
 from networks.segformer import TRANSFORMERS, MixTransformer, SegFormer
-from networks.weights import default_rates, load_weights
+from networks.weights import load_weights
 from unet import RESNETS, BasicBlock, Bottleneck, ResNet, ResUNet, UNet
 
 # Names of encoders

@@ -64,22 +64,6 @@ def load_weights(encoder, name, weights):
     encoder.load_state_dict(state)
 
 
-def default_rates(encoder, weights):
-    """The peak learning rate, and the encoder's share of it, of a run that names none.
-
-    Those of an EfficientNet with published weights were chosen on Dubai's training sites, see
-    results/tune.md.
-
-    Args:
-        encoder, weights: as in `build_model`, or None.
-    Returns:
-        (rate, share 0..1).
-    """
-    if weights is not None and encoder in EFFICIENTNETS:
-        return 2e-3, 0.3
-    return 1e-3, 1.0
-
-
 def inflate_bands(weight, bands):
     """Rewrite a first convolution trained on red, green, blue for any number of bands.
 

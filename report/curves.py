@@ -14,7 +14,7 @@ SUPERSAMPLING = 3  # lines are drawn larger and reduced, because Pillow's own ar
 
 
 def curves(series, x_label, y_label, title=None, y_limits=None, x_ticks=None, marks=None,
-           radii=None):
+           radii=None, size=(PLOT_WIDTH, PLOT_HEIGHT)):
     """Draw lines over common axes with round ticks, a grid and a legend.
 
     Args:
@@ -25,9 +25,11 @@ def curves(series, x_label, y_label, title=None, y_limits=None, x_ticks=None, ma
         x_ticks: {x: text}, such as {0: "1", 2: "100"} where x is a logarithm; None: round numbers.
         marks: {x: text}, upright lines with their meaning.
         radii: {name: [px, ...]}, for series that are drawn as discs of these sizes, without a line.
+        size: (width, height) of the area of the plot, px.
     Returns:
         PIL.Image.
     """
+    width, height = size
     lines = []
     for line in series.values():
         lines.append([(x, y) for x, y in line if math.isfinite(x) and math.isfinite(y)])
@@ -40,17 +42,17 @@ def curves(series, x_label, y_label, title=None, y_limits=None, x_ticks=None, ma
 
     def column(x):
         share = (x - x_span[0]) / (x_span[1] - x_span[0])
-        return PLOT_INSET + share * (PLOT_WIDTH - 2 * PLOT_INSET)
+        return PLOT_INSET + share * (width - 2 * PLOT_INSET)
 
     def row(y):
         share = (y - y_span[0]) / (y_span[1] - y_span[0])
-        return PLOT_HEIGHT - PLOT_INSET - share * (PLOT_HEIGHT - 2 * PLOT_INSET)
+        return height - PLOT_INSET - share * (height - 2 * PLOT_INSET)
 
     paths = [[(column(x), row(y)) for x, y in line] for line in lines]
-    sizes = [(radii or {}).get(name) for name in series]
+    disc_radii = [(radii or {}).get(name) for name in series]
     x_ticks = {column(x): text for x, text in x_ticks.items()}
     y_ticks = {row(y): text for y, text in y_ticks.items()}
-    plot = _draw_plot(paths, sizes, x_ticks, y_ticks)
+    plot = _draw_plot(paths, disc_radii, x_ticks, y_ticks, size)
     for x, text in (marks or {}).items():
         _draw_mark(plot, column(x), text)
     canvas = _with_axes(plot, x_ticks, y_ticks, x_label)
@@ -99,10 +101,9 @@ def _draw_mark(plot, x, text):
     paste(plot, image, x + 6 if is_left else x - 6, 4, anchor_x=0 if is_left else 1, anchor_y=0)
 
 
-def _draw_plot(paths, sizes, x_ticks, y_ticks):
-    """Grid and lines of a plot, positions in px of the plot; sizes: radii of discs, or None."""
-    size = (SUPERSAMPLING * PLOT_WIDTH, SUPERSAMPLING * PLOT_HEIGHT)
-    plot = Image.new("RGB", size, PAPER)
+def _draw_plot(paths, disc_radii, x_ticks, y_ticks, size):
+    """Grid and lines of a plot, positions in px of the plot; disc_radii: of each path, or None."""
+    plot = Image.new("RGB", [SUPERSAMPLING * side for side in size], PAPER)
     draw = ImageDraw.Draw(plot)
     for tick in x_ticks:
         x = SUPERSAMPLING * tick
@@ -111,7 +112,7 @@ def _draw_plot(paths, sizes, x_ticks, y_ticks):
         y = SUPERSAMPLING * tick
         draw.line((0, y, plot.width, y), GRID, 2 * SUPERSAMPLING)
     few = sum(map(len, paths)) <= 30 * len(paths)
-    for path, radii, colour in zip(paths, sizes, default_colours(len(paths))):
+    for path, radii, colour in zip(paths, disc_radii, default_colours(len(paths))):
         path = [(SUPERSAMPLING * x, SUPERSAMPLING * y) for x, y in path]
         if len(path) > 1 and radii is None:
             draw.line(path, colour, 5 * SUPERSAMPLING, joint="curve")
@@ -128,14 +129,14 @@ def _with_axes(plot, x_ticks, y_ticks, x_label):
     y_texts = {y: text_image(text) for y, text in y_ticks.items()}
     # Stacked figures mostly share the 130 px.
     left = max([130] + [text.width + 12 for text in y_texts.values()])
-    canvas = Image.new("RGB", (left + PLOT_WIDTH + 50, PLOT_HEIGHT + 90), PAPER)
+    canvas = Image.new("RGB", (left + plot.width + 50, plot.height + 90), PAPER)
     canvas.paste(plot, (left, 0))
-    corners = [(left, 0), (left, PLOT_HEIGHT), (left + PLOT_WIDTH, PLOT_HEIGHT)]
+    corners = [(left, 0), (left, plot.height), (left + plot.width, plot.height)]
     ImageDraw.Draw(canvas).line(corners, FAINT, 2)
     for y, text in y_texts.items():
         paste(canvas, text, left - 10, y, anchor_x=1)
     for x, text in x_ticks.items():
-        paste(canvas, text_image(text), left + x, PLOT_HEIGHT + 8, anchor_y=0)
+        paste(canvas, text_image(text), left + x, plot.height + 8, anchor_y=0)
     label = text_image(x_label, colour=FAINT)
-    paste(canvas, label, left + PLOT_WIDTH / 2, canvas.height, anchor_y=1)
+    paste(canvas, label, left + plot.width / 2, canvas.height, anchor_y=1)
     return canvas

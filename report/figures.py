@@ -179,7 +179,7 @@ def save_png(image, path):
     """
     temporary = Path(f"{path}.part")
     try:
-        picture = Image.fromarray(np.asarray(image))
+        picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
         picture.save(temporary, "PNG", dpi=(192, 192), compress_level=3)
         temporary.replace(path)
     finally:
