@@ -407,6 +407,15 @@ def test_open_raster__pictures_that_would_lose_something_are_refused(tmp_path):
             open_raster(tmp_path / name)
 
 
+def test_open_raster__a_picture_too_short_for_the_pixels_it_claims_is_one_line(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path)
+    size, claimed = struct.pack(">HH", 70, 90), struct.pack(">HH", 40_000, 40_000)
+    path.write_bytes(path.read_bytes().replace(size, claimed, 1))
+    with pytest.raises(ValueError, match="a.jpg.*cut short.*40000 x 40000 px"):
+        open_raster(path)
+
+
 def test_open_raster__a_large_file_that_is_no_image_is_not_read(tmp_path):
     with open(tmp_path / "a.png", "wb") as file:
         file.write(b"PK" + bytes(100))
