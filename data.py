@@ -16,6 +16,7 @@ same in every epoch, and those of k = 5 are among those of k = 20. Drawing new p
 would show the network k x epochs labels and call them k.
 """
 
+import copy
 import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,7 @@ class TileDataset:
         seed: the draw of the points.
         may_be_empty: accept a split without tiles.
     Attributes:
-        meta: dataset.json.
+        folder, meta: its path, and the content of its dataset.json.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
             points=0.
         labelled_pixels: number of labelled pixels in all tiles, after points were drawn.
@@ -99,6 +100,7 @@ class TileDataset:
     """
 
     def __init__(self, folder, split, points=0, per="image", seed=0, may_be_empty=False):
+        self.folder = pathlib.Path(folder)
         self.meta = load_meta(folder)
         self.ignore = self.meta["ignore"]
         count = self.meta["tiles"][split]
@@ -106,10 +108,11 @@ class TileDataset:
         if count == 0 and not may_be_empty:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for "
                              f"'{split}'")
-        folder = pathlib.Path(folder)
-        image_shape = (count, side, side, self.meta["bands"])
-        self.images = open_array(folder / f"{split}_images.npy", image_shape, self.meta["dtype"])
-        self.labels = open_array(folder / f"{split}_labels.npy", (count, side, side), "uint8")
+        images = self.folder / f"{split}_images.npy"
+        shape = (count, side, side, self.meta["bands"])
+        self.images = open_array(images, shape, self.meta["dtype"])
+        labels = self.folder / f"{split}_labels.npy"
+        self.labels = open_array(labels, (count, side, side), "uint8")
         self.points = None
         self.class_counts = np.array(self.meta["pixels"][split], dtype=np.int64)
         if points:
@@ -125,6 +128,29 @@ class TileDataset:
 
     def __len__(self):
         return len(self.images)
+
+    def with_points(self, points):
+        """Copy the tiles into memory with fewer labels, without tiles that have no label left.
+
+        Args:
+            points: list of N arrays of positions, the labels to keep; see the attribute.
+        Returns:
+            TileDataset.
+        """
+        part = copy.copy(self)
+        kept = [index for index, chosen in enumerate(points) if len(chosen)]
+        part.points = [points[index] for index in kept]
+        part.images = torch.from_numpy(self.images.numpy()[kept])
+        part.labels = torch.full_like(part.images[..., 0], self.ignore, dtype=torch.uint8)
+        part.class_counts = np.zeros_like(self.class_counts)
+        for labels, index in zip(part.labels.numpy(), kept):
+            chosen = points[index]
+            classes = self.labels[index].numpy().reshape(-1)[chosen]
+            self._check_labels(classes, index)
+            labels.reshape(-1)[chosen] = classes
+            part.class_counts += np.bincount(classes, minlength=len(part.class_counts))
+        part.labelled_pixels = int(part.class_counts.sum())
+        return part
 
     def images_to(self, device):
         """Keep the images in the device's memory, where gathering a batch costs next to nothing."""

@@ -11,7 +11,6 @@ checkpoint. The third needs no checkpoint: it scores any class map, see sources/
 """
 
 import engine.startup  # first: what may happen while torch is imported
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from engine.device import amp_dtype, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
+from engine.prepared import load_meta, tile_positions
 from geo.windows import averaged_logits
 from losses import build_loss, count_labelled
 from metrics import ConfusionMatrix, class_map
@@ -112,7 +112,7 @@ def score(checkpoint, data, args, device):
         ScoredRun.
     """
     from report.compare import check_same_data
-    from report.stats import EvalStats, contiguous_blocks, tile_positions
+    from report.stats import EvalStats, contiguous_blocks
     content = load_checkpoint(checkpoint)
     model, meta = load_model(checkpoint, device)
     try:
@@ -122,6 +122,9 @@ def score(checkpoint, data, args, device):
         raise ValueError(f"{checkpoint} lacks its loss or its number of labelled pixels: give "
                          "another checkpoint of the run") from None
     data = data or str(content["args"].get("data"))
+    if "scores" in meta and not load_meta(data)["tiles"][args.split]:
+        raise ValueError(f"--split {args.split}: {data} has no {args.split} tile; the scores of "
+                         f"the folds are in {checkpoint.parent / 'metrics.json'}")
     tiles = TileDataset(data, args.split)
     check_same_data(meta, checkpoint_meta(tiles.meta), checkpoint, data)
     positions = tile_positions(data, args.split, len(tiles))
@@ -195,14 +198,16 @@ def report_run(run, args, device):
     """
     from report.areas import read_areas
     from report.evaluation import split_tables, tables_text, write_files
-    from report.floors import score_report
+    from report.closing import write_scores
+    from report.floors import floor_scores, score_report, training_tiles
     from report.panels import is_point_set
     split = args.split
     names = run.meta["classes"]
     mapped = read_areas(args.areas, names) if args.areas else None
     tables = split_tables(run.stats, run.matrix.counts, run.positions, names,
                           run.tiles.meta.get("gsd_m"), mapped)
-    text, worth, admission = score_report(run.matrix, run.meta, run.tiles, run.trained)
+    floors = floor_scores(training_tiles(run.trained), run.meta, run.tiles)
+    text, worth, admission = score_report(run.matrix, run.meta, run.tiles, floors)
     print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
           f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
     print(text, tables_text(tables, is_point_set(run.tiles), bool(mapped)), sep="\n\n")
@@ -232,28 +237,6 @@ def compare_runs(args, device, rank):
     return write_comparison(pathlib.Path(args.out or "."), args.compare, checkpoints,
                             [run.stats for run in runs], [run.labelled_pixels for run in runs],
                             runs[0].meta["classes"])
-
-
-def write_scores(path, matrix, meta, labelled_pixels, split, checkpoint, extra=None):
-    """Write metrics.json: every score, and what was scored.
-
-    Args:
-        path: the file to write.
-        matrix: ConfusionMatrix.
-        meta: the checkpoint's metadata.
-        labelled_pixels: labelled training pixels that the run was given.
-        split, checkpoint: what was scored.
-        extra: dict of more to write, plain types.
-    Returns:
-        the dict that was written.
-    """
-    scores = {**matrix.scores(meta["classes"]), "labelled_pixels": int(labelled_pixels),
-              "split": split, "checkpoint": str(checkpoint), **(extra or {})}
-    temporary = pathlib.Path(f"{path}.tmp")
-    text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-    return scores
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ from sources.demo import demo
 from sources.labels import NO_LABEL, read_classes
 from sources.masks import propose_classes
 from sources.missing import mark_missing, one_nodata, shared_nodata
-from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
+from sources.overlap import (
+    footprints, join_sites, pixel_grids, shared_ground, warn_of_shared_ground)
 from sources.points import points_and_classes
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
@@ -113,6 +114,7 @@ def prepare(args, folder):
     regions = plan_regions(source, sizes, args)
     args.tile = args.tile or guess_tile(regions, args.overlap)
     meta = {**build_meta(source, measured["bands"], args), **measured}
+    meta["grids"] = pixel_grids(source.scenes)
     meta["shared_ground"] = shared_ground(source.scenes, regions)
     tiles, counts = choose_tiles(source, regions, meta["gsd_m"], args)
     meta.update(counts)

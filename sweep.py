@@ -412,8 +412,11 @@ def discard_damaged(cell, rows):
     names = ("log.csv", "last.pt", "metrics.json")  # without last.pt a run begins anew
     metrics = cell.folder / "metrics.json"
     problem = None
+    least = cell.args.epochs
+    if cell.args.patience:  # which ends a run early, but not in its first epoch, the best so far
+        least = min(least, cell.args.patience + 1)
     try:
-        if metrics.exists() and len(cell.log()) < cell.args.epochs:
+        if metrics.exists() and len(cell.log()) < least:
             problem = f"{cell.folder / 'log.csv'} lacks epochs of a finished run"
         elif metrics.exists() and not are_scores(metrics):
             problem = f"{metrics} is damaged"

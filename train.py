@@ -3,6 +3,7 @@
     python train.py --lr 1e-3 --bs 16                the synthetic demo, 20 points per tile
     python train.py --data data/dubai --points 20    your own set, made by prepare_data.py
     python train.py --out runs/demo-unet-1 --resume  go on where a run was stopped
+    python train.py --data data/mine --folds 5       all labels for the map, scored by five others
     torchrun --nproc-per-node 2 train.py --bs 16     two processes share each batch
 
 A run writes args.json, log.csv, last.pt, best.pt, metrics.json, curves.png and preview.png into its
@@ -26,16 +27,18 @@ from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_devic
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
 from engine.flags import DEMO, PATIENCE, parse_args
+from engine.folds import take_fold, train_folds
 from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
 from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
-from evaluate import evaluate, write_scores
+from evaluate import evaluate
 from losses import build_loss, class_weights, count_labelled
 from networks import build_model, freeze_encoder
 from weak.ema import update_ema
 
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
+SAVE_EVERY = 100  # steps between checkpoints
 
 
 def check_args(args):
@@ -63,6 +66,10 @@ def check_data(args, train_tiles, val_tiles, world_size):
     if val_tiles.labelled_pixels == 0 and (args.final == "best" or args.schedule == "plateau"):
         raise ValueError(f"{args.data} has no labelled validation pixel, so no epoch is best: give "
                          "--final last, and no --schedule plateau")
+    if args.patience and not val_tiles.labelled_pixels:
+        raise ValueError(f"--patience: {args.data} has no labelled validation pixel: leave it out")
+    if args.folds and world_size > 1:
+        raise ValueError("--folds: one process trains all networks: start it without torchrun")
     if args.crop == 1 or args.crop > tile:
         raise ValueError(f"--crop {args.crop}: give 2 to {tile} px, the tiles' side")
     if not args.points and args.points_per != "image":
@@ -95,6 +102,9 @@ def main(args):
     if not len(val_tiles):
         args.final = "last"
     check_data(args, train_tiles, val_tiles, world_size)
+    held_out = None
+    if args.folds:
+        train_tiles, held_out = take_fold(train_tiles, args.folds, args.fold)
     meta = checkpoint_meta(dataset_meta)
     run = build_run(args, meta, train_tiles, device)
     run.rank = rank
@@ -105,18 +115,26 @@ def main(args):
             runs.resume(run, args, meta, device)
         else:
             runs.save("last.pt", run, meta, args)
-        if run.epoch == args.epochs and pathlib.Path(args.out, "metrics.json").exists():
-            print(f"finished; next: python evaluate.py --checkpoint {args.out}/{args.final}.pt")
+        if has_ended(run, args) and pathlib.Path(args.out, "metrics.json").exists():
+            then = "predict.py SCENE.tif --out maps" if args.folds else "evaluate.py"
+            print(f"finished; next: python {then} --checkpoint {args.out}/{args.final}.pt")
             return None
         if args.tensorboard and rank == 0:
             run.writer = runs.open_tensorboard(args, run)
         runs.print_summary(args, run, train_tiles, val_tiles, device)
+        if args.folds and not args.fold:
+            train_folds(main, args, train_tiles)
         train(run, train_tiles, val_tiles, meta, args, device)
-        if run.epoch < args.epochs:
+        if not has_ended(run, args):
             print(f"paused after {run.epoch} of {args.epochs} epochs; go on with: python train.py "
                   f"--out {args.out} --resume")
             return None
-        return report(run, args, meta, device)
+        return report(run, args, meta, device, held_out)
+
+
+def has_ended(run, args):
+    """Whether a run has made its last epoch, which may be one that --patience ends it after."""
+    return run.epoch == args.epochs or 0 < args.patience <= run.waited
 
 
 def build_run(args, meta, tiles, device):
@@ -127,10 +145,10 @@ def build_run(args, meta, tiles, device):
     weights = None if args.resume else args.weights
     model = build_model(args.model, weights=weights, **kwargs)
     model = model.to(device, memory_format=torch.channels_last)
-    if args.freeze_encoder:
+    if args.encoder_lr == 0:
         freeze_encoder(model)
         if not args.weights:
-            print("warning: --freeze-encoder without --weights keeps a random encoder", flush=True)
+            print("warning: --encoder-lr 0 without --weights keeps a random encoder", flush=True)
     ema_model = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
     if args.compile:
         compile_network(model, device)
@@ -163,7 +181,7 @@ def build_optimizer(model, args):
     """
     encoder = model.encoder if hasattr(model, "encoder") else None
     in_encoder = {id(p) for p in encoder.parameters() if p.requires_grad} if encoder else set()
-    if args.encoder_lr < 1 and not in_encoder:
+    if 0 < args.encoder_lr < 1 and not in_encoder:
         raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder "
                          "that is trained: leave it out")
     groups = {}
@@ -204,7 +222,7 @@ def train(run, train_tiles, val_tiles, meta, args, device):
     last = min(args.epochs, args.stop_after or args.epochs)
     run.time_left = TimeLeft(run, args.epochs)
     with runs.catch_signals() as stop_signals:
-        while run.epoch < last:
+        while run.epoch < last and not has_ended(run, args):
             speed = train_one_epoch(run, train_tiles, meta, args, device, stop_signals)
             finish_epoch(run, val_tiles, meta, args, device, speed)
     if stop_signals:  # during the last validation
@@ -278,9 +296,9 @@ def optimizer_step(run, args, done):
 
 
 def save_if_due(run, meta, args, stop_signals):
-    """Save every --save-every steps, after an epoch, and before a signal ends the run."""
+    """Save every SAVE_EVERY steps, after an epoch, and before a signal ends the run."""
     interrupted = bool(stop_signals) and run.world_size == 1  # several leave where they save
-    if run.step % args.save_every and run.step < run.steps and not interrupted:
+    if run.step % SAVE_EVERY and run.step < run.steps and not interrupted:
         return
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
@@ -319,45 +337,52 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     run.step = 0
     run.step_log = torch.zeros_like(run.step_log)
     score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
+    run.waited += 1
     if val_tiles.labelled_pixels and (score, -val_loss) > (run.best, -run.best_loss):
         run.best = score
         run.best_loss = val_loss
+        run.waited = 0
         runs.save("best.pt", run, meta, args)
     runs.save("last.pt", run, meta, args)
+    if run.epoch < args.epochs and has_ended(run, args):
+        print(f"the schedule ends after {run.epoch} of {args.epochs} epochs: no better validation "
+              f"score in {args.patience} (--patience)", flush=True)
 
 
-def report(run, args, meta, device):
-    """Score the chosen weights on the test split; write and print the results."""
+def report(run, args, meta, device, held_out=None):
+    """Score the chosen weights on the test split, or on `held_out` of a fold; write the results.
+
+    Args:
+        held_out: TileDataset of the labels that only the networks of other folds learn from.
+    """
     from engine.checkpoint import load_model
-    from report.figures import save_png
-    from report.floors import score_report
-    from report.panels import learning_curves, preview
+    from report.closing import next_command, report_folds, save_pictures, write_report
+    from report.floors import floor_scores, training_tiles
+    from report.panels import preview
     broadcast("rank 0 has written the checkpoint")
-    folder = pathlib.Path(args.out)
-    checkpoint = folder / f"{args.final}.pt"
-    model, _ = load_model(checkpoint, device)
-    count = load_meta(args.data)["tiles"]
-    split = next(name for name in ("test", "val", "train") if count[name])
-    tiles = TileDataset(args.data, split)
+    if args.folds and not args.fold:
+        return report_folds(run, args, meta, device)
+    model, _ = load_model(pathlib.Path(args.out, f"{args.final}.pt"), device)
+    if args.fold:
+        split = f"fold {args.fold} of {args.folds}"
+        tiles = pointed = held_out
+    else:
+        count = load_meta(args.data)["tiles"]
+        split = next(name for name in ("test", "val", "train") if count[name])
+        tiles = TileDataset(args.data, split)
+        pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
     if split != "train":
         matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
     if run.rank:
         return None
-    run.check_folder()
-    pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
-    save_png(learning_curves(folder / "log.csv"), folder / "curves.png")
-    save_png(preview(model, tiles, pointed, meta, device, title=args.out), folder / "preview.png")
-    next_step = f"next: python predict.py --checkpoint {checkpoint} SCENE.tif --out maps"
+    picture = preview(model, tiles, pointed, meta, device, title=args.out)
     if split == "train":
-        print(f"{args.data} has no test and no validation split: no scores\n{next_step}")
+        save_pictures(run, args, picture)
+        print(f"{args.data} has no test and no validation split: no scores, unless with --folds\n"
+              f"{next_command(args)}")
         return None
-    text, worth, admission = score_report(matrix, meta, tiles, vars(args))
-    scores = write_scores(folder / "metrics.json", matrix, meta, run.labelled_pixels, split,
-                          checkpoint, worth)  # written last: a folder with it is a finished run
-    print(f"{split} split, {checkpoint}:\n{text}")
-    print(folder / "preview.png", folder / "curves.png", folder / "metrics.json",
-          admission or next_step, sep="\n")
-    return scores
+    floors = floor_scores(training_tiles(vars(args)), meta, tiles)
+    return write_report(run, args, meta, split, tiles, matrix, floors, picture)
 
 
 if __name__ == "__main__":

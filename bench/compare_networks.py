@@ -52,7 +52,7 @@ NETWORKS = {  # name: flags, and the network it is compared with; None as in Exp
     "segformer-b0": ("--model segformer", "resunet18"),
 }
 # An encoder frozen without weights has learned nothing: its cost is measured, not its score.
-FROZEN = {f"{name}-frozen": f"{NETWORKS[name][0]} --freeze-encoder"
+FROZEN = {f"{name}-frozen": f"{NETWORKS[name][0]} --encoder-lr 0"
           for name in ("resunet18", "resunet50")}
 BATCH, ROUNDS = 4, 5
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def build(flags):
     args = train_args(flags.split())
     model = build_model(args.model, BANDS, CLASSES, encoder=args.encoder, width=args.width,
                         depth=args.depth, fusion=args.fusion, stem=args.stem)
-    if args.freeze_encoder:
+    if args.encoder_lr == 0:
         freeze_encoder(model)
     return model
 

@@ -13,7 +13,7 @@ import experiments  # noqa: F401, which puts the project on the path
 
 from data import TileDataset
 from engine.meta import checkpoint_meta
-from evaluate import write_scores
+from report.closing import write_scores
 from report.tables import score_table
 from train import parse_args
 from weak.pixel_classifier import PixelClassifier

@@ -70,7 +70,7 @@ SETTINGS = {  # flags beside the base; of a flag given twice the last counts; No
     "pretrained, rate 4e-3": f"{LITE} --weights imagenet --lr 4e-3",
     "pretrained, encoder 1": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 1",
     "pretrained, encoder 0.1": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 0.1",
-    "pretrained, frozen encoder": f"{LITE} --weights imagenet --lr 2e-3 --freeze-encoder",
+    "pretrained, frozen encoder": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 0",
     "pretrained, ResNet decoder": None,
 }
 HEAD = """Written by `python bench/tune.py` from tune.csv: on training sites that were held out.

@@ -51,7 +51,8 @@ def parse_args(argv=None):
     add_learning_flags(parser)
     add_augmentation_flags(parser)
     add_run_flags(parser)
-    parser.set_defaults(passes=None)  # over the tiles in one epoch, see `choose_length`
+    # Passes over the tiles in one epoch, see `choose_length`; the fold that a run holds out.
+    parser.set_defaults(passes=None, fold=0)
     args = parser.parse_args(argv)
     if args.resume:
         from engine import runs  # imports torch
@@ -86,9 +87,8 @@ def add_learning_flags(parser):
          "the U-Net's bottleneck")
     flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
     flag("--weights", help="imagenet, or a file of published encoder weights")
-    flag("--freeze-encoder", action="store_true", help="do not train the encoder")
-    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; default 1, "
-         "or 0.3 for an EfficientNet with --weights")
+    flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; 0 freezes "
+         "it; default 1, or 0.3 for an EfficientNet with --weights")
     flag = parser.add_argument_group("optimisation").add_argument
     flag("--schedule", default="cosine", choices=("cosine", "plateau", "constant"), help="of the "
          f"rate; plateau halves it when validation loss is not lower {PATIENCE + 1} times running")
@@ -118,10 +118,13 @@ def add_run_flags(parser):
     flag = parser.add_argument_group("run").add_argument
     flag("--out", help="the run's folder; default runs/<data>-<model>-<n>")
     flag("--resume", action="store_true", help="go on with the run in --out, with its flags")
+    flag("--folds", type=number(int, 0), default=0, metavar="K", help="also train K networks that "
+         "each lack a K-th of the labels, and score them there; 0: off")
+    flag("--patience", type=number(int, 0), default=0, help="end after so many epochs without a "
+         "better validation score; 0: off")
     flag("--stop-after", type=number(int, 0), default=0, help="pause after so many epochs; 0: off")
     flag("--final", default="best", choices=("best", "last"), help="weights that the closing test "
          "scores: best validation mean IoU, or last step")
-    flag("--save-every", type=number(int, 1), default=100, help="steps between checkpoints")
     flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")

@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 import torch
 
-from engine.files import MAX_NAME, check_file, check_path, read_text, writing
+from engine.files import MAX_NAME, check_file, check_path, read_table, read_text, writing
 from engine.lock import locked_beside
 from engine.meta import fits, is_colour, is_nodata, is_normalisation, is_shown
 
@@ -63,6 +63,33 @@ def load_meta(folder):
     return meta
 
 
+def tile_positions(folder, split, count):
+    """Read from tiles.csv where each tile of a split lies.
+
+    Args:
+        folder: a prepared data set.
+        split: "train", "val" or "test".
+        count: number of its tiles.
+    Returns:
+        list of (scene, row, col), px, in the order of the tiles.
+    Raises:
+        ValueError, OSError: tiles.csv is missing or damaged; one line.
+    """
+    path = pathlib.Path(folder) / "tiles.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: prepare the data set again")
+    positions = {}
+    try:
+        for row in read_table(path):
+            if row["split"] == split:
+                position = (row["scene"], int(row["row"]), int(row["col"]))
+                positions[int(row["index"])] = position
+        return [positions[index] for index in range(count)]
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data "
+                         "set again") from None
+
+
 def classes_without_labels(meta):
     """Describe the classes that cannot be learned or scored, one line for each reason.
 
@@ -107,6 +134,8 @@ def wrong_entry(meta):
         "tiles, pixels": lambda: all(are_counts(meta, split) for split in SPLITS),
         "digests": lambda: are_digests(meta.get("digests")),
         "places": lambda: all(isinstance(site, str) for site in meta.get("places", {}).values()),
+        "grids": lambda: all(len(place) == 3 and all(map(is_position, place))
+                             for place in meta.get("grids", {}).values()),
         "arguments": lambda: 0 < meta.get("arguments", {}).get("scale", 1.0) <= 16,
     }
     for entry, holds in checks.items():
@@ -116,6 +145,11 @@ def wrong_entry(meta):
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError):
             return entry
     return None
+
+
+def is_position(value):
+    """Whether a value is a whole number that rows and columns of one plane do not exceed."""
+    return type(value) is int and abs(value) < 2**28
 
 
 def are_counts(meta, split):

@@ -30,14 +30,13 @@ from engine.length import describe_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
 
-MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "save_every", "final",
-                        "tensorboard")
+MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "final", "tensorboard")
 SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 # Flags of earlier versions, with their defaults: a run that used one cannot go on here.
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
                  "fusion_at": "bottleneck", "upsampling": None, "skips": True, "output_stride": 16,
                  "hardest": 1.0, "crf": 0.0, "sync_bn": False, "deterministic": False,
-                 "limit_batches": 0, "clip": 1.0}
+                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False}
 
 
 @dataclasses.dataclass
@@ -61,6 +60,7 @@ class TrainState:
     step: int = 0  # finished steps of the current epoch
     best: float = -1.0  # highest validation mean IoU
     best_loss: float = math.inf  # validation loss of that epoch; the lower of equal scores is best
+    waited: int = 0  # epochs since then
     time_left: object = None  # engine.length.TimeLeft
     writer: object = None  # of --tensorboard
     lock: object = None  # args.json, which rank 0 holds locked
@@ -208,6 +208,8 @@ def print_summary(args, run, train_tiles, val_tiles, device):
         digest = hashlib.sha256(np.concatenate(train_tiles.points).tobytes()).hexdigest()[:8]
         unit = "tile" if args.points_per == "image" else "class and tile"
         kept = f"{plural(args.points, 'point')} per {unit}, draw {digest}"
+    if args.fold:
+        kept += f", without fold {args.fold}"
     share = train_tiles.labelled_pixels / (len(train_tiles) * meta["tile"] ** 2)
     parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{args.data}: {len(train_tiles)} train and {len(val_tiles)} validation tiles of "
@@ -216,7 +218,7 @@ def print_summary(args, run, train_tiles, val_tiles, device):
           f"{validation}")
     print(f"{args.model}, {parameters:,} parameters, on {device.type} -> {args.out}")
     print(describe_length(args, run, len(train_tiles)), flush=True)
-    for line in classes_without_labels(meta) if run.rank == 0 else ():
+    for line in () if run.rank or args.fold else classes_without_labels(meta):
         print(f"warning: {line}", file=sys.stderr)
 
 
@@ -237,7 +239,8 @@ def save(name, run, meta, args):
         return
     run.check_folder()
     train = {"epoch": run.epoch, "step": run.step, "best": run.best,
-             "best_loss": run.best_loss, "labelled_pixels": run.labelled_pixels}
+             "best_loss": run.best_loss, "waited": run.waited,
+             "labelled_pixels": run.labelled_pixels}
     scored = run.ema_model or run.model
     state = scored.state_dict()
     if name == "last.pt":
@@ -266,7 +269,9 @@ def resume(run, args, meta, device):
     counts = train.get("counts") or {}  # missing in older files
     if not isinstance(counts, dict):
         raise ValueError(f"{path} lacks what going on needs (counts): start a new run")
-    changed = changed_data(args.data, content["data"] | counts, meta | run.fingerprint)
+    known = content["data"] | counts
+    known.pop("scores", None)  # see `folds.add_scores`
+    changed = changed_data(args.data, known, meta | run.fingerprint)
     if changed:
         raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
                          f"({', '.join(map(str, changed[:3]))} differ): start a new run")
@@ -284,6 +289,7 @@ def resume(run, args, meta, device):
         run.best = float(train["best"])
         # Earlier versions kept the first of equal scores, and no loss.
         run.best_loss = float(train.get("best_loss", -math.inf))
+        run.waited = int(train.get("waited", 0))
         if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.steps):
             raise ValueError(f"epoch {run.epoch}, step {run.step}")
     except Exception as error:  # of many kinds, depending on what is missing

@@ -137,7 +137,7 @@ def freeze_encoder(model):
     """
     if not hasattr(model, "encoder"):
         names = [name for name, row in NETWORKS.items() if isinstance(row, tuple)]
-        raise ValueError("--freeze-encoder: this network has no encoder of its own; choose --model "
+        raise ValueError("--encoder-lr 0: this network has no encoder of its own; choose --model "
                          f"from {', '.join(names)}")
     model.encoder.requires_grad_(False)
     model.encoder.frozen = True

@@ -14,6 +14,7 @@ import torch
 
 from data import normalise
 from engine.checkpoint import load_checkpoint, save_checkpoint
+from report.folds import fold_networks
 from report.stats import count_by_confidence, expected_calibration_error
 
 SAMPLE = 2**20  # labelled pixels at most that a temperature is fitted to
@@ -84,14 +85,22 @@ def calibrate(run, split, batch_size, device):
     Returns:
         dict of temperature, error_before, error_after, pixels and written.
     Raises:
-        ValueError: the network has learned from the split, or the split has no label.
+        ValueError: the network has learned from the split, and is not one of folds, whose networks
+            held it out; or the split has no label.
     """
-    if split == "train":
+    has_folds = "scores" in run.meta
+    if split == "train" and not has_folds:
         raise ValueError("--calibrate: the network has learned from the train split and is surer "
                          "there than elsewhere: give --split val")
     if run.tiles.labelled_pixels == 0:
         raise ValueError(f"--calibrate: the {split} split of {run.data} has no labelled pixel")
-    logits, labels = labelled_logits(run.model, run.tiles, run.meta, batch_size, device)
+    if split == "train":
+        split = "train, each by the network of the fold that held it out"
+        parts = [labelled_logits(model, held_out, run.meta, batch_size, device)
+                 for model, held_out in fold_networks(run.checkpoint.parent, run.trained, device)]
+        logits, labels = (torch.cat(part) for part in zip(*parts))
+    else:
+        logits, labels = labelled_logits(run.model, run.tiles, run.meta, batch_size, device)
     temperature = fit_temperature(logits, labels)
     before = calibration_error(logits, labels)
     after = calibration_error(logits, labels, temperature)
@@ -104,7 +113,8 @@ def calibrate(run, split, batch_size, device):
         save_checkpoint(run.checkpoint, content["model"], content["data"], content["train"],
                         content["args"])
         print(f"{run.checkpoint}: the temperature is in it")
-        print(f"next: python evaluate.py --checkpoint {run.checkpoint} --split test")
+        then = "predict.py SCENE.tif --out maps" if has_folds else "evaluate.py --split test"
+        print(f"next: python {then} --checkpoint {run.checkpoint}")
     else:  # the most likely labels and the least error need not meet at one temperature
         print(f"{run.checkpoint} stays as it is, because this temperature does not help it")
     return {"temperature": temperature, "error_before": before, "error_after": after,

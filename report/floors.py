@@ -5,20 +5,21 @@ import pathlib
 import torch
 
 from data import TileDataset
+from engine.folds import take_fold
 from metrics import ConfusionMatrix, plain
 from report.intervals import independent_observations, plain_intervals
 from report.tables import score_table, text_table
 from weak.pixel_classifier import RADIUS, PixelClassifier
 
 
-def score_report(matrix, meta, tiles, trained):
+def score_report(matrix, meta, tiles, floors):
     """Report the scores of a network, with intervals where labels are few, beside its floors.
 
     Args:
         matrix: ConfusionMatrix of the network.
         meta: the checkpoint's metadata.
-        tiles: data.TileDataset that was scored, with all its labels.
-        trained: dict with data, points, points_per and seed, the flags of the training.
+        tiles: data.TileDataset that was scored, with the labels that score it.
+        floors: from `floor_scores` or `folds.pooled_scores`.
     Returns:
         text; dict of more for metrics.json; and a line that admits that the network is not above
         its floors, or None.
@@ -29,7 +30,6 @@ def score_report(matrix, meta, tiles, trained):
     extra = {}
     if observations is not None:
         extra["intervals"] = plain_intervals(matrix, observations, names)
-    floors = floor_scores(trained, meta, tiles)
     rows = []
     for name, floor in {"this network": matrix, **floors}.items():
         row = {"compared on the same pixels": name, "mean IoU": plain(floor.miou()),
@@ -44,22 +44,33 @@ def score_report(matrix, meta, tiles, trained):
     return "\n".join(lines), extra, admission(matrix, floors)
 
 
-def floor_scores(trained, meta, tiles):
-    """Scores on a split of two classifiers that know no shapes, from the network's own labels.
+def training_tiles(trained):
+    """The tiles and labels that a network learned from, or None where they are gone.
 
     Args:
-        trained, meta, tiles: as in `score_report`.
-    Returns:
-        {"majority map": everywhere the class labelled most often, "pixel classifier":
-        weak.pixel_classifier}, a ConfusionMatrix each; empty where the training data are gone, or
-        the split has no labels.
+        trained: dict with data, points, points_per, seed, folds and fold, the training's flags.
     """
     folder = trained.get("data")
     if not isinstance(folder, str) or not pathlib.Path(folder, "dataset.json").is_file():
-        return {}
-    given = TileDataset(folder, "train", trained.get("points") or 0,
+        return None
+    tiles = TileDataset(folder, "train", trained.get("points") or 0,
                         trained.get("points_per") or "image", trained.get("seed") or 0)
-    if not given.labelled_pixels or not tiles.labelled_pixels:
+    if trained.get("fold"):
+        tiles, _ = take_fold(tiles, trained["folds"], trained["fold"])
+    return tiles
+
+
+def floor_scores(given, meta, tiles):
+    """Scores of two classifiers that know no shapes, from a network's own labels.
+
+    Args:
+        given: `training_tiles` of the network.
+        meta, tiles: as in `score_report`.
+    Returns:
+        {"majority map": everywhere the class labelled most often, "pixel classifier":
+        weak.pixel_classifier}, a ConfusionMatrix each; empty where there are no labels.
+    """
+    if given is None or not given.labelled_pixels or not tiles.labelled_pixels:
         return {}
     majority = torch.zeros_like(ConfusionMatrix(len(meta["classes"])).counts)
     majority[:, int(given.class_counts.argmax())] = torch.as_tensor(tiles.class_counts)

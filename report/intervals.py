@@ -114,15 +114,19 @@ def independent_observations(tiles):
     Touching pixels are alike: each patch of them counts as one observation.
 
     Args:
-        tiles: data.TileDataset with all labels of the split.
+        tiles: data.TileDataset with the labels that are scored.
     Returns:
         their number, at least 1; None where labels are so many that scores need no interval.
     """
     pixels = tiles.labelled_pixels
     if pixels >= FEW_PIXELS and pixels >= SPARSE_SHARE * tiles.labels.numel():
         return None
-    return max(1, sum(max(1, count_patches(labels, tiles.ignore)) for labels in tiles.labels.numpy()
-                      if (labels != tiles.ignore).any()))
+    observations = 0
+    for index in range(len(tiles)):
+        labels = tiles.get_batch([index])[1][0].numpy()
+        if (labels != tiles.ignore).any():
+            observations += max(1, count_patches(labels, tiles.ignore))
+    return max(1, observations)
 
 
 def plain_intervals(matrix, observations, names):

@@ -43,9 +43,31 @@ def preview(model, tiles, pointed, meta, device, rows=5, title=None):
     Returns:
         PIL.Image.
     """
+    return previews([(model, tiles, pointed)], meta, device, rows, title)
+
+
+def previews(sources, meta, device, rows=5, title=None):
+    """The picture of `preview`, of several networks on a split each.
+
+    Args:
+        sources: list of (model, tiles, pointed); the others as for `preview`.
+    """
+    sparse = all(is_point_set(tiles) for _, tiles, _ in sources)
+    panels = []
+    for model, tiles, pointed in sources:
+        panels += preview_panels(model, tiles, pointed, meta, device, -(-rows // len(sources)),
+                                 sparse)
+    given = "labels" if sources[0][2].points is None else "points"
+    titles = ["image", OUTCOME, "prediction"] if sparse else ["image", given, "prediction", "truth"]
+    entries = list(zip(meta["classes"], meta["colours"]))
+    title = " on ".join(filter(None, [title, f"data set {meta.get('name')}"]))
+    return panel_grid(panels, titles, entries, title=title)
+
+
+def preview_panels(model, tiles, pointed, meta, device, rows, sparse):
+    """The rows of `previews`, lists of (H, W, 3) uint8; sparse: show whether points are right."""
     colours = meta["colours"]
     last = len(tiles) - 1
-    sparse = is_point_set(tiles)
     shown = sorted({round(row * last / max(1, rows - 1)) for row in range(rows)})
     if sparse:  # rather tiles that hold points
         shown = spread(tiles_with_labels(tiles), rows) or shown
@@ -61,11 +83,7 @@ def preview(model, tiles, pointed, meta, device, rows=5, title=None):
             labels = labels[:len(rgb), :rgb.shape[1]]
             panels.append([rgb, enlarged_points(rgb, labels, colours), mapped,
                            colour_map(truth, colours)])
-    given = "labels" if pointed.points is None else "points"
-    titles = ["image", OUTCOME, "prediction"] if sparse else ["image", given, "prediction", "truth"]
-    entries = list(zip(meta["classes"], colours))
-    title = " on ".join(filter(None, [title, f"data set {meta.get('name')}"]))
-    return panel_grid(panels, titles, entries, title=title)
+    return panels
 
 
 def tiles_with_labels(tiles):

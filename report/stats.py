@@ -1,19 +1,14 @@
 """Statistics of one pass over a split, beyond its confusion matrix.
 
-    blocks = contiguous_blocks(tile_positions("data/demo", "test", count=48), side=128)
+    blocks = contiguous_blocks(positions, side=128)       # see engine.prepared.tile_positions
     stats = EvalStats(classes=5, blocks=blocks)
     stats.update(start, logits, prediction, labels)       # per batch, in the order of the tiles
 
 Memory grows with the number of blocks and tiles, not with the number of pixels.
 """
 
-import csv
-import pathlib
-
 import numpy as np
 import torch
-
-from engine.files import read_table
 
 BOUNDARY_WIDTH = 3  # px on either side of a class boundary
 NUM_BINS = 15  # of confidence, as in most published calibration errors
@@ -176,33 +171,6 @@ def mean_iou(counts):
     hits = counts.diagonal(dim1=-2, dim2=-1)
     union = counts.sum(-1) + counts.sum(-2) - hits
     return (hits / union).nanmean(-1)  # 0 / 0 is NaN
-
-
-def tile_positions(folder, split, count):
-    """Read from tiles.csv where each tile of a split lies.
-
-    Args:
-        folder: a prepared data set.
-        split: "train", "val" or "test".
-        count: number of its tiles.
-    Returns:
-        list of (scene, row, col), px, in the order of the tiles.
-    Raises:
-        ValueError, OSError: tiles.csv is missing or damaged; one line.
-    """
-    path = pathlib.Path(folder) / "tiles.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: prepare the data set again")
-    positions = {}
-    try:
-        for row in read_table(path):
-            if row["split"] == split:
-                position = (row["scene"], int(row["row"]), int(row["col"]))
-                positions[int(row["index"])] = position
-        return [positions[index] for index in range(count)]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data "
-                         "set again") from None
 
 
 def contiguous_blocks(positions, side, site_of=None):

@@ -144,6 +144,29 @@ def join_sites(source, places):
     return dataclasses.replace(source, scenes=scenes)
 
 
+def pixel_grids(scenes):
+    """Find where scenes lie on grids of pixels that they share with their neighbours.
+
+    Args:
+        scenes: list of Scene with footprints.
+    Returns:
+        {scene: [number of its grid, row and column of its top left pixel]}, without the scenes of a
+        site whose pixels differ in size or direction.
+    """
+    numbers = {}  # {plane, size and direction of a pixel: (number, x and y of the first scene)}
+    found = {}
+    grids_of = {}  # {site: numbers}
+    for scene in scenes:
+        place = scene.footprint
+        a, b, x, d, e, y = place.affine
+        pixel = tuple(f"{value:.9g}" for value in (a, b, d, e))
+        number, *origin = numbers.setdefault((place.plane, place.crs, pixel), (len(numbers), x, y))
+        col, row = np.linalg.solve([(a, b), (d, e)], [x - origin[0], y - origin[1]])
+        found[scene.name] = [number, round(row), round(col)]
+        grids_of.setdefault(scene.site, set()).add(number)
+    return {scene.name: found[scene.name] for scene in scenes if len(grids_of[scene.site]) == 1}
+
+
 def shared_ground(scenes, regions):
     """The share of the ground of val and of test that train shows too.
 

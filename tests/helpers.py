@@ -171,10 +171,10 @@ def log(out, *without):
 MEASURED = ("seconds", "images_per_s", "peak_memory_mb")  # columns that differ between equal runs
 
 
-def same_run(one, other):
+def same_run(one, other, names=("last.pt", "best.pt")):
     """Compare the logs of two runs, and all of their checkpoints, bit for bit."""
     assert log(one, *MEASURED) == log(other, *MEASURED)
-    for name in ("last.pt", "best.pt"):
+    for name in names:
         contents = [load_checkpoint(folder / name) for folder in (one, other)]
         for part in ("model", "data", "train"):
             one_digest, other_digest = (_digest(content[part]) for content in contents)

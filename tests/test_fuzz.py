@@ -54,7 +54,7 @@ TRAIN = (
     "--data data --width 2 --depth 1 --bs 2 --points 3 --epochs 1 --device cpu --out out".split()
 )
 WEIGHTS = (
-    "--data data --model segformer --weights weights.pth --freeze-encoder --bs 2 --points 3 "
+    "--data data --model segformer --weights weights.pth --encoder-lr 0 --bs 2 --points 3 "
     "--epochs 1 --device cpu --out out"
 ).split()
 EVALUATE = "--checkpoint run/best.pt --data data --out out".split()
@@ -647,7 +647,7 @@ def spoil_arguments(random):
         "split-by fractions split-list "
         "test-places val-places masks images classes out",
         "train.py": "lr bs width depth points seed crop zoom rotate shift jitter weight-decay "
-        "accumulate save-every stop-after epochs ema teacher superpixels loss "
+        "accumulate patience folds stop-after epochs ema teacher superpixels loss "
         "model encoder fusion stem data weights out",
         "evaluate.py": "bs split data checkpoint out device",
         "predict.py": "window margin scale max-pixels checkpoint out",

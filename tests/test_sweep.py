@@ -295,6 +295,20 @@ def test_discard_damaged__what_a_run_can_no_longer_rely_on_goes(finished, capsys
     assert name in line
 
 
+def test_discard_damaged__a_run_that_patience_ended_is_whole(finished, capsys):
+    cells, out = finished
+    cell = cells[0]
+    epochs = len(cell.log())
+    rows = sweep.known_rows(cells, out, False)
+    cell.args.epochs = 9
+    cell.args.patience = epochs - 1
+    sweep.discard_damaged(cell, rows)
+    assert capsys.readouterr().err == ""
+    cell.args.patience = epochs
+    sweep.discard_damaged(cell, rows)
+    assert "lacks epochs" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- refusals that protect a folder
 
 def test_main__a_second_sweep_of_a_folder_is_refused(folder):

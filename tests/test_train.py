@@ -66,7 +66,7 @@ def test_main__leaves_the_files_of_a_run(data, tmp_path, capsys):
 
 
 RESUMED = {
-    "plain": ["--save-every", "1"],
+    "plain": [],
     "plateau": ["--schedule", "plateau"],
     "ema": ["--ema", "0.9"],
     "superpixels": ["--superpixels", "4", "--class-weights", "sqrt"],
@@ -80,6 +80,7 @@ RESUMED = {
 def test_main__stopped_and_resumed_equals_never_stopped(data, tmp_path, monkeypatch, flags):
     """Stopped between two epochs, and by a signal within one; so equal flags give equal bits."""
     flags = ["--epochs", "2", *flags]
+    monkeypatch.setattr(train, "SAVE_EVERY", 1)
     parts = tmp_path / "parts"
     run(data, tmp_path / "whole", *flags)
     assert run(data, parts, *flags, "--stop-after", "1") is None
@@ -290,16 +291,14 @@ def test_main__frozen_encoder_stays_and_the_log_shows_the_rate(data, tmp_path, m
     monkeypatch.setattr(train, "build_model", lambda name, weights, **kwargs: TinyNet(**kwargs))
     monkeypatch.setattr(train, "freeze_encoder", lambda m: m.encoder.requires_grad_(False))
     flags = ["--epochs", "2", "--stop-after", "1", "--schedule", "constant", "--lr", "0.002"]
-    run(data, tmp_path / "slow", *flags, "--encoder-lr", "0")
-    run(data, tmp_path / "frozen", *flags, "--freeze-encoder")
-    assert "--freeze-encoder without --weights" in capsys.readouterr().out
+    run(data, tmp_path / "frozen", *flags, "--encoder-lr", "0")
+    assert "--encoder-lr 0 without --weights" in capsys.readouterr().out
     torch.manual_seed(0)
     start = TinyNet(3, 3).state_dict()
-    for name in ("slow", "frozen"):
-        end = weights(tmp_path / name)
-        assert torch.equal(start["encoder.weight"], end["encoder.weight"])
-        assert not torch.equal(start["classifier.weight"], end["classifier.weight"])
-        assert [float(row["lr"]) for row in log(tmp_path / name)] == [0.002]
+    end = weights(tmp_path / "frozen")
+    assert torch.equal(start["encoder.weight"], end["encoder.weight"])
+    assert not torch.equal(start["classifier.weight"], end["classifier.weight"])
+    assert [float(row["lr"]) for row in log(tmp_path / "frozen")] == [0.002]
 
 
 def test_learning_rate__cosine_rises_then_falls_to_0():
@@ -322,6 +321,31 @@ def test_finish_epoch__plateau_halves_after_more_than_three_bad_epochs(data, tmp
     assert rates == [0.08] * 5 + [0.04] * 4 + [0.02]
 
 
+def test_has_ended__patience_ends_a_run_that_was_stopped_on_the_way_too(data, tmp_path, capsys,
+                                                                        monkeypatch):
+    scores = iter([0.5, 0.6, 0.6, 0.4] * 2)
+    real = train.evaluate
+
+    def scored(*arguments, **options):
+        matrix, _ = real(*arguments, **options)
+        if len(arguments) > 5:  # with a criterion, so of the validation split
+            score = next(scores)
+            matrix.miou = lambda: score
+        return matrix, 1.0
+
+    monkeypatch.setattr(train, "evaluate", scored)
+    flags = ["--epochs", "9", "--patience", "2", "--bs", "5"]
+    run(data, tmp_path / "whole", *flags)
+    assert len(log(tmp_path / "whole")) == 4
+    assert "ends after 4 of 9 epochs" in capsys.readouterr().out
+    assert run(data, tmp_path / "parts", *flags, "--stop-after", "3") is None
+    assert "paused after 3 of 9" in capsys.readouterr().out
+    assert run(data, tmp_path / "parts", "--resume", *flags)["split"] == "test"
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert run(data, tmp_path / "parts", "--resume", *flags) is None
+    assert "finished" in capsys.readouterr().out
+
+
 def test_check_step_log__nan_loss_stops_the_run(data, tmp_path, monkeypatch):
     real = train.normalise
     monkeypatch.setattr(train, "normalise", lambda *arguments: real(*arguments) * math.nan)
@@ -334,8 +358,9 @@ def test_check_step_log__infinite_gradient_stops_the_run_before_it_is_saved(data
                                                                             monkeypatch):
     norms = iter([torch.tensor(1.0), torch.tensor(math.inf)])
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: next(norms))
+    monkeypatch.setattr(train, "SAVE_EVERY", 1)
     with pytest.raises(ValueError, match="epoch 1, step 2: .*--lr"):
-        run(data, tmp_path / "run", "--epochs", "1", "--save-every", "1")
+        run(data, tmp_path / "run", "--epochs", "1")
     assert load_checkpoint(tmp_path / "run" / "last.pt")["train"]["step"] == 1
 
 
@@ -404,6 +429,9 @@ def test_check_data__processes_must_share_a_batch_equally(data):
     with pytest.raises(ValueError, match="--bs 3"):
         train.check_data(args, tiles, tiles, 2)
     train.check_data(args, tiles, tiles, 3)
+    args.folds = 2
+    with pytest.raises(ValueError, match="--folds.*torchrun"):
+        train.check_data(args, tiles, tiles, 3)
 
 
 def unlabel(folder, split):
@@ -424,6 +452,8 @@ def test_check_data__no_validation_label_needs_final_last(data, tmp_path):
     unlabel(tmp_path / "data", "val")
     with pytest.raises(ValueError, match="--final last"):
         run(data, tmp_path / "run")
+    with pytest.raises(ValueError, match="--patience"):
+        run(data, tmp_path / "run", "--final", "last", "--patience", "1")
     scores = run(data, tmp_path / "run", "--final", "last", "--epochs", "1")
     assert scores["checkpoint"].endswith("last.pt")
 

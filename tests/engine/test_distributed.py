@@ -49,6 +49,7 @@ def stopped_process(*flags):
         if done == 0:
             signal.raise_signal(signal.SIGTERM)
 
+    train.SAVE_EVERY = 1
     train.optimizer_step = step_and_stop
     with pytest.raises(KeyboardInterrupt, match="epoch 1 after step 1"):
         train.main(train.parse_args(flags))
@@ -161,7 +162,7 @@ def test_commands__two_processes_have_one_writer_and_score_every_tile_once(tmp_p
 @pytest.mark.slow
 def test_main__two_processes_stopped_and_resumed_log_the_loss_of_all(tmp_path):
     write_set(tmp_path / "data", count=8, side=16)
-    flags = ["--data", tmp_path / "data", *TINY, "--epochs", "1", "--save-every", "1", "--out"]
+    flags = ["--data", tmp_path / "data", *TINY, "--epochs", "1", "--out"]
     start_two("train.py", *flags, tmp_path / "whole")
     start_two(__file__, "stopped_process", *flags, tmp_path / "cut")
     start_two("train.py", *flags, tmp_path / "cut", "--resume")

@@ -15,7 +15,7 @@ from data import TileDataset, write_prepared
 from engine.lock import locked_beside
 from engine.prepared import (
     CONSTANT, BandStatistics, TileWriter, changed_data, class_entries, classes_without_labels,
-    data_fingerprint, draw_splits, load_meta, new_folder, verify_arrays)
+    data_fingerprint, draw_splits, load_meta, new_folder, tile_positions, verify_arrays)
 from geo.raster import write_geotiff
 
 SPLITS = ["train", "train", "val", "test"]
@@ -286,3 +286,23 @@ def test_classes_without_labels__names_what_cannot_be_learned_or_scored():
     assert untested.startswith("road has no label in test")
     meta["tiles"]["test"] = 0
     assert len(classes_without_labels(meta)) == 2
+
+
+def write_positions(folder, rows):
+    with open(folder / "tiles.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("split", "index", "scene", "row", "col"), *rows])
+
+
+def test_tile_positions__of_a_split_in_the_order_of_its_tiles(tmp_path):
+    write_positions(tmp_path, [("test", 1, "b", 0, 8), ("train", 0, "x", 0, 0),
+                               ("test", 0, "a, a", 16, 0)])
+    assert tile_positions(tmp_path, "test", 2) == [("a, a", 16, 0), ("b", 0, 8)]
+
+
+@pytest.mark.parametrize("row", [("test", 0, "a", "zero", 0), ("test", 1, "a", 0, 0), ("test",)])
+def test_tile_positions__damaged_or_missing_is_one_line(tmp_path, row):
+    with pytest.raises(OSError, match="tiles.csv"):
+        tile_positions(tmp_path, "test", 1)
+    write_positions(tmp_path, [row])
+    with pytest.raises(ValueError, match="tiles.csv"):
+        tile_positions(tmp_path, "test", 1)

@@ -27,8 +27,7 @@ from engine.meta import checkpoint_meta
 ROOT = pathlib.Path(train.__file__).parent
 # Everything random in play at once.
 RICH = ["--epochs", "3", "--bs", "1", "--rotate", "10", "--zoom", "1.2", "--ema", "0.9",
-        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--superpixels", "4", "--teacher", "0.5",
-        "--save-every", "2"]
+        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--superpixels", "4", "--teacher", "0.5"]
 
 
 @pytest.fixture
@@ -77,6 +76,7 @@ def killed_process(place, number, *flags):
         return real(*arguments, **options)
 
     setattr(module, name, counted)
+    train.SAVE_EVERY = 2
     train.main(train.parse_args(flags))
 
 

@@ -288,7 +288,7 @@ def test_freeze_encoder__weights_and_statistics_stay(name):
 
 
 def test_freeze_encoder__refuses_networks_without_one():
-    with pytest.raises(ValueError, match="--freeze-encoder.*resunet, fpn"):
+    with pytest.raises(ValueError, match="--encoder-lr 0.*resunet, fpn"):
         freeze_encoder(make("unet"))
 
 

@@ -1,5 +1,7 @@
 """Temperatures by hand: made-up networks that are too sure by a known factor."""
 
+import types
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_calibrate__writes_a_temperature_that_the_report_uses(tmp_path, capsys):
     assert after["miou"] == before["miou"]
     assert "without the temperature" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--calibrate"):
-        calibrate(None, "train", 4, "cpu")
+        calibrate(types.SimpleNamespace(meta={}), "train", 4, "cpu")
 
 
 def test_calibrate__leaves_a_checkpoint_alone_that_it_would_not_improve(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from helpers import write_set
 from data import TileDataset
 from engine.meta import checkpoint_meta
 from metrics import ConfusionMatrix
-from report.floors import admission, floor_scores, score_report
+from report.floors import admission, floor_scores, score_report, training_tiles
 
 
 def matrix_of(counts):
@@ -18,8 +18,8 @@ def test_score_report__of_a_point_set_has_intervals_floors_and_an_admission(tmp_
     tiles = TileDataset(tmp_path, "test")
     wrong = torch.zeros(3, 3, dtype=torch.int64)
     wrong[:2, 2] = 9
-    text, extra, line = score_report(matrix_of(wrong.tolist()), meta, tiles,
-                                     {"data": str(tmp_path)})
+    floors = floor_scores(TileDataset(tmp_path, "train"), meta, tiles)
+    text, extra, line = score_report(matrix_of(wrong.tolist()), meta, tiles, floors)
     assert "95 % interval" in text
     assert "no labelled pixel, so not tested: c2" in text
     assert extra["floors"].keys() == {"majority map", "pixel classifier"}
@@ -31,7 +31,7 @@ def test_floor_scores__majority_is_of_the_training_labels(tmp_path):
     meta = checkpoint_meta(write_set(tmp_path, ignore_share=0.5))
     given = TileDataset(tmp_path, "train")
     tiles = TileDataset(tmp_path, "test")
-    counts = floor_scores({"data": str(tmp_path)}, meta, tiles)["majority map"].counts
+    counts = floor_scores(given, meta, tiles)["majority map"].counts
     assert counts.sum(0).argmax() == given.class_counts.argmax()
     assert counts.sum(1).tolist() == tiles.class_counts.tolist()
 
@@ -39,8 +39,8 @@ def test_floor_scores__majority_is_of_the_training_labels(tmp_path):
 def test_floor_scores__without_the_training_data_are_none(tmp_path):
     meta = checkpoint_meta(write_set(tmp_path))
     tiles = TileDataset(tmp_path, "test")
-    assert floor_scores({"data": str(tmp_path / "gone")}, meta, tiles) == {}
-    assert floor_scores({}, meta, tiles) == {}
+    for trained in ({"data": str(tmp_path / "gone")}, {}):
+        assert floor_scores(training_tiles(trained), meta, tiles) == {}
 
 
 def test_admission__names_the_best_floor_or_nothing():

@@ -1,6 +1,5 @@
 """Statistics of tiles small enough to count by eye."""
 
-import csv
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from report.stats import (
-    NUM_BINS, EvalStats, contiguous_blocks, mean_iou, near_boundary, tile_positions)
+    NUM_BINS, EvalStats, contiguous_blocks, mean_iou, near_boundary)
 
 TRUTH = torch.tensor([[[0, 0, 0], [1, 1, 255], [0, 1, 255]],
                       [[1, 1, 1], [1, 1, 1], [1, 1, 1]]], dtype=torch.uint8)
@@ -144,27 +143,7 @@ def test_calibration_bins__full_confidence_is_in_the_last():
     assert stats.calibration_error() == 0
 
 
-# ---------------------------------------------------------------- positions and blocks
-
-def write_positions(folder, rows):
-    with open(folder / "tiles.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("split", "index", "scene", "row", "col"), *rows])
-
-
-def test_tile_positions__of_a_split_in_the_order_of_its_tiles(tmp_path):
-    write_positions(tmp_path, [("test", 1, "b", 0, 8), ("train", 0, "x", 0, 0),
-                               ("test", 0, "a, a", 16, 0)])
-    assert tile_positions(tmp_path, "test", 2) == [("a, a", 16, 0), ("b", 0, 8)]
-
-
-@pytest.mark.parametrize("row", [("test", 0, "a", "zero", 0), ("test", 1, "a", 0, 0), ("test",)])
-def test_tile_positions__damaged_or_missing_is_one_line(tmp_path, row):
-    with pytest.raises(OSError, match="tiles.csv"):
-        tile_positions(tmp_path, "test", 1)
-    write_positions(tmp_path, [row])
-    with pytest.raises(ValueError, match="tiles.csv"):
-        tile_positions(tmp_path, "test", 1)
-
+# ---------------------------------------------------------------- blocks
 
 def test_contiguous_blocks__are_tiles_that_touch_in_one_scene():
     positions = [("b", 0, 0), ("a", 0, 0), ("b", 8, 8), ("a", 0, 8), ("a", 0, 24), ("b", 40, 0),

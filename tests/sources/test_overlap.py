@@ -4,7 +4,8 @@ import pytest
 
 from geo.crs import convert
 from geo.georeference import Georeference, from_affine
-from sources.overlap import footprints, join_sites, shared_ground, warn_of_shared_ground
+from sources.overlap import (
+    footprints, join_sites, pixel_grids, shared_ground, warn_of_shared_ground)
 from sources.raw import RawDataset, Region, Scene
 
 
@@ -48,6 +49,20 @@ def test_join_sites__seasons_stay_on_their_grid():
     source = joined(places, sites=["p", "p", "q"], aligned=True)
     assert [scene.site for scene in source.scenes] == ["p+q"] * 3
     assert [source.grid_of(scene) for scene in source.scenes] == ["p", "p", "q"]
+
+
+@pytest.mark.parametrize("georeferences, grids", [
+    ([grid(0, 0), grid(9, -4), grid(60, 10)], {"a": [0, 0, 0], "b": [0, 4, 9], "c": [0, -10, 60]}),
+    ([grid(0, 0), grid(5, 0, 2.5), grid(60, 0, 2.5)], {"c": [1, 0, 22]}),  # a and b are one site
+    ([None, None], {"a": [0, 0, 0], "b": [1, 0, 0]}),
+    ([grid(0, 0), grid(0, 0, code=32633)], {"a": [0, 0, 0], "b": [1, 0, 0]})])
+def test_pixel_grids__by_eye(georeferences, grids):
+    assert pixel_grids(joined(georeferences).scenes) == grids
+
+
+def test_pixel_grids__seasons_share_one():
+    source = joined([None, None, None], sites=["p", "p", "q"], aligned=True)
+    assert pixel_grids(source.scenes) == {"a": [0, 0, 0], "b": [0, 0, 0], "c": [1, 0, 0]}
 
 
 def test_footprints__warns_of_a_system_that_it_cannot_compare(monkeypatch, capsys):
