@@ -14,20 +14,7 @@ import engine.startup  # first: what may happen while torch is imported
 import pathlib
 from typing import NamedTuple
 
-import torch
-from tqdm import tqdm
-
-from data import TileDataset, normalise, prefetch
-from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
-from engine.cli import Parser, number, one_line_errors
-from engine.device import amp_dtype, pick_device
-from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
-from engine.files import whole_files
-from engine.meta import checkpoint_meta
-from engine.prepared import load_meta, tile_positions
-from geo.windows import averaged_logits
-from losses import build_loss, count_labelled
-from metrics import ConfusionMatrix, class_map
+from engine.cli import Parser, number, one_line_errors, parse_first
 
 
 def parse_args(argv=None):
@@ -64,6 +51,24 @@ def parse_args(argv=None):
     flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    ARGS = parse_first(parse_args)
+
+import torch
+from tqdm import tqdm
+
+from data import TileDataset, normalise, prefetch
+from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
+from engine.device import amp_dtype, pick_device
+from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
+from engine.files import whole_files
+from engine.meta import checkpoint_meta
+from engine.prepared import load_meta, tile_positions
+from geo.windows import averaged_logits
+from losses import build_loss, count_labelled
+from metrics import ConfusionMatrix, class_map
 
 
 def main(args):
@@ -241,4 +246,4 @@ def compare_runs(args, device, rank):
 
 if __name__ == "__main__":
     with one_line_errors("evaluate.py", "run it again", "lower --bs"):
-        main(parse_args())
+        main(ARGS)

@@ -15,16 +15,7 @@ import os
 import pathlib
 import warnings
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
-
-from data import missing_pixels, normalise
-from engine.checkpoint import find_checkpoint, load_model
-from engine.cli import Parser, number, one_line_errors
-from geo.deepness import deepness_metadata
-from geo.windows import window_and_margin
-from networks import fold_batch_norm
+from engine.cli import Parser, number, one_line_errors, parse_first
 
 
 def parse_args(argv=None):
@@ -43,6 +34,20 @@ def parse_args(argv=None):
     if not (args.onnx or args.torch):
         parser.error("nothing to write: give --onnx FILE or --torch FILE")
     return args
+
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    ARGS = parse_first(parse_args)
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from data import missing_pixels, normalise
+from engine.checkpoint import find_checkpoint, load_model
+from geo.deepness import deepness_metadata
+from geo.windows import window_and_margin
+from networks import fold_batch_norm
 
 
 def main(args):
@@ -142,4 +147,4 @@ def save_onnx(program, path, metadata):
 
 if __name__ == "__main__":
     with one_line_errors("export.py", "run it again", "give a smaller --size"):
-        main(parse_args())
+        main(ARGS)

@@ -29,25 +29,7 @@ import pathlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
-from data import normalise
-from engine.cli import Parser, number, one_line_errors
-from engine.device import pick_device
-from engine.ensemble import load_ensemble
-from engine.meta import display_limits
-from geo.maps import (
-    NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, parse_area,
-    polygon_settings, write_maps)
-from geo.windows import (
-    axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
-from networks import fold_batch_norm
-from report.figures import to_rgb
-from sources.match import open_as_trained, warn_of_scale
-from sources.scenes import at_scale, open_scene
-from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
+from engine.cli import Parser, area, number, one_line_errors, parse_first
 
 
 def parse_args(argv=None):
@@ -71,7 +53,7 @@ def parse_args(argv=None):
     flag("--probabilities", action="store_true",
          help="also write the probability of every class, and the confidence of the map")
     flag("--polygons", action="store_true", help="also write the map as polygons (GeoPackage)")
-    flag("--min-area", type=parse_area, default="0",
+    flag("--min-area", type=area, default="0",
          help="merge smaller polygons, the smallest first, into the neighbour of longest shared "
               "border; in m2, or in pixels as 20px; 0 keeps all")
     flag("--simplify", type=number(float, 0), default=0,
@@ -89,6 +71,29 @@ def parse_args(argv=None):
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
          help="where to compute; mps is not tested")
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    ARGS = parse_first(parse_args)
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data import normalise
+from engine.device import pick_device
+from engine.ensemble import load_ensemble
+from engine.meta import display_limits
+from geo.maps import (
+    NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, polygon_settings,
+    write_maps)
+from geo.windows import (
+    axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
+from networks import fold_batch_norm
+from report.figures import to_rgb
+from sources.match import open_as_trained, warn_of_scale
+from sources.scenes import at_scale, open_scene
+from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
 
 
 def main(args):
@@ -269,4 +274,4 @@ class WindowPredictor:
 if __name__ == "__main__":
     with one_line_errors("predict.py", "nothing is left of the scene under way",
                          "lower --window"):
-        main(parse_args())
+        main(ARGS)

@@ -1,4 +1,4 @@
-"""Train a grid of settings, or search among them, with one train.py process per run.
+"""Train a grid of settings, or search among them, each run in a process of its own.
 
     python sweep.py --lr 1e-3 1e-2 --bs 16 32 64               every combination
     python sweep.py --lr 1e-3 1e-2 --bs 16 32 --seed 0 1 2     also mean and deviation over seeds
@@ -20,21 +20,19 @@ import os
 import pathlib
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 
-import torch
 from tqdm import tqdm
 
-import train
-from engine.cli import Parser, number, one_line_errors
+from engine import flags as train_flags
+from engine.cli import Parser, number, one_line_errors, plural
 from engine.files import read_text
 from engine.length import choose_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, data_fingerprint
+from engine.processes import start_script
 from engine.search import draw, halve, rung_sizes
-from engine.startup import PARENT_HOLDS_STDIN
 from report.sweep_tables import report, row_of
 from report.tables import read_rows, write_rows
 
@@ -160,9 +158,11 @@ def plan(args):
         if name in cells:
             raise ValueError(f"the same run ({name}) would be trained twice: give every value once")
         cell = Cell(setting, None, pathlib.Path(name))
-        cell.args = train.parse_args(cell.command(with_out=False)[2:])
-        train.check_args(cell.args)
+        cell.args = train_flags.parse_args(cell.command(with_out=False)[2:])
         cells[name] = cell
+    from train import check_args  # imports torch, which a mistyped flag need not wait for
+    for cell in cells.values():
+        check_args(cell.args)
     data = pathlib.Path(cell.args.data).resolve().name
     kind = "search" if args.search else "sweep"
     out = pathlib.Path(args.out or "-".join([f"runs/{kind}", data, *swept]))
@@ -206,7 +206,7 @@ class Sweep:
                 left.append(cell)
         total = sum(missing_epochs(cell, until) for cell in left)
         running = {}  # process: cell
-        with tqdm(total=total, desc=f"{len(left)} runs", unit="epoch", disable=None) as bar:
+        with tqdm(total=total, desc=plural(len(left), "run"), unit="epoch", disable=None) as bar:
             try:
                 while left or running:
                     while left and len(running) < self.jobs:
@@ -218,11 +218,12 @@ class Sweep:
                 for process in running:
                     process.terminate()
                 for process, cell in running.items():
-                    process.wait()
+                    process.join()
                     self.finish(cell, None, until)
 
     def begin(self, cell, until, running, bar):
         """Start a run, and add it to `running`, unless another process writes to its folder."""
+        import torch
         cell.missing = missing_epochs(cell, until)
         try:
             process = start(cell, max(1, torch.get_num_threads() // self.jobs), until)
@@ -235,7 +236,7 @@ class Sweep:
 
     def look_after(self, process, cell, until, running, bar):
         """Show a run's progress; write its row if its process has ended."""
-        code = process.poll()
+        code = process.exitcode
         missing = missing_epochs(cell, until)
         bar.update(cell.missing - missing)
         cell.missing = missing
@@ -244,8 +245,9 @@ class Sweep:
         del running[process]
         bar.total -= missing  # of a run that failed
         row = self.finish(cell, code, until)
-        bar.write(f"{cell.folder}: {row['status']}, {row['epochs_done']} epochs, best validation "
-                  f"mean IoU {cell.best():.3f} {row['error']}")
+        epochs = plural(int(row["epochs_done"]), "epoch")
+        bar.write(f"{cell.folder}: {row['status']}, {epochs}, best validation mean IoU "
+                  f"{cell.best():.3f} {row['error']}")
 
     def finish(self, cell, code, until):
         """Write a run's row of sweep.csv after its process ended with `code`; return the row."""
@@ -270,7 +272,7 @@ def start(cell, threads, until):
         threads: that it may use.
         until: epoch to stop after; 0 is its last.
     Returns:
-        subprocess.Popen.
+        multiprocessing's Process.
     Raises:
         BlockingIOError: another process writes to its folder.
     """
@@ -281,16 +283,12 @@ def start(cell, threads, until):
             resume = (cell.folder / "last.pt").exists()
             if not resume:
                 clear(cell.folder)  # of a run that was stopped before it saved
-    words = cell.command()[2:]
+    words = [str(TRAIN), *cell.command()[2:]]
     if resume:
         words.append("--resume")
     if until:
         words += ["--stop-after", str(until)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1",
-                                PARENT_HOLDS_STDIN: "1"}
-    with open(output_file(cell), "a", encoding="utf-8") as file:
-        return subprocess.Popen([sys.executable, TRAIN, *words], stdout=file, env=environment,
-                                stderr=subprocess.STDOUT, stdin=subprocess.PIPE)
+    return start_script(words, output_file(cell), threads)
 
 
 def wait_until_free(path):
@@ -472,9 +470,10 @@ def main(args):
     if args.dry_run:
         print_plan(cells, Sweep(out, known_rows(cells, out, args.retry), args.jobs), args.search)
         return 0
-    if any(cell.args.data == train.DEMO for cell in cells) and not os.path.exists(train.DEMO):
+    demo = train_flags.DEMO
+    if any(cell.args.data == demo for cell in cells) and not os.path.exists(demo):
         from prepare_data import make_demo
-        make_demo(train.DEMO)
+        make_demo(demo)
     fingerprints = {cell.args.data: data_fingerprint(cell.args.data) for cell in cells}
     for cell in cells:
         fingerprint = fingerprints[cell.args.data]

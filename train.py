@@ -18,15 +18,19 @@ import math
 import pathlib
 import time
 
+from engine.cli import one_line_errors, parse_first
+from engine.flags import DEMO, PATIENCE, parse_args
+
+if __name__ == "__main__":  # before torch is imported, which takes seconds
+    ARGS = parse_first(parse_args)
+
 import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.cli import one_line_errors
 from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
-from engine.flags import DEMO, PATIENCE, parse_args
 from engine.folds import take_fold, train_folds
 from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
@@ -388,4 +392,4 @@ def report(run, args, meta, device, held_out=None):
 if __name__ == "__main__":
     with one_line_errors("train.py", "a run that has begun goes on with --out RUN --resume",
                          "lower --bs, raise --accumulate, or prepare smaller tiles"):
-        main(parse_args())
+        main(ARGS)

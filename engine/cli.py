@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import difflib
+import pathlib
 import re
 import signal
 import sys
@@ -85,9 +86,30 @@ def number(kind, low, high=None):
     return parse
 
 
+def area(word):
+    """The `type` of a flag that takes an area: (number, "m2" or "px"), m2 if no unit is given."""
+    match = re.fullmatch(r"(\d+\.?\d*)\s*(m2|px)?", word)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{word}': give an area, such as 400 (m2) or 20px")
+    return float(match[1]), match[2] or "m2"
+
+
 def plural(count, noun):
     """A number of things as text: "1 step", "2,000 steps"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def parse_first(parse_args):
+    """Parse the command line of this process, and end it with one line where that fails.
+
+    Commands call it above `import torch`, which takes seconds: --help and a mistyped flag need not
+    wait for it.
+
+    Args:
+        parse_args: function without arguments.
+    """
+    with exit_codes(pathlib.Path(sys.argv[0]).name, "run it again", "close other programs"):
+        return parse_args()
 
 
 @contextlib.contextmanager
@@ -104,7 +126,11 @@ def one_line_errors(command, interrupted, out_of_memory_advice):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # What a library warns of means nothing to a user. Filters that were set before come first.
     warnings.filterwarnings("ignore", append=True)
-    from engine.distributed import leave_at_once, wait_for_all  # imports torch
+    if "torch" not in sys.modules:  # this command needs none, so it is not one of several processes
+        with exit_codes(command, interrupted, out_of_memory_advice):
+            yield
+        return
+    from engine.distributed import leave_at_once, wait_for_all
     with leave_at_once(), exit_codes(command, interrupted, out_of_memory_advice):
         yield
         wait_for_all()
@@ -121,6 +147,9 @@ def exit_codes(command, interrupted, out_of_memory_advice):
         remedy = ": free some space, then give the command again"
         end(command, f"{error}{remedy if is_full_disk(error) else ''}", 2)
     except (MemoryError, RuntimeError) as error:
+        too_large = f"out of memory: {out_of_memory_advice} ({str(error)[:100]!r})"
+        if isinstance(error, MemoryError):
+            end(command, too_large, 2)
         from engine.device import out_of_memory
         from engine.distributed import lost_process
         if lost_process(error):
@@ -128,7 +157,7 @@ def exit_codes(command, interrupted, out_of_memory_advice):
                 "the other's line", 2)
         if not out_of_memory(error):
             raise
-        end(command, f"out of memory: {out_of_memory_advice} ({str(error)[:100]!r})", 2)
+        end(command, too_large, 2)
 
 
 def end(command, message, code):

@@ -17,6 +17,8 @@ import warnings
 import torch
 import torch.distributed
 
+BUCKET_MB = 1  # gradients exchanged at a time, while backward() computes those of earlier layers
+
 
 def init_distributed(device):
     """Join the other processes, if torchrun started any; ranks above 0 then print nothing.
@@ -120,8 +122,9 @@ def data_parallel(model, device):
     with warnings.catch_warnings():  # newer torch calls the argument forward_sync_buffers
         warnings.simplefilter("ignore", FutureWarning)
         # Batch-norm statistics are averaged instead, see `average_buffers`.
-        return torch.nn.parallel.DistributedDataParallel(model, device_ids,
-                                                         broadcast_buffers=False)
+        return torch.nn.parallel.DistributedDataParallel(
+            model, device_ids, broadcast_buffers=False, bucket_cap_mb=BUCKET_MB,
+            gradient_as_bucket_view=True)
 
 
 def average_buffers(model):

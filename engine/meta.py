@@ -1,7 +1,6 @@
 """The metadata that a checkpoint keeps of its data set: all that prediction must know."""
 
 import numpy as np
-import torch
 
 READING = ("scene_nodata", "scales")  # how scenes were read, which sets of old do not state
 KEPT = ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "nodata")
@@ -56,8 +55,8 @@ def is_shown(value, bands):
 
 def is_normalisation(mean, std, bands):
     """Whether mean and std list a finite number, and one above 0, per band; others may raise."""
-    mean, std = torch.tensor([mean, std], dtype=torch.float64)
-    finite = mean.abs().max() < 1e38 and 1e-38 < std.min() <= std.max() < 1e38
+    mean, std = np.array([mean, std])
+    finite = abs(mean).max() < 1e38 and 1e-38 < std.min() <= std.max() < 1e38
     return mean.shape == (bands,) and finite
 
 
@@ -78,7 +77,7 @@ def fits(value, dtype):
 
 def are_scales(value, bands):
     """Whether a value is None, or lists a scale and an offset per band; others may raise."""
-    return value is None or torch.tensor(value).shape == (bands, 2)
+    return value is None or np.isfinite(value).shape == (bands, 2)
 
 
 def display_limits(meta):

@@ -12,7 +12,6 @@ import sys
 import zlib
 
 import numpy as np
-import torch
 
 from engine.files import MAX_NAME, check_file, check_path, read_table, read_text, writing
 from engine.lock import locked_beside
@@ -187,6 +186,7 @@ def open_array(path, shape, dtype):
     if array.shape != tuple(shape) or array.dtype != dtype:
         raise ValueError(f"{path} holds {array.dtype} of shape {array.shape}, but dataset.json "
                          f"states {dtype} of shape {tuple(shape)}: {again}")
+    import torch  # not needed to prepare a data set, and slow to import
     return torch.from_numpy(array)
 
 

@@ -1,32 +1,20 @@
 """Imported before torch, whose import takes seconds: what may happen to a command meanwhile.
 
-Ctrl-C and SIGTERM end it with one line, and it ends with the process that started it if that is
-sweep.py. Nothing is done where another program imports the project.
+Ctrl-C and SIGTERM end it with one line. Nothing is done where another program imports the project.
 """
 
 import os
 import pathlib
 import signal
 import sys
-import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PARENT_HOLDS_STDIN = "POINTILLIST_PARENT_HOLDS_STDIN"  # in the environment of runs of sweep.py
 
 
 def end_interrupted(number, frame):
     """A signal's handler until `cli.one_line_errors` takes over."""
     os.write(2, f"{pathlib.Path(sys.argv[0]).name}: interrupted before it began\n".encode())
     os._exit(128 + number)
-
-
-def end_with_parent():
-    """End this process, however busy it is, when the one that holds its standard input is gone."""
-    def wait():
-        os.read(0, 1)  # nothing is ever written, so that it returns when the other end is closed
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def begin():
@@ -37,8 +25,6 @@ def begin():
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # as in a shell's background jobs
             signal.signal(number, end_interrupted)
-    if os.environ.pop(PARENT_HOLDS_STDIN, None):
-        end_with_parent()
 
 
 begin()

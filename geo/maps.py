@@ -1,12 +1,10 @@
 """The files of a predicted scene: class map, polygons, legend, areas, overview, probabilities."""
 
-import argparse
 import collections
 import csv
 import math
 import os
 import pathlib
-import re
 import sys
 import tempfile
 from xml.etree import ElementTree
@@ -94,19 +92,11 @@ def count_levels(meta):
     return len(meta["classes"]) + (meta.get("members", 1) > 1)
 
 
-def parse_area(word):
-    """The `type` of a flag that takes an area: (number, "m2" or "px"), m2 if no unit is given."""
-    match = re.fullmatch(r"(\d+\.?\d*)\s*(m2|px)?", word)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"'{word}': give an area, such as 400 (m2) or 20px")
-    return float(match[1]), match[2] or "m2"
-
-
 def polygon_settings(args, raster):
     """PolygonSettings for a scene; None if no polygons are asked for.
 
     Args:
-        args: with polygons, min_area as from `parse_area`, and simplify, px.
+        args: with polygons, min_area as from `engine.cli.area`, and simplify, px.
         raster: the scene, at the scale it is predicted at.
     Raises:
         ValueError: an area in m2, and it is not known how large the scene's pixels are; or the

@@ -184,3 +184,28 @@ def save_png(image, path):
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfilled_size(image, labelled):
+    """(height, width) of a tile without the mirrored ground that fills it up, right and below.
+
+    Prepared data do not keep the size, but mirrored rows and columns are equal to the last bit.
+
+    Args:
+        image: (H, W, C); labelled: (H, W) bool, where filling never is.
+    """
+    sizes = []
+    for axis in (0, 1):
+        lines = np.moveaxis(image, axis, 0)  # (S, ...)
+        used = np.flatnonzero(labelled.any(1 - axis))
+        least = max(2, 1 + used.max(initial=0))
+        size = len(lines)
+        for candidate in range(least, len(lines)):
+            if np.array_equal(lines[candidate], lines[candidate - 2]):
+                padding = [(0, len(lines) - candidate)] + [(0, 0)] * (lines.ndim - 1)
+                filled = np.pad(lines[:candidate], padding, mode="reflect")
+                if np.array_equal(filled, lines):
+                    size = candidate
+                    break
+        sizes.append(size)
+    return tuple(sizes)

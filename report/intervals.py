@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from engine.prepared import SPARSE_SHARE
-from metrics import plain
 
 Z = 1.959964  # 97.5 % quantile of the normal distribution
 FEW_PIXELS = 1000  # scores over fewer labelled pixels have intervals
@@ -131,6 +130,7 @@ def independent_observations(tiles):
 
 def plain_intervals(matrix, observations, names):
     """The intervals of `score_intervals` as plain types, for metrics.json."""
+    from metrics import plain  # imports torch
     found = score_intervals(matrix, observations)
     classes = []
     for k, name in enumerate(names):

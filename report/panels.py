@@ -12,7 +12,7 @@ from engine.prepared import SPARSE_SHARE
 from metrics import class_map
 from report.curves import curves
 from report.figures import (
-    IGNORED, RIGHT, colour_map, error_colour, error_map, panel_grid, to_rgb)
+    IGNORED, RIGHT, colour_map, error_colour, error_map, panel_grid, to_rgb, unfilled_size)
 from report.layout import page, stack_images
 from report.discs import enlarged_points
 from report.stats import NUM_BINS
@@ -189,31 +189,6 @@ def predict_tiles(model, tiles, shown, meta, device):
         seen = slice(height), slice(width)
         yield (to_rgb(image[seen], meta["rgb"], limits), truth[0].numpy()[seen],
                prediction[0].numpy()[seen])
-
-
-def unfilled_size(image, labelled):
-    """(height, width) of a tile without the mirrored ground that fills it up, right and below.
-
-    Prepared data do not keep the size, but mirrored rows and columns are equal to the last bit.
-
-    Args:
-        image: (H, W, C); labelled: (H, W) bool, where filling never is.
-    """
-    sizes = []
-    for axis in (0, 1):
-        lines = np.moveaxis(image, axis, 0)  # (S, ...)
-        used = np.flatnonzero(labelled.any(1 - axis))
-        least = max(2, 1 + used.max(initial=0))
-        size = len(lines)
-        for candidate in range(least, len(lines)):
-            if np.array_equal(lines[candidate], lines[candidate - 2]):
-                padding = [(0, len(lines) - candidate)] + [(0, 0)] * (lines.ndim - 1)
-                filled = np.pad(lines[:candidate], padding, mode="reflect")
-                if np.array_equal(filled, lines):
-                    size = candidate
-                    break
-        sizes.append(size)
-    return tuple(sizes)
 
 
 def learning_curves(log):

@@ -5,7 +5,6 @@ import math
 import os
 
 from engine.files import read_table, spreadsheet_text, writing
-from metrics import plain
 from report.intervals import FEW_PER_CLASS, score_intervals
 
 
@@ -20,6 +19,7 @@ def score_table(matrix, names, observations=None):
     Returns:
         text without a newline at its end.
     """
+    from metrics import plain  # imports torch, which a sweep's tables do without
     found = None
     notes = []
     miou = _score(matrix.miou())

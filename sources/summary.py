@@ -5,8 +5,7 @@ import numpy as np
 from engine.cli import plural
 from engine.meta import display_limits
 from engine.prepared import SPARSE_SHARE, SPLITS
-from report.figures import colour_map, panel_grid, to_rgb
-from report.panels import unfilled_size
+from report.figures import colour_map, panel_grid, to_rgb, unfilled_size
 from report.discs import enlarged_points
 from sources.labels import NO_LABEL
 

@@ -13,10 +13,12 @@ import time
 
 import numpy as np
 import pytest
-from helpers import write_set
+import torch
+from helpers import same_run, write_set
 
 import sweep
 from data import write_prepared
+from engine import processes
 
 TESTS = pathlib.Path(__file__).resolve().parent
 TINY = "--data data --width 4 --depth 1 --points 5 --device cpu".split()
@@ -29,6 +31,7 @@ def folder(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=2, side=8)
     monkeypatch.setattr(sweep, "TRAIN", TESTS / "pretend_train.py")
     monkeypatch.setattr(sweep, "PATIENCE", 0)
+    monkeypatch.setattr(processes, "SLOW_IMPORTS", [])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -137,18 +140,20 @@ def test_main__a_grid_leaves_a_row_per_run_a_table_and_a_heat_map(folder, capsys
 
 
 def test_main__finished_runs_are_skipped_and_failed_ones_retried_on_request(folder):
-    assert run("--lr 1e-2 1 --epochs 2 --out s") == 1
-    assert len(calls()) == 2
+    assert run("--lr 1 2 1e-2 --epochs 2 --out s") == 2
+    assert len(calls()) == 3
+    assert statuses() == {"lr=1": "failed", "lr=2": "failed", "lr=1e-2": "finished"}
+    assert not hasattr(signal, "SIGKILL") or table()["lr=2"]["error"] == "killed by signal 9"
     failed = table()["lr=1"]
     assert failed["status"] == "failed"
     assert failed["error"] == "train.py: the loss of epoch 1, step 1 is nan"
     assert f"| failed: {failed['error']} |" in (folder / "s/sweep.md").read_text()
-    assert run("--lr 1e-2 1 --epochs 2 --out s") == 1
+    assert run("--lr 1 2 1e-2 --epochs 2 --out s") == 2
     assert calls() == []
     (folder / "mended").touch()
-    assert run("--lr 1e-2 1e-3 1 --epochs 2 --out s --retry") == 0  # and one more value
-    assert sorted(call[0] for call in calls()) == ["lr=1", "lr=1e-3"]
-    assert list(statuses().values()) == ["finished"] * 3
+    assert run("--lr 1 2 1e-2 1e-3 --epochs 2 --out s --retry") == 0  # and one more value
+    assert sorted(call[0] for call in calls()) == ["lr=1", "lr=1e-3", "lr=2"]
+    assert list(statuses().values()) == ["finished"] * 4
 
 
 def test_main__a_signal_stops_the_runs_and_the_same_command_goes_on(folder, monkeypatch):
@@ -184,7 +189,7 @@ def test_main__a_run_stopped_before_it_saved_starts_anew(folder):
 
 
 def test_main__jobs_run_side_by_side_and_share_the_cores(folder, monkeypatch):
-    monkeypatch.setattr(sweep.torch, "get_num_threads", lambda: 9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 9)
     monkeypatch.setenv("BESIDE", "2")
     assert run("--lr 1e-2 1e-3 --epochs 1 --out s --jobs 2") == 0
     assert [threads for _, _, threads in calls()] == ["4", "4"]
@@ -421,6 +426,29 @@ def test_main__the_real_train_py_fills_the_table(tmp_path, monkeypatch):
     assert float(row["best_val_miou"]) == max(float(line["val_miou"]) for line in log)
     for name in ("train_loss", "val_loss", "val_accuracy", "val_miou"):
         assert row[name] == log[-1][name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_main__each_run_has_the_bits_of_a_run_on_its_own(tmp_path, jobs):
+    """Also after one that failed, and beside others, on as many threads."""
+    write_set(tmp_path / "data", count=6, side=32)
+    flags = [*TINY, "--epochs", "2", "--ema", "0.9"]
+    command = [sys.executable, TESTS.parent / "sweep.py", *flags, "--crop", "16", "500", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run([*command, "--out", "s", "--jobs", jobs], cwd=tmp_path, env=environment)
+    assert done.returncode == 1
+    ends = {name: row["status"] for name, row in table(tmp_path / "s/sweep.csv").items()}
+    assert ends == {"crop=16": "finished", "crop=500": "failed", "crop=0": "finished"}
+    environment["OMP_NUM_THREADS"] = str(2 // int(jobs))
+    for crop in ("16", "0"):
+        words = [*flags, "--crop", crop, "--out", f"alone/crop={crop}"]
+        subprocess.run([sys.executable, TESTS.parent / "train.py", *words], cwd=tmp_path,
+                       env=environment, check=True)
+        ours, alone = (tmp_path / name / f"crop={crop}" for name in ("s", "alone"))
+        same_run(ours, alone)
+        scores = [json.loads((run / "metrics.json").read_text()) for run in (ours, alone)]
+        assert scores[0] | {"checkpoint": ""} == scores[1] | {"checkpoint": ""}
 
 
 @pytest.mark.slow

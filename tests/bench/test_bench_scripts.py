@@ -116,6 +116,16 @@ def test_speed__a_row_per_peer(tmp_path):
 
 
 @pytest.mark.slow
+def test_processes__two_processes_beside_two_others(tmp_path):
+    table = tmp_path / "speed.csv"
+    run("processes.py", "--only", "batches", "--repeats", 1, "--bs", 1, "--width", 2, "--table",
+        table)
+    values = [float(row[name]) for row in read_csv(table)
+              for name in ("ours", "peer's", "ratio")]
+    assert len(values) == 2 * 3 and min(values) > 0
+
+
+@pytest.mark.slow
 def test_scenes__memory_and_margins(tmp_path):
     common = ("--folder", tmp_path, "--table", tmp_path / "scenes.csv")
     run("scenes.py", "memory", "--side", 128, *common)
