@@ -49,6 +49,8 @@ def parse_args(argv=None):
     flag("--calibrate", action="store_true", help="fit a temperature to the split, best val, and "
          "write it into the checkpoint: probabilities are then as high as they are often right")
     flag("--bs", type=number(int, 1), default=16, help="tiles per batch")
+    flag("--amp", choices=("auto", "bf16", "off"), help="precision, as train.py --amp; default: "
+         "the one in which the run was trained")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
     return parser.parse_args(argv)
 
@@ -61,7 +63,7 @@ from tqdm import tqdm
 
 from data import TileDataset, normalise, prefetch
 from engine.checkpoint import find_checkpoint, load_checkpoint, load_model
-from engine.device import amp_dtype, pick_device
+from engine.device import amp_dtype, autocast, describe_amp, pick_device
 from engine.distributed import all_reduce, disable_tqdm, init_distributed, rank_and_size
 from engine.files import whole_files
 from engine.meta import checkpoint_meta
@@ -137,8 +139,10 @@ def score(checkpoint, data, args, device):
     site_of = tiles.meta.get("places") if args.compare else None
     blocks = contiguous_blocks(positions, tiles.meta["tile"], site_of)
     stats = EvalStats(len(meta["classes"]), blocks, tiles.ignore, model.temperature)
-    amp = amp_dtype(device, content["args"].get("amp"))  # as the run scored itself
-    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp, stats, args.tta)
+    amp = args.amp or content["args"].get("amp")  # as the run scored itself
+    print(f"scoring {checkpoint} on {describe_amp(device, amp)}")
+    matrix, loss = evaluate(model, tiles, meta, device, args.bs, criterion, amp_dtype(device, amp),
+                            stats, args.tta)
     return ScoredRun(checkpoint, model, meta, content["args"], labelled_pixels, data, tiles,
                      positions, matrix, loss, stats)
 
@@ -178,7 +182,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
         for start, (images, labels) in zip(starts, progress):
             images, labels = images.to(device), labels.to(device)
             images = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with autocast(device, amp):
                 logits = averaged_logits(model, images) if tta else model(images)
             prediction = class_map(logits)
             matrix.update(prediction, labels)

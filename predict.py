@@ -68,6 +68,8 @@ def parse_args(argv=None):
               "network's radius, which makes the result exact, or 64 if it has none")
     flag("--tta", action="store_true", help="average the probabilities over the eight symmetries "
          "of the square: better maps in eight times the time")
+    flag("--amp", default="off", choices=("auto", "bf16", "off"), help="precision, as "
+         "train.py --amp: bf16 is faster on some processors, and some pixels change class")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
          help="where to compute; mps is not tested")
     return parser.parse_args(argv)
@@ -81,14 +83,15 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.device import pick_device
+from engine.device import amp_dtype, autocast, describe_amp, pick_device
 from engine.ensemble import load_ensemble
 from engine.meta import display_limits
 from geo.maps import (
     NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, polygon_settings,
     write_maps)
 from geo.windows import (
-    axis_windows, count_workers, discarded_margin, predict_window, valid_slices, window_and_margin)
+    axis_windows, compute_in_bands, count_workers, discarded_margin, predict_window, valid_slices,
+    window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.match import open_as_trained, warn_of_scale
@@ -105,6 +108,8 @@ def main(args):
     model, meta = load_ensemble(args.checkpoint, device)
     args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
     model = fold_batch_norm(model)
+    if device.type == "cpu":
+        compute_in_bands(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
     args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)
@@ -112,6 +117,7 @@ def main(args):
     for scene in scenes:
         check_free(pathlib.Path(args.out), pathlib.Path(scene).stem, args.suggest)
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
+    print(f"predicting on {describe_amp(device, args.amp)}")
     with overall_progress(scenes, args) as progress:
         paths = [map_scene(scene, model, meta, device, args, progress) for scene in scenes]
     if paths:
@@ -166,6 +172,7 @@ class WindowPredictor:
         # To networks of earlier commits nodata in single bands was data, and NaN a missing pixel.
         self.by_band = "scene_nodata" in meta or isinstance(meta.get("nodata"), list)
         self.device = device
+        self.amp = amp_dtype(device, args.amp)
         self.args = args
         stride = getattr(model, "stride", 1)
         self.rows = axis_windows(raster.height, args.window, args.margin, stride)
@@ -237,7 +244,8 @@ class WindowPredictor:
                 missing = missing.all(axis=2, keepdims=True)
             inputs.masked_fill_(torch.from_numpy(missing).to(self.device).permute(2, 0, 1), 0)
         wanted = self.args.probabilities or self.args.polygons or self.args.suggest
-        return predict_window(self.model, inputs, margin, self.args.tta, wanted)
+        with autocast(self.device, self.amp):
+            return predict_window(self.model, inputs, margin, self.args.tta, wanted)
 
     def keep(self, block, col, missing, inside, classes, probabilities):
         """Write what is kept of a predicted window into its columns of a RowBlock.

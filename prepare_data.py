@@ -40,7 +40,7 @@ from sources.points import points_and_classes
 from sources.public import PUBLIC
 from sources.raw import RawDataset, pair_scenes
 from sources.scenes import ScaledRaster, SceneReader, check_scenes, each_tile
-from sources.splits import cut, guess_tile, plan_regions
+from sources.splits import POINTS_TILE, TILES, cut, guess_tile, plan_regions
 from sources.summary import contact_sheet, frequency_table
 
 KINDS = {
@@ -112,7 +112,8 @@ def prepare(args, folder):
     sizes, georeferences, measured, missing = check_scenes(source, args.gsd)
     source = join_sites(source, footprints(source, sizes, georeferences))
     regions = plan_regions(source, sizes, args)
-    args.tile = args.tile or guess_tile(regions, args.overlap)
+    largest = POINTS_TILE if args.points_file else TILES[0]
+    args.tile = args.tile or guess_tile(regions, args.overlap, largest)
     meta = {**build_meta(source, measured["bands"], args), **measured}
     meta["grids"] = pixel_grids(source.scenes)
     meta["shared_ground"] = shared_ground(source.scenes, regions)

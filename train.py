@@ -28,7 +28,7 @@ import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.device import amp_dtype, compile_network, peak_memory_mb, pick_device
+from engine.device import amp_dtype, autocast, compile_network, peak_memory_mb, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
 from engine.folds import take_fold, train_folds
@@ -254,7 +254,7 @@ def train_one_epoch(run, tiles, meta, args, device, stop_signals):
             run.weak.begin_batch(batch, run.epoch, done / (args.epochs * run.steps), device)
         parts = slices(len(images), args.accumulate)
         for part in parts:
-            with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            with autocast(device, amp):
                 logits = run.parallel(images[part])
             loss = criterion(logits.float(), labels[part], num_labelled,
                              len(parts) * run.world_size)

@@ -570,7 +570,7 @@ def describe(folder, maker):
     told = [shorten(line) for line in warnings]
     if right is None:  # a row on splits
         told += [shorten(line) for line in printed if re.search(
-            r"into blocks|between blocks|one site|ground that|^tiles of", line)]
+            r"need as many sites|between blocks|one site|ground that|^tiles of", line)]
         return "read. " + ". ".join(told)
     found = labels_of(folder / "out")
     labelled = sum((labels != 255).sum() for labels in found.values())

@@ -1,4 +1,4 @@
-"""What the commands that measure share: processes, calls in turns, synthetic tiles.
+"""What the commands that measure share: processes, their rows, calls in turns, synthetic tiles.
 
 Also run as a process of its own, which has to be small: so it imports numpy in functions only.
 """
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from experiments import ROOT
+from experiments import ROOT, append, origin, processor
 
 
 def measured(*command):
@@ -36,6 +36,21 @@ def run_and_measure(command):
                       "cpu_s": usage.ru_utime + usage.ru_stime,
                       "resident_mb": usage.ru_maxrss / unit}))
     return min(status, 1)
+
+
+def append_numbers(table, case, quantities):
+    """Print and append a row per number of a case.
+
+    Args:
+        table: path of the CSV.
+        case: what was measured, in words.
+        quantities: {name: number}, such as from `measured`.
+    """
+    for quantity, value in quantities.items():
+        print(f"{case}: {quantity} {value:.4g}", flush=True)
+        append(table, {"case": case, "quantity": quantity, "value": f"{value:.4g}",
+                       "processor": processor(), "date": time.strftime("%Y-%m-%d"),
+                       **origin(*sys.argv)})
 
 
 def in_turns(calls, repeats, wait=lambda: None):

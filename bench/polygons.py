@@ -11,11 +11,9 @@ there. Needs rasterio.
 import argparse
 import pathlib
 import shutil
-import sys
-import time
 
-from experiments import RESULTS, ROOT, append, origin, processor
-from measure import measured
+from experiments import RESULTS, ROOT
+from measure import append_numbers, measured
 
 from geo.geopackage import write_geopackage
 from geo.overviews import add_overviews
@@ -98,7 +96,8 @@ def measure(args):
     cases = [("clean", 0, 0, "ours_overviews"), ("clean", 0, 0, "gdal_overviews"),
              ("clean", 0, 0, "ours_polygons"), ("clean", 0, 0, "gdal_polygons"),
              ("speckled", 10, 0, "ours_polygons"), ("speckled", 10, 0, "gdal_polygons"),
-             ("speckled", 10, 1.5, "ours_polygons")]
+             ("speckled", 10, 1.5, "ours_polygons"),
+             ("speckled", 0, 0, "ours_polygons"), ("speckled", 0, 0, "gdal_polygons")]
     for name, noise in (("clean", 0.0), ("speckled", 0.1)):
         path = args.folder / f"{name}_{args.side}.tif"
         if not path.exists():
@@ -119,11 +118,7 @@ def main(args):
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     for case, quantities in measure(args):
-        for quantity, value in quantities.items():
-            print(f"{case}: {quantity} {value:.4g}", flush=True)
-            append(args.table, {"case": case, "quantity": quantity, "value": f"{value:.4g}",
-                                "processor": processor(), "date": time.strftime("%Y-%m-%d"),
-                                **origin(*sys.argv)})
+        append_numbers(args.table, case, quantities)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python bench/scenes.py predict     5000 x 5000 px of 10 bands, beside the usual loop
     python bench/scenes.py memory      30,000 x 30,000 px of 10 bands, and half of it
+    python bench/scenes.py memory --encoder efficientnet_lite0 --height 6000
     python bench/scenes.py margins --checkpoint A/best.pt B/best.pt --scene scene.tif
 
 Rows go to results/scenes.csv. Files are made in --folder and stay there. predict needs rasterio.
@@ -9,13 +10,11 @@ Rows go to results/scenes.csv. Files are made in --folder and stay there. predic
 
 import argparse
 import pathlib
-import sys
-import time
 
 import numpy as np
 import tifffile
-from experiments import RESULTS, ROOT, append, call, origin, processor
-from measure import measured
+from experiments import RESULTS, ROOT, call
+from measure import append_numbers, measured
 
 from geo.raster import open_raster, write_geotiff
 
@@ -33,16 +32,23 @@ def imagery(rows, width, bands, seed):
     return fields.repeat(32, 0)[:rows].repeat(32, 1)[:, :width] + noise[:rows, :width]
 
 
-def train_network(folder):
-    """Train a small U-Net for ten bands for one epoch, if it is missing; return its checkpoint."""
-    if not (folder / "run").exists():
+def train_network(folder, encoder=None):
+    """Train a small U-Net for ten bands for one epoch, if it is missing; return its checkpoint.
+
+    Args:
+        folder: where its run and its data go.
+        encoder: of the network; None is a U-Net of width 8 and depth 3.
+    """
+    run = folder / (f"run_{encoder}" if encoder else "run")
+    if not run.exists():
         from data import write_prepared
         images = [imagery(64, 64, BANDS, seed) for seed in range(10)]
         labels = [np.full((64, 64), seed % CLASSES) for seed in range(10)]
         write_prepared(folder / "set", images, labels, [f"class {k}" for k in range(CLASSES)])
-        call("train.py", "--data", folder / "set", "--out", folder / "run", "--epochs", 1,
-             "--points", 0, "--width", 8, "--depth", 3)
-    return folder / "run" / "last.pt"
+        flags = ["--encoder", encoder] if encoder else ["--width", 8, "--depth", 3]
+        call("train.py", "--data", folder / "set", "--out", run, "--epochs", 1, "--points", 0,
+             *flags)
+    return run / "last.pt"
 
 
 def write_scene(folder, height, width):
@@ -98,12 +104,14 @@ def usual_loop(args):
 
 
 def memory(args):
-    """The most memory that predicting takes, for a scene and for its upper half."""
+    """Time and memory of predicting a scene and its upper half, or one of --height."""
     side = args.side or 30000
-    for height in (side, side // 2):
-        yield {"case": f"{height} x {side} x {BANDS} uint16", **measured(
-            "predict.py", "--checkpoint", train_network(args.folder), "--device", "cpu",
-            "--out", args.folder / "maps", write_scene(args.folder, height, side))}
+    checkpoint = train_network(args.folder, args.encoder)
+    for height in [args.height] if args.height else (side, side // 2):
+        scene = write_scene(args.folder, height, side)
+        yield {"case": f"{height} x {side} x {BANDS} uint16, {args.encoder or 'U-Net of width 8'}",
+               **measured("predict.py", "--checkpoint", checkpoint, "--device", "cpu",
+                          "--out", args.folder / "maps", scene)}
 
 
 def margins(args):
@@ -140,11 +148,7 @@ def main(args):
         return
     for measurement in MEASUREMENTS[args.what](args):
         case = f"{args.what}, {measurement.pop('case')}"
-        for quantity, value in measurement.items():
-            print(f"{case}: {quantity} {value:.4g}", flush=True)
-            append(args.table, {"case": case, "quantity": quantity, "value": f"{value:.4g}",
-                                "processor": processor(), "date": time.strftime("%Y-%m-%d"),
-                                **origin(*sys.argv)})
+        append_numbers(args.table, case, measurement)
 
 
 if __name__ == "__main__":
@@ -153,6 +157,8 @@ if __name__ == "__main__":
     flag = parser.add_argument
     flag("what", choices=[*MEASUREMENTS, "usual"])
     flag("--side", type=int, help="px, of the scene; usual: of its windows")
+    flag("--height", type=int, help="px, of memory's only scene; not given: --side, and half of it")
+    flag("--encoder", help="of memory's network; not given: a U-Net of width 8")
     flag("--folder", type=pathlib.Path, default=ROOT / "runs" / "scenes", help="for files")
     flag("--repeats", type=int, default=5, help="turns of predict")
     flag("--checkpoint", nargs="+", default=[], help="of trained networks")

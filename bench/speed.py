@@ -22,15 +22,18 @@ import time
 import typing
 
 import numpy as np
+import tifffile
 import torch
 import torch.nn.functional as F
 from experiments import RESULTS, append, markdown, origin, processor
 from measure import in_turns, synthetic_tiles, write_synthetic_set
 from PIL import Image
+from scenes import imagery
 
 import train
 from data import TileDataset, normalise
-from engine.device import amp_dtype, pick_device
+from engine.device import amp_dtype, autocast, cpu_has_bfloat16, pick_device
+from geo.raster import open_raster
 from losses import build_loss, partial_cross_entropy
 from metrics import ConfusionMatrix, class_map
 from networks import build_model, fold_batch_norm
@@ -119,16 +122,16 @@ def batch(count, device):
     return images.to(device), labels.reshape(truth.shape).to(device)
 
 
-def our_step(model, images, labels):
-    """A training step as train.py makes it, without input and augmentation."""
+def our_step(model, images, labels, precision="auto"):
+    """A training step as train.py makes it with --amp, without input and augmentation."""
     args = train.parse_args([])
     device = images.device
-    amp = amp_dtype(device)
+    amp = amp_dtype(device, precision)
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer, criterion = train.build_optimizer(model, args), build_loss(args.loss)
 
     def step():
-        with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+        with autocast(device, amp):
             logits = model(images)
         criterion(logits.float(), labels).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), train.GRADIENT_CLIP)
@@ -199,15 +202,15 @@ def encoders(args, device):
                 (theirs(torch.channels_last), aim_channels_last)})
 
 
+def logits(model, images, precision="auto"):
+    """The logits of a network in the precision of --amp."""
+    with torch.inference_mode(), autocast(images.device, amp_dtype(images.device, precision)):
+        return model(images)
+
+
 def inference(args, device):
     """Images to logits, with batch norms folded as in predict.py."""
     images, _ = batch(args.bs, device)
-    amp = amp_dtype(device)
-
-    def logits(model, inputs):
-        with torch.inference_mode(), torch.autocast(device.type, amp, amp is not None):
-            return model(inputs)
-
     for width in (args.width, args.width // 2):
         plain = build_model("unet", BANDS, CLASSES, width=width).to(device).eval()
         unfolded = copy.deepcopy(plain).to(memory_format=torch.channels_last)
@@ -302,8 +305,57 @@ def batches(args, device):
                    {"a folder of PNG files, by Pillow": (theirs, 6)})
 
 
+def reading(args, device):
+    """A file of LZW tiles with predictor in windows of 1024 px, beside rasterio."""
+    rasterio = installed("rasterio")
+    side, window = 2048, 1024
+    corners = [(row, col) for row in range(0, side, window) for col in range(0, side, window)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "scene.tif")
+        tifffile.imwrite(path, imagery(side, side, 4, 0), compression="lzw", predictor=True,
+                         tile=(256, 256), photometric="minisblack", planarconfig="contig")
+
+        def ours():
+            with open_raster(path) as raster:
+                for row, col in corners:
+                    raster.read(row, col, window, window)
+
+        def theirs():
+            with rasterio.open(path) as file:
+                for row, col in corners:
+                    file.read(window=rasterio.windows.Window(col, row, window, window))
+
+        yield Work("windows of LZW tiles with predictor, uint16", side**2 / 1e6, "MPix", ours,
+                   {"rasterio": (theirs if rasterio else None, 1)})
+
+
+def bfloat16(args, device):
+    """Ours in bfloat16 beside ours in float32, and matrix products; on a CPU that has bfloat16."""
+    if device.type == "cpu" and not cpu_has_bfloat16():
+        return
+    side = 2048
+    exact = torch.ones(side, side, device=device)
+    rounded = exact.bfloat16()
+    in_float32 = "ours in float32"
+    yield Work(f"matrix product, {side} x {side}, bfloat16", 2 * side**3 / 1e9, "GFLOP",
+               lambda: rounded @ rounded, {in_float32: (lambda: exact @ exact, "-")})
+    images, labels = batch(args.bs, device)
+    networks = {f"U-Net width {width}": {"name": "unet", "width": width} for width in (16, 64)}
+    for encoder in ("resnet18", "efficientnet_lite0"):
+        networks[f"{encoder} U-Net"] = {"name": "resunet", "encoder": encoder}
+    for name, options in networks.items():
+        model = build_model(bands=BANDS, classes=CLASSES, **options).to(device)
+        folded = fold_batch_norm(copy.deepcopy(model).eval()).to(memory_format=torch.channels_last)
+        step = our_step(copy.deepcopy(model), images, labels, "off")
+        yield Work(f"training step, {name}, 256 px, bfloat16", args.bs, "images",
+                   our_step(model, images, labels, "bf16"), {in_float32: (step, "-")})
+        yield Work(f"inference, {name}, 256 px, bfloat16", args.bs, "images",
+                   functools.partial(logits, folded, images, "bf16"),
+                   {in_float32: (functools.partial(logits, folded, images, "off"), "-")})
+
+
 GROUPS = {group.__name__: group for group in
-          (training, encoders, inference, loss, confusion, batches)}
+          (training, encoders, inference, loss, confusion, batches, reading, bfloat16)}
 
 
 def installed(name):

@@ -1,17 +1,24 @@
 """What temperature scaling and ensembles do to calibration error and mean IoU.
 
-    python bench/uncertainty.py --source FOLDER                 FOLDER: Dubai as it was published
+    python bench/uncertainty.py --source FOLDER
+    python bench/uncertainty.py --source FOLDER --sets dunes-a
 
-Prepares Dubai (test sites 1 and 3, validation site 2), trains three short runs that differ in their
-seed, and scores on the test sites: each run, their ensemble, and both with a temperature fitted to
-the validation site. What is there already is kept: a stopped command goes on where it was. Rows go
-to results/uncertainty.csv.
+FOLDER has the images of dubai and dunes as in pretrained.py. Of each set, three runs that differ in
+their seed are scored on the test split: each run, their ensemble, and both with a temperature
+fitted to the validation split. The runs of dubai (test sites 1 and 3, validation site 2) are short.
+Those of dunes-a are the pretrained network's from one point per tile, as pretrained.py trains them.
+What is there already is kept: a stopped command goes on where it was. Rows go to
+results/uncertainty.csv.
 """
 
 import argparse
 
 import torch
-from experiments import RESULTS, ROOT, append, call, origin, read_rows
+from experiments import (
+    RESULTS, ROOT, Experiment, append, call, numbered, origin, read_rows, train)
+from pretrained import PRETRAINED
+from pretrained import experiment as pretrained_experiment
+from pretrained import prepare as prepare_pretrained
 
 from data import TileDataset, normalise
 from engine.checkpoint import load_model
@@ -20,24 +27,30 @@ from networks.ensemble import Ensemble, mutual_information
 from report.calibration import calibration_error, fit_temperature, labelled_logits
 from report.stats import count_by_confidence, expected_calibration_error
 
+SETS = ("dubai", "dunes-a")
+SEEDS = 3  # runs, members of the ensemble
 PREPARE = "dubai --scale 0.5 --tile 256 --min-labelled 20000 --val-places 2 --test-places 1+3"
-TRAIN = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 5 --loss ce+jaccard --jitter 0.2 "
-         "--final last --points 20")
+TRAIN = ("--data data/dubai --stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 5 --loss ce+jaccard "
+         "--jitter 0.2 --final last --points 20")
 CPU = torch.device("cpu")
 
 
-def prepare_and_train(source, data, runs, seeds):
-    """Make what is missing; return the checkpoints."""
-    if not (ROOT / data).exists():
-        call("prepare_data.py", *PREPARE.split(), "--src", source, "--out", data)
-    checkpoints = []
-    for seed in range(seeds):
-        out = f"{runs}/dubai-seed{seed}"
-        if not (ROOT / out / "metrics.json").exists():
-            resume = ["--resume"] if (ROOT / out / "last.pt").exists() else []
-            words = f"--data {data} {TRAIN} --seed {seed} --out {out}".split()
-            call("train.py", *words, *resume)
-        checkpoints.append(ROOT / out / "last.pt")
+def train_members(data, source):
+    """Prepare a set and train its runs, as far as they are missing; return {run: checkpoint}."""
+    if data == "dubai":
+        if not (ROOT / "data" / data).exists():
+            call("prepare_data.py", *PREPARE.split(), "--src", f"{source}/dubai", "--out",
+                 "data/dubai")
+        folder = "runs/uncertainty"
+        experiment = Experiment(numbered("dubai"), TRAIN)
+    else:
+        prepare_pretrained(data, source)
+        folder = "runs/pretrained"
+        experiment = pretrained_experiment(data, 1, PRETRAINED)
+    checkpoints = {}
+    for seed, name in enumerate(experiment.runs[:SEEDS]):
+        train(seed, name, experiment, f"{folder}/{name}")
+        checkpoints[name] = ROOT / folder / name / "last.pt"
     return checkpoints
 
 
@@ -89,15 +102,19 @@ def disagreement(ensemble, tiles, meta):
 def main(args):
     """Write the rows that are missing, and print all of them."""
     table = RESULTS / "uncertainty.csv"
-    checkpoints = prepare_and_train(args.source, args.data, args.runs, args.seeds)
-    loaded = [load_model(checkpoint) for checkpoint in checkpoints]
-    meta = loaded[0][1]
-    members = [model for model, _ in loaded]
-    for member in members:
-        member.temperature = 1.0
-    networks = {f"dubai-seed{seed}": member for seed, member in enumerate(members)}
-    networks[f"dubai-ensemble{len(members)}"] = Ensemble(members)
-    validation, test = (TileDataset(ROOT / args.data, split) for split in ("val", "test"))
+    for data in args.sets:
+        score_set(table, data, train_members(data, args.source))
+    print(table.read_text(encoding="utf-8"))
+
+
+def score_set(table, data, checkpoints):
+    """Append the rows of a set that are missing; checkpoints: {run: path}."""
+    networks = {}
+    for name, checkpoint in checkpoints.items():
+        networks[name], meta = load_model(checkpoint)
+        networks[name].temperature = 1.0
+    networks[f"{data}-ensemble{len(checkpoints)}"] = Ensemble(list(networks.values()))
+    validation, test = (TileDataset(ROOT / "data" / data, split) for split in ("val", "test"))
     for name, model in networks.items():
         if f"{name}-temperature" in read_rows(table):
             continue
@@ -112,15 +129,13 @@ def main(args):
                            **score(model, test, meta),
                            "validation_error": calibration_error(logits, labels, temperature),
                            **extra,
-                           **origin("bench/uncertainty.py", "--source", "FOLDER")})
+                           **origin("bench/uncertainty.py", "--source", "FOLDER", "--sets",
+                                    data)})
         model.temperature = 1.0
-    print(table.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="Dubai's images as they were published")
-    parser.add_argument("--data", default="data/dubai", help="prepared folder, made if missing")
-    parser.add_argument("--runs", default="runs/uncertainty", help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=3, help="runs, members of the ensemble")
+    parser.add_argument("--source", metavar="FOLDER", help="the sets' images as published")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="prepared sets")
     main(parser.parse_args())

@@ -1,8 +1,10 @@
 """Where a network computes: the device, its precision, compilation, memory."""
 
 import ctypes
+import functools
 import pathlib
 import sys
+import time
 
 import torch
 
@@ -48,11 +50,67 @@ def keep_freed_memory():
 
 
 def amp_dtype(device, how="auto"):
-    """The type of autocast: bfloat16 or float16 on CUDA; elsewhere, or if "off", None (float32)."""
+    """The type that --amp has a network compute in; None is float32.
+
+    Args:
+        device: torch.device.
+        how: "off", "bf16" (bfloat16 on any device), or "auto": bfloat16 on CUDA, or float16 where
+            the card lacks it. On the CPU "auto" is float32, because bfloat16 was not shown to keep
+            scores and maps (docs/speed.md). So a run is resumed in its precision on any CPU.
+    """
+    if how == "bf16":
+        return torch.bfloat16
     if device.type != "cuda" or how == "off":
         return None
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bfloat16 else torch.float16
+
+
+def describe_amp(device, how):
+    """Where a network computes and in which precision, and what --amp would change, as text."""
+    dtype = amp_dtype(device, how)
+    place = f"{device.type} in {str(dtype or torch.float32).removeprefix('torch.')}"
+    note = "--amp off: float32"
+    if device.type == "cpu" and cpu_has_bfloat16():
+        times = f"{bfloat16_speedup():.1f} times as fast here"
+        note = f"{times}; {note}" if dtype else f"--amp bf16: {times}, less exact"
+    elif dtype is None:
+        return place
+    elif device.type == "cpu":
+        note = f"emulated slowly, because this processor lacks it; {note}"
+    return f"{place} ({note})"
+
+
+def cpu_has_bfloat16():
+    """Whether the processor has instructions for bfloat16 that torch uses: AVX512-BF16 or AMX."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
+@functools.cache
+def bfloat16_speedup():
+    """How many times as fast a convolution is in bfloat16 on this CPU, measured in about 50 ms.
+
+    On one thread, because several would wait for each other where other programs run.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    image = torch.ones(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last)
+    seconds = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(5):  # in turns, so that what else the machine does meets both
+        for dtype, times in seconds.items():
+            inputs, kernel = image.to(dtype), weight.to(dtype)
+            started = time.perf_counter()
+            torch.conv2d(inputs, kernel)
+            times.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return min(seconds[torch.float32]) / min(seconds[torch.bfloat16])
+
+
+def autocast(device, dtype):
+    """A context in which networks compute in a type from `amp_dtype`."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def to_device(values, device):

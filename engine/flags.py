@@ -127,7 +127,8 @@ def add_run_flags(parser):
          "scores: best validation mean IoU, or last step")
     flag("--seed", type=number(int, 0, 2**31), default=0, help="of all that is random")
     flag("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="mps is untested")
-    flag("--amp", default="auto", choices=("auto", "off"), help="mixed precision on CUDA")
+    flag("--amp", default="auto", choices=("auto", "bf16", "off"), help="precision: "
+         "mixed on a GPU, float32 on a CPU; bf16: bfloat16, fast on CPUs with AVX512-BF16 or AMX")
     flag("--compile", action="store_true", help="compile the network first: a minute, then faster")
     flag("--tensorboard", action="store_true", help="also log to <out>/tb")
 

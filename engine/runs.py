@@ -23,7 +23,7 @@ import torch
 
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.cli import plural
-from engine.device import out_of_memory
+from engine.device import describe_amp, out_of_memory
 from engine.distributed import all_reduce
 from engine.files import check_file, read_text, writing
 from engine.length import describe_length
@@ -110,7 +110,10 @@ def parse_resumed(parser, argv, args):
     known = vars(args).keys() - {"out", "resume", "stop_after"}
     flags = resumed_flags(args.out)
     parser.set_defaults(**{name: flags[name] for name in known & flags.keys()})
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.amp == "auto":  # means what it meant when the run began
+        args.amp = flags.get("amp", "auto")
+    return args
 
 
 def flag_of(name):
@@ -216,7 +219,8 @@ def print_summary(args, run, train_tiles, val_tiles, device):
           f"{meta['tile']} px, {plural(meta['bands'], 'band')}, {len(meta['classes'])} classes")
     print(f"labels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training tiles, {kept}; "
           f"{validation}")
-    print(f"{args.model}, {parameters:,} parameters, on {device.type} -> {args.out}")
+    print(f"{args.model}, {parameters:,} parameters, on "
+          f"{describe_amp(device, args.amp)} -> {args.out}")
     print(describe_length(args, run, len(train_tiles)), flush=True)
     for line in () if run.rank or args.fold else classes_without_labels(meta):
         print(f"warning: {line}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 Regions lie on both sides of a border, and each border is traced once: so what is done to a line is
 done to both. A node is a corner of pixels that three or four sides of pixels meet at. The map is
-traced in blocks of rows, and lines that were cut where blocks meet are joined in the end.
+traced in blocks of rows, and lines that are cut where two blocks meet are joined.
 
 Corners of pixels are (row, col), (0, 0) is the outer corner of the top left pixel. Left and right
 are those of a walker on the map as it is seen, row 0 on top.
@@ -20,71 +20,64 @@ EAST, SOUTH, WEST, NORTH = range(4)  # directions, clockwise
 # rows, cols: (N,) corners of all lines, one line after the other, both ends included.
 # ends: (L + 1,) where each line begins, and where the last one ends.
 # left, right: (L,) regions beside the line.
-Lines = collections.namedtuple("Lines", "rows cols ends left right")
+# leaving, arriving: (L,) directions of its first and its last step along the sides of pixels.
+Lines = collections.namedtuple("Lines", "rows cols ends left right leaving arriving")
 
 
-def trace_lines(regions):
-    """Lines between the regions of a map, from node to node; rings that meet no node are closed.
-
-    Args:
-        regions: Regions.
-    Returns:
-        Lines; the class on the left is the greater one.
-    """
-    pieces = []
-    joints = []
-    top = 0
-    for number, runs in enumerate(regions.runs(), 1):
-        is_last = number == regions.num_blocks
-        piece, block_joints = trace_block(runs, regions, top, is_last)
-        pieces.append(piece)
-        joints.append(block_joints)
-        top += runs.height
-    columns = [list(column) for column in zip(*pieces)]
-    del pieces  # which would hold all lines twice
-    for index, parts in enumerate(columns):
-        columns[index] = np.concatenate(parts)
-    return join_pieces(*columns, np.concatenate(joints), regions.width)
-
-
-def trace_block(runs, regions, top, is_last):
+def trace_block(runs, regions, top):
     """Lines within a block of rows, cut at its first and its last row of corners.
 
     Args:
-        runs: Runs of the block and of the row above it; regions: Regions.
+        runs: Runs of the block and of the row above it.
+        regions: Regions.
         top: first row of the block, px.
-        is_last: whether the map ends with this block.
     Returns:
-        (rows, cols, lengths, left, right): corners (n,) of all lines, and of each line its number
-        of corners and its regions; joints: corners where a line only goes on from above, as
-        row * (W + 1) + col.
+        Lines, with the greater class on the left; rings that meet no node are closed.
+        joints: corners where a line only goes on from above, as row * (W + 1) + col.
     """
-    width = regions.width
-    padded = np.full((runs.height + 1 + is_last, width + 2), NO_DATA, np.uint8)
-    lengths = np.diff(runs.starts, append=(runs.height + 1) * width)
-    classes = np.repeat(regions.classes[runs.regions], lengths)
-    padded[:runs.height + 1, 1:-1] = classes.reshape(-1, width)
+    padded = pad_classes(runs, regions, is_last=top + runs.height == regions.height)
     corners, sides = find_corners(padded)
-    rows, cols = np.divmod(corners, width + 1)
-    num_sides = sides.sum(axis=0)
-    is_cut = (rows == len(padded) - 1) | ((rows == 0) & sides[NORTH])
+    rows, cols = np.divmod(corners, regions.width + 1)
     starts, ends, directions = find_steps(rows, cols, sides, padded)
 
+    is_node = sides.sum(axis=0) > 2
+    from_above = (rows == 0) & sides[NORTH]
+    is_cut = from_above | (rows == len(padded) - 1)
     step_from = np.full(len(corners), -1)
     step_from[starts] = np.arange(len(starts))
     successors = step_from[ends]
-    successors[is_cut[ends] | (num_sides[ends] > 2)] = -1
+    successors[(is_cut | is_node)[ends]] = -1
     order, bounds = link(successors)
-    lengths = np.diff(bounds) + 1  # corners, one more than steps
-    last_steps = order[bounds[1:] - 1]
-    line_corners = np.insert(starts[order], bounds[1:], ends[last_steps])
-
     first_steps = order[bounds[:-1]]
-    beside = rows[starts[first_steps]], cols[starts[first_steps]], directions[first_steps]
-    left, right = (find_regions(runs, regions, *beside, side) for side in (LEFT, RIGHT))
-    joints = corners[(rows == 0) & sides[NORTH] & (num_sides == 2)] + top * (width + 1)
-    line_rows = (rows[line_corners] + top).astype(np.int32)
-    return (line_rows, cols[line_corners].astype(np.int32), lengths, left, right), joints
+    last_steps = order[bounds[1:] - 1]
+
+    line_corners = np.insert(starts[order], bounds[1:], ends[last_steps])
+    line_ends = bounds + np.arange(len(bounds))  # a line has one corner more than steps
+    leaving = directions[first_steps]
+    first_corners = starts[first_steps]
+    beside = rows[first_corners], cols[first_corners], leaving
+    lines = Lines(
+        rows=(rows[line_corners] + top).astype(np.int32),
+        cols=cols[line_corners].astype(np.int32),
+        ends=line_ends,
+        left=find_regions(runs, regions, *beside, LEFT),
+        right=find_regions(runs, regions, *beside, RIGHT),
+        leaving=leaving.astype(np.uint8),
+        arriving=directions[last_steps].astype(np.uint8))
+    return lines, corners[from_above & ~is_node] + top * (regions.width + 1)
+
+
+def pad_classes(runs, regions, is_last):
+    """Classes (h + 1, W + 2) uint8 of a block with the row above it and a column on both sides.
+
+    The last block of a map has a row below it, too.
+    """
+    padded = np.full((runs.height + 1 + is_last, regions.width + 2), NO_DATA, np.uint8)
+    num_pixels = (runs.height + 1) * regions.width
+    lengths = np.diff(runs.starts, append=num_pixels)
+    classes = np.repeat(regions.classes[runs.regions], lengths)
+    padded[:runs.height + 1, 1:-1] = classes.reshape(-1, regions.width)
+    return padded
 
 
 def find_corners(padded):
@@ -201,34 +194,66 @@ def link(successors):
     return order, np.append(begins[is_first], count)
 
 
-def join_pieces(rows, cols, lengths, left, right, joints, width):
-    """Join lines that were cut at the rows where blocks meet.
+def join_lines(lines, more, joints, width):
+    """Join lines that were cut where two blocks of rows meet.
 
     Args:
-        rows, cols, lengths, left, right, joints: as from `trace_block`, of all blocks.
+        lines: Lines above, or None.
+        more: Lines of the block below.
+        joints: corners where a line only goes on, as from `trace_block`.
         width: of the map, px.
     Returns:
         Lines.
     """
-    begins = np.cumsum(lengths) - lengths
-    lasts = begins + lengths - 1
-    first_keys = rows[begins] * np.int64(width + 1) + cols[begins]
-    last_keys = rows[lasts] * np.int64(width + 1) + cols[lasts]
-    starting = np.flatnonzero(np.isin(first_keys, joints))
-    ending = np.flatnonzero(np.isin(last_keys, joints))
-    successors = np.full(len(lengths), -1)
-    starting = starting[np.argsort(first_keys[starting])]
-    ending = ending[np.argsort(last_keys[ending])]
-    successors[ending] = starting
+    if lines is None:
+        return more
+    lines = concatenate(lines, more)
+    begins = lines.ends[:-1]
+    lasts = lines.ends[1:] - 1
+    starting, first_keys = at_joints(lines, begins, joints, width)
+    ending, last_keys = at_joints(lines, lasts, joints, width)
+    successors = np.full(len(begins), -1)
+    successors[ending[np.argsort(last_keys)]] = starting[np.argsort(first_keys)]
     order, bounds = link(successors)
     is_last = np.zeros(len(order), bool)
     is_last[bounds[1:] - 1] = True
-    taken = lengths[order] - ~is_last  # a joint is the first corner of the next piece, too
+    taken = np.diff(lines.ends)[order] - ~is_last  # a joint is the next piece's first corner, too
     corners = expand(begins[order], taken)
-    ends = np.append(0, np.cumsum(taken)[is_last])
     first_pieces = order[bounds[:-1]]
-    lines = Lines(rows[corners], cols[corners], ends, left[first_pieces], right[first_pieces])
-    return keep_corners(lines, ~is_straight(lines))
+    joined = Lines(
+        rows=lines.rows[corners],
+        cols=lines.cols[corners],
+        ends=np.append(0, np.cumsum(taken)[is_last]),
+        left=lines.left[first_pieces],
+        right=lines.right[first_pieces],
+        leaving=lines.leaving[first_pieces],
+        arriving=lines.arriving[order[bounds[1:] - 1]])
+    return keep_corners(joined, ~is_straight(joined))
+
+
+def concatenate(lines, more):
+    """All Lines of two."""
+    columns = [np.concatenate(parts) for parts in zip(lines, more)]
+    joined = Lines(*columns)
+    return joined._replace(ends=np.append(lines.ends, lines.ends[-1] + more.ends[1:]))
+
+
+def at_joints(lines, corners, joints, width):
+    """Which lines have their corner (L,) at a joint, and the joints, as row * (W + 1) + col."""
+    keys = lines.rows[corners] * np.int64(width + 1) + lines.cols[corners]
+    found = np.flatnonzero(np.isin(keys, joints))
+    return found, keys[found]
+
+
+def lines_of(lines, chosen):
+    """The lines around chosen regions, (R,) bool; all other regions become OUTSIDE."""
+    left = np.where(chosen[lines.left], lines.left, OUTSIDE)
+    right = np.where(chosen[lines.right], lines.right, OUTSIDE)
+    kept = (left != OUTSIDE) | (right != OUTSIDE)
+    sizes = np.diff(lines.ends)
+    corners = np.repeat(kept, sizes)
+    return Lines(lines.rows[corners], lines.cols[corners], np.append(0, np.cumsum(sizes[kept])),
+                 left[kept], right[kept], lines.leaving[kept], lines.arriving[kept])
 
 
 def is_straight(lines):

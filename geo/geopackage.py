@@ -9,11 +9,9 @@ import struct
 
 import numpy as np
 
-from geo.georeference import PROJECTION
+from geo.georeference import GEOGRAPHIC_CRS, PRIVATE, PROJECTION
 
-GEOGRAPHIC = 2048  # GeoKey: EPSG code of a system in degrees
-USER_DEFINED = 32767  # in place of an EPSG code: the file describes the system itself
-OWN_SRS = 100000  # id of such a system here
+OWN_SRS = 100000  # id of a system without an EPSG code
 
 UNDEFINED_SRS = ("Undefined Cartesian", -1, "NONE", -1, "undefined")
 WGS_84 = ("WGS 84", 4326, "EPSG", 4326,
@@ -44,6 +42,8 @@ CREATE TABLE gpkg_geometry_columns (table_name TEXT NOT NULL, column_name TEXT N
     CONSTRAINT uk_gc_table_name UNIQUE (table_name),
     CONSTRAINT fk_gc_tn FOREIGN KEY (table_name) REFERENCES gpkg_contents(table_name),
     CONSTRAINT fk_gc_srs FOREIGN KEY (srs_id) REFERENCES gpkg_spatial_ref_sys (srs_id));
+"""
+POLYGONS = """
 CREATE TABLE polygons (fid INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, geom POLYGON,
     class TEXT, class_id INTEGER, pixels INTEGER, area_m2 REAL, confidence REAL);
 """
@@ -79,7 +79,7 @@ def write_geopackage(path, polygons, names, srs=UNDEFINED_SRS, pixel_m2=None):
 
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
-            file.executescript(SETTINGS + TABLES)
+            file.executescript(SETTINGS + TABLES + POLYGONS)
             file.executemany(
                 "INSERT OR REPLACE INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, NULL)",
                 [UNDEFINED_SRS, ("Undefined geographic", 0, "NONE", 0, "undefined"), srs, WGS_84])
@@ -129,14 +129,14 @@ def spatial_reference(georeference, path):
     if georeference is None:
         return UNDEFINED_SRS
     keys = georeference.keys
-    code = keys.get(PROJECTION) or keys.get(GEOGRAPHIC) or USER_DEFINED
+    code = keys.get(PROJECTION) or keys.get(GEOGRAPHIC_CRS) or PRIVATE
     try:
         import rasterio
         with rasterio.open(path) as file:
             definition = file.crs.to_wkt() if file.crs else "undefined"
     except ImportError:
         definition = "undefined"
-    if code != USER_DEFINED:
+    if code != PRIVATE:
         return f"EPSG:{code}", code, "EPSG", code, definition
     if definition != "undefined":
         return "the scene's own", OWN_SRS, "NONE", OWN_SRS, definition

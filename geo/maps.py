@@ -47,6 +47,10 @@ CONTENTS = {  # of the files of a scene, by the end of their names
     "_mutual_information.tif": "how far the checkpoints differ, 0 to 255 for 0 to ln K",
     "_points.csv": "pixels to label next: fill in their class",
     "_points.png": "picture of these pixels"}
+MAPS = [end for end in CONTENTS if not end.startswith("_points")]  # to be replaced by a new map
+
+# Ends of names of what GDAL, QGIS and SQLite put beside a file.
+SIDECARS = (".aux.xml", ".ovr", "-journal", "-wal", "-shm")
 
 
 def overview_stride(height, width):
@@ -76,12 +80,13 @@ def check_free(out, stem, suggest):
     Raises:
         ValueError: there is such a file.
     """
-    classes = out / f"{stem}_classes.tif"
     legend = out / f"{stem}_classes.tif.aux.xml"  # which every map of ours has
     points = out / f"{stem}_points.csv"
-    if classes.exists() and not legend.exists():
-        raise ValueError(f"{classes} is there already and is no map of this program: give another "
-                         "--out")
+    for end in MAPS:
+        path = out / f"{stem}{end}"
+        if path.exists() and not legend.exists():
+            raise ValueError(f"{path} is there already and belongs to no map of this program: give "
+                             "another --out")
     if suggest and points.exists():
         raise ValueError(f"{points} is there already, and may hold classes that were filled in: "
                          "move it, or give another --out")
@@ -154,10 +159,29 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
                                       f"{raster.path.name}: label these next")
             save_png(picture, f"{stem}_points.png")
         files = sorted(os.listdir(work))
+        remove_old(out, name, files)
         for file in files:
             os.replace(pathlib.Path(work, file), pathlib.Path(out, file))
     list_files(out, name, files)
     return pathlib.Path(out, f"{name}_classes.tif")
+
+
+def remove_old(out, name, files):
+    """Remove what belongs to an earlier map of a scene and would not fit the new one.
+
+    Pixels to label stay, because classes may have been filled in.
+
+    Args:
+        out: folder of the maps.
+        name: the scene's.
+        files: names of the files that are about to be written.
+    """
+    for end in MAPS:
+        for beside in ("", *SIDECARS):
+            path = pathlib.Path(out, f"{name}{end}{beside}")
+            if path.exists() and path.name not in files:
+                path.unlink()
+                print(f"removed {path}: it belonged to the map before")
 
 
 def list_files(out, name, files):

@@ -9,15 +9,14 @@
 """
 
 import collections
+import itertools
 import tempfile
 
 import numpy as np
 
-from geo.borders import EAST, NORTH, OUTSIDE, SOUTH, WEST, expand, link, trace_lines
+from geo.borders import OUTSIDE, expand, join_lines, lines_of, link, trace_block
 from geo.regions import Regions
 from geo.simplify import simplify_lines
-
-BATCH = 2**20  # corners of the polygons made at a time
 
 # ways: (M,) ways along the lines, one ring after the other; lengths: (n,) ways of each ring.
 # regions: (n,) of each ring, ascending; the first ring of each is its outer one.
@@ -44,17 +43,24 @@ def map_polygons(row_blocks, width, min_pixels=0, simplify=0.0, to_map=None, fol
         Iterator of Polygon; pixels and confidence (mean, 0 to 1, or None) are those of the region,
         before corners are removed.
     """
+    to_map = to_map or (lambda row, col: (col, -row))
     with tempfile.TemporaryFile(dir=folder) as file:
         regions = Regions(row_blocks, width, file, with_borders=min_pixels > 1)
         if min_pixels > 1:
             regions.sieve(min_pixels)
-        lines = trace_lines(regions)
-    if len(lines.rows) == 0:
-        return  # no pixel holds data
-    rings = find_rings(lines)
-    if simplify > 0:
-        lines = simplify_lines(lines, simplify)
-    yield from build_polygons(lines, rings, regions, to_map or (lambda row, col: (col, -row)))
+        top = 0
+        lines = None  # of regions that go on below
+        for runs in regions.runs():
+            block, joints = trace_block(runs, regions, top)
+            top += runs.height
+            if simplify > 0:
+                block = simplify_lines(block, simplify, regions, top)
+            lines = join_lines(lines, block, joints, width)
+            goes_on = np.zeros(len(regions.classes), bool)
+            if top < regions.height:
+                goes_on[runs.regions[runs.starts >= runs.height * width]] = True
+            yield from build_polygons(lines_of(lines, ~goes_on), regions, to_map)
+            lines = lines_of(lines, goes_on)
 
 
 def find_rings(lines):
@@ -64,22 +70,29 @@ def find_rings(lines):
     ways 2 * line and 2 * line + 1, each with its region on the left.
 
     Args:
-        lines: Lines as they were traced, along the sides of pixels.
+        lines: Lines of complete regions.
     Returns:
         Rings.
     """
-    way_regions = np.stack([lines.left, lines.right], axis=1).reshape(-1)  # (2 * L,)
+    way_regions = in_turn(lines.left, lines.right)  # (2 * L,)
     ways = np.flatnonzero(way_regions != OUTSIDE)
     number = np.full(len(way_regions), -1)
     number[ways] = np.arange(len(ways))
-    order, bounds = link(number[next_ways(lines, way_regions)[ways]])
+    successors = number[next_ways(lines, way_regions)[ways]]
+    order, bounds = link(successors)
     ways = ways[order]
     firsts = bounds[:-1]
+    lengths = np.diff(bounds)
     regions = way_regions[ways[firsts]]
     is_hole = np.add.reduceat(way_areas(lines)[ways], firsts) < 0
     ring_order = np.lexsort((is_hole, regions))
-    lengths = np.diff(bounds)[ring_order]
+    lengths = lengths[ring_order]
     return Rings(ways[expand(firsts[ring_order], lengths)], lengths, regions[ring_order])
+
+
+def in_turn(one, other):
+    """Values (2 * L,) of all ways, from those along lines (L,) and those of the ways back (L,)."""
+    return np.stack([one, other], axis=1).reshape(-1)
 
 
 def next_ways(lines, way_regions):
@@ -88,32 +101,22 @@ def next_ways(lines, way_regions):
     Of all that leave the node with the same region on the left, it is the rightmost. Where a
     region meets itself at a corner, a ring then touches another one instead of itself.
     """
-    rows, cols, ends, _, _ = lines
     num_ways = len(way_regions)
-    first, last = ends[:-1], ends[1:] - 1
-    leaving = np.stack([direction(lines, first, first + 1), direction(lines, last, last - 1)],
-                       axis=1).reshape(-1)  # (2 * L,), also of the way back
-    corners = np.stack([first, last], axis=1).reshape(-1)  # where each way leaves
-    _, nodes = np.unique(rows[corners] * (cols.max() + np.int64(1)) + cols[corners],
-                         return_inverse=True)
+    leaving = in_turn(lines.leaving, (lines.arriving + 2) % 4)
+    corners = in_turn(lines.ends[:-1], lines.ends[1:] - 1)  # where each way leaves
+    keys = lines.rows[corners] * (lines.cols.max() + np.int64(1)) + lines.cols[corners]
+    _, nodes = np.unique(keys, return_inverse=True)
     ways_out = np.full((nodes.max() + 1, 4), -1, np.int32)
     ways_out[nodes, leaving] = np.arange(num_ways)
     # Way w ends where the other way of the same line, w ^ 1, leaves.
     other = np.arange(num_ways) ^ 1
-    arriving = (leaving[other] + 2) % 4
+    arriving = leaving[other] + 2
     chosen = np.full(num_ways, -1)
     for turn in (3, 0, 1):  # left, straight on, right: the last one counts
         way = ways_out[nodes[other], (arriving + turn) % 4]
         fits = (way >= 0) & (way_regions[way] == way_regions)
         chosen[fits] = way[fits]
     return chosen
-
-
-def direction(lines, start, end):
-    """Direction (n,) of the steps between neighbouring corners start and end, (n,) each."""
-    down = np.sign(lines.rows[end] - lines.rows[start])
-    right = np.sign(lines.cols[end] - lines.cols[start])
-    return np.where(down == 0, np.where(right > 0, EAST, WEST), np.where(down > 0, SOUTH, NORTH))
 
 
 def way_areas(lines):
@@ -124,37 +127,32 @@ def way_areas(lines):
     steps = np.append(cols[1:] * rows[:-1] - cols[:-1] * rows[1:], 0)
     steps[lines.ends[1:] - 1] = 0  # from one line to the next
     areas = np.add.reduceat(steps, lines.ends[:-1])
-    return np.stack([areas, -areas], axis=1).reshape(-1)
+    return in_turn(areas, -areas)
 
 
-def build_polygons(lines, rings, regions, to_map):
-    """Yield a Polygon per region with data, see `map_polygons`.
+def build_polygons(lines, regions, to_map):
+    """Yield a Polygon per region of lines, see `map_polygons`.
 
     Args:
-        lines: Lines, traced or simplified; rings: Rings of them; regions: Regions.
+        lines: Lines of complete regions.
+        regions: Regions.
         to_map: function from (row, col) to (x, y).
     """
-    backward = rings.ways % 2
+    if len(lines.left) == 0:
+        return
+    rings = find_rings(lines)
     line_of_way = rings.ways // 2
-    begins = np.where(backward, lines.ends[line_of_way + 1] - 1, lines.ends[line_of_way])
+    is_back = rings.ways % 2 == 1
+    begins = np.where(is_back, lines.ends[line_of_way + 1] - 1, lines.ends[line_of_way])
     sizes = np.diff(lines.ends)[line_of_way] - 1  # the last corner begins the next way
-    way_ends = np.append(0, np.cumsum(rings.lengths))
-    sizes[way_ends[1:] - 1] += 1  # and the last corner of a ring is its first one
-    ring_ends = np.append(0, np.cumsum(sizes))[way_ends]
-    outer_rings = np.flatnonzero(np.diff(rings.regions, prepend=-1))
-    batch_starts = np.flatnonzero(np.diff(ring_ends[outer_rings] // BATCH, prepend=-1))
-    outer_rings = np.append(outer_rings, len(rings.regions))
-    for start, end in zip(batch_starts, np.append(batch_starts[1:], len(outer_rings) - 1)):
-        ways = slice(way_ends[outer_rings[start]], way_ends[outer_rings[end]])
-        corners = expand(begins[ways], sizes[ways], 1 - 2 * backward[ways])
-        points = np.stack(to_map(lines.rows[corners], lines.cols[corners]), axis=1)  # (n, 2)
-        points = points.astype(np.float64)
-        ends = (ring_ends - ring_ends[outer_rings[start]]).tolist()
-        firsts = outer_rings.tolist()
-        for index in range(start, end):
-            region = rings.regions[firsts[index]]
-            polygon_rings = []
-            for ring in range(firsts[index], firsts[index + 1]):
-                polygon_rings.append(points[ends[ring]:ends[ring + 1]])
-            yield Polygon(int(regions.classes[region]), int(regions.pixels[region]),
-                          regions.mean_confidence(region), polygon_rings)
+    last_ways = np.cumsum(rings.lengths) - 1
+    sizes[last_ways] += 1  # and the last corner of a ring is its first one
+    corners = expand(begins, sizes, np.where(is_back, -1, 1))
+    ring_ends = np.cumsum(sizes)[last_ways]
+    points = np.stack(to_map(lines.rows[corners], lines.cols[corners]), axis=1)  # (n, 2)
+    points = points.astype(np.float64)
+    points_of_rings = iter(np.split(points, ring_ends[:-1]))
+    for region, same_region in itertools.groupby(rings.regions.tolist()):
+        polygon_rings = [next(points_of_rings) for _ in same_region]
+        yield Polygon(int(regions.classes[region]), int(regions.pixels[region]),
+                      regions.mean_confidence(region), polygon_rings)

@@ -1,8 +1,8 @@
 """Regions of a class map: its 4-connected parts of one class, found in blocks of rows, and a sieve.
 
 Two pixels of one class belong together if they share a side, as in GDAL. Each row is cut into runs
-of one class. A pixel costs no memory beyond its block, and each run a few bytes in a temporary
-file, so that memory grows with the number of regions, not with the number of pixels.
+of one class. A pixel costs no memory beyond its block, and each run and each border a few bytes in
+a temporary file, so that memory grows with the number of regions, not with the number of pixels.
 """
 
 import collections
@@ -22,7 +22,7 @@ class Regions:
     Args:
         row_blocks: iterable of ((h, W) uint8 classes, (h, W) uint8 confidence or None), top first.
         width: W, px.
-        file: open binary file, empty, which holds the runs from then on.
+        file: open binary file, empty, which holds the runs and borders from then on.
         with_borders: whether to measure the borders between regions, which the sieve needs.
     Attributes:
         classes, pixels, confidence: (R,) of each region: class, number of pixels, and sum of their
@@ -33,14 +33,14 @@ class Regions:
     def __init__(self, row_blocks, width, file, with_borders=False):
         self.width = width
         self.file = file
-        self.num_blocks = 0
+        self.heights = []  # of the blocks, px
         self.classes = np.array([NO_DATA], np.uint8)  # region 0 lies above the map
         self.pixels = np.zeros(1, np.int64)
         self.confidence = np.zeros(1, np.int64)
         self.has_confidence = False
         self.numbers = None  # from the regions in the file to those of this object
+        self.num_borders = 0  # in the file
         joined = []  # pairs of regions that turned out to be one, further down
-        borders = []
         last_row = np.full((1, width), NO_DATA, np.uint8)
         last_regions = np.zeros(1, np.int32)
         for classes, confidence in row_blocks:
@@ -52,13 +52,15 @@ class Regions:
             regions = self._number(joint, values, last_regions)
             joined.append(np.stack([last_regions, regions[:len(last_regions)]]))
             self._measure(starts, regions, len(last_regions), classes.size, confidence)
+            borders = [[], [], []]
             if with_borders:
                 vertical = regions[above[~same]], regions[below[~same]], lengths[~same]
-                borders.append(self._borders(starts, regions, len(last_regions), vertical))
-            self._write(Runs(len(classes), starts, regions))
+                borders = self._borders(starts, regions, len(last_regions), vertical)
+            self._write(Runs(len(classes), starts, regions), borders)
             last_row = rows[-1:]
             last_regions = regions[starts >= len(classes) * width]
-        self._join(np.concatenate(joined, axis=1), borders)
+        self.height = sum(self.heights)
+        self._join(np.concatenate(joined, axis=1))
 
     def _number(self, joint, values, last_regions):
         """Regions (n,) of the runs of a block; joint: the first run that each is connected to."""
@@ -92,21 +94,33 @@ class Regions:
         has_data = (self.classes[one] != NO_DATA) & (self.classes[other] != NO_DATA)
         return add_up(one[has_data], other[has_data], lengths[has_data])
 
-    def _write(self, runs):
-        """Append the runs of a block to the file."""
-        np.save(self.file, np.int64(runs.height))
-        np.save(self.file, runs.starts.astype(np.int32))
-        np.save(self.file, runs.regions)
-        self.num_blocks += 1
+    def _write(self, runs, borders):
+        """Append the runs and the borders (low, high, length) of a block to the file."""
+        self.heights.append(runs.height)
+        self.num_borders += len(borders[0])
+        for array in (runs.starts, runs.regions, *borders):
+            np.save(self.file, np.asarray(array, np.int32))
 
-    def _join(self, pairs, borders):
+    def _read(self):
+        """Yield (runs, borders) of each block, top first, as they were written."""
+        self.file.seek(0)
+        for height in self.heights:
+            starts, regions, *borders = (np.load(self.file) for _ in range(5))
+            yield Runs(height, starts, regions), borders
+
+    def _join(self, pairs):
         """Number the regions anew, once it is known which are one."""
         self.numbers = np.arange(len(self.classes))
         self._renumber(connect(len(self.classes), *pairs))
-        if borders:
-            one, other, lengths = (np.concatenate(parts) for parts in zip(*borders))
-            borders.clear()
-            self.borders = add_up(self.numbers[one], self.numbers[other], lengths)
+        one, other, lengths = np.empty((3, self.num_borders), np.int32)
+        end = 0
+        for _, (block_low, block_high, block_lengths) in self._read():
+            start = end
+            end += len(block_low)
+            one[start:end] = self.numbers[block_low]
+            other[start:end] = self.numbers[block_high]
+            lengths[start:end] = block_lengths
+        self.borders = add_up(one, other, lengths)
 
     def _renumber(self, merged):
         """Replace each region by the region it was merged into, (R,), and number those anew."""
@@ -133,11 +147,8 @@ class Regions:
 
     def runs(self):
         """Yield the Runs of each block, top first, with the regions of this object."""
-        self.file.seek(0)
-        for _ in range(self.num_blocks):
-            height = int(np.load(self.file))
-            starts = np.load(self.file)
-            yield Runs(height, starts, self.numbers[np.load(self.file)])
+        for runs, _ in self._read():
+            yield runs._replace(regions=self.numbers[runs.regions])
 
 
 def find_runs(rows):
@@ -197,17 +208,22 @@ def add_up(one, other, lengths):
     Returns:
         (low, high, length), (E,) each; every pair once, and none of a region with itself.
     """
-    low = np.minimum(one, other).astype(np.int64)
-    high = np.maximum(one, other)
-    pairs = low << 32 | high
+    pairs = np.minimum(one, other).astype(np.int64)
+    pairs <<= 32
+    pairs |= np.maximum(one, other)
     order = np.argsort(pairs)
-    order = order[(low != high)[order]]
     pairs = pairs[order]
-    firsts = np.flatnonzero(np.diff(pairs, prepend=-1))
+    lengths = lengths[order]
+    del order  # which is as large as all else here
+    is_first = np.ones(len(pairs), bool)
+    is_first[1:] = pairs[1:] != pairs[:-1]
+    firsts = np.flatnonzero(is_first)
+    lengths = np.add.reduceat(lengths, firsts) if len(firsts) else lengths
     pairs = pairs[firsts]
     low = (pairs >> 32).astype(np.int32)
     high = (pairs & 2**32 - 1).astype(np.int32)
-    return low, high, np.add.reduceat(lengths[order], firsts)
+    differ = low != high
+    return low[differ], high[differ], lengths[differ]
 
 
 def sieve(classes, pixels, borders, min_pixels):
@@ -224,32 +240,50 @@ def sieve(classes, pixels, borders, min_pixels):
         (R,) the region that each is part of afterwards.
     """
     pixels = pixels.copy()
-    merged = np.arange(len(pixels))
+    low, high, lengths = borders
+    regions = np.arange(len(pixels), dtype=np.int32)
+    merged = regions
     while True:
         small = pixels < min_pixels
-        low, high, lengths = borders
         useful = small[low] | small[high]
-        low, high, lengths = low[useful], high[useful], lengths[useful]
-        # The smaller of two may move, and not both in one round.
-        low_first = pixels[low] <= pixels[high]
-        source = np.where(low_first, low, high)
-        target = np.where(low_first, high, low)
-        moves = small.copy()
-        moves[target] = False
-        moving = moves[source]
-        if not moving.any():
+        low = low[useful]
+        high = high[useful]
+        lengths = lengths[useful]
+        into = best_neighbours(pixels, small, low, high, lengths)
+        if np.array_equal(into, regions):
             return follow(merged)
-        source = source[moving]
-        target = target[moving]
-        order = np.lexsort((target, -pixels[target], -lengths[moving], source))
-        best = order[np.flatnonzero(np.diff(source[order], prepend=-1))]
-        into = np.arange(len(pixels))
-        into[source[best]] = target[best]
-        low, high = into[low], into[high]
+        low = into[low]
+        high = into[high]
         alike = classes[low] == classes[high]
-        into = connect(len(pixels), low[alike], high[alike])[into]
+        joined = connect(len(pixels), low[alike], high[alike])
+        into = joined[into]
         merged = into[merged]
-        added = np.flatnonzero(into != np.arange(len(pixels)))
+        added = np.flatnonzero(into != regions)
         np.add.at(pixels, into[added], pixels[added])
         pixels[added] = min_pixels  # it is no region any more
-        borders = add_up(into[low], into[high], lengths)
+        low, high, lengths = add_up(joined[low], joined[high], lengths)
+
+
+def best_neighbours(pixels, small, low, high, lengths):
+    """The neighbour (R,) that each region joins in one round of `sieve`, or the region itself.
+
+    Args:
+        pixels, small: (R,) of each region: its size, and whether it may move.
+        low, high, lengths: (E,) borders between two regions.
+    """
+    # The smaller of two may move, and not both in one round.
+    low_first = pixels[low] <= pixels[high]
+    source = np.where(low_first, low, high)
+    target = np.where(low_first, high, low)
+    moves = small.copy()
+    moves[target] = False
+    borders = np.flatnonzero(moves[source])
+    for score in (lengths, pixels[target], -target):
+        scores = score[borders]
+        movers = source[borders]
+        best = np.full(len(pixels), np.iinfo(np.int64).min)
+        np.maximum.at(best, movers, scores)
+        borders = borders[scores == best[movers]]
+    into = np.arange(len(pixels), dtype=np.int32)
+    into[source[borders]] = target[borders]
+    return into

@@ -14,7 +14,7 @@ from geo.borders import expand, keep_corners
 BATCH = 2**20  # corners at a time
 
 
-def simplify_lines(lines, tolerance):
+def simplify_lines(lines, tolerance, regions, bottom):
     """Remove corners by the algorithm of Douglas and Peucker (1973), until none may go.
 
     It differs from the paper in that a chord is also split where another line lies between it and
@@ -22,14 +22,16 @@ def simplify_lines(lines, tolerance):
     keeps an area.
 
     Args:
-        lines: borders.Lines, along the sides of pixels.
+        lines: borders.Lines of a block of rows, along the sides of pixels.
         tolerance: largest distance of a removed corner from the chord that replaces it, px.
+        regions: Regions of the map.
+        bottom: row of corners that the block ends at.
     Returns:
         Lines.
     """
-    space = Corners(lines)
+    space = Corners(lines, bottom if bottom < regions.height else None)
     # The corners of the map stay, so that its edges are as straight as before.
-    kept = np.isin(lines.rows, [0, lines.rows.max()]) & np.isin(lines.cols, [0, lines.cols.max()])
+    kept = np.isin(lines.rows, [0, regions.height]) & np.isin(lines.cols, [0, regions.width])
     kept[lines.ends[:-1]] = True
     kept[lines.ends[1:] - 1] = True
     firsts, lasts = find_chords(lines, kept)
@@ -50,12 +52,14 @@ class Corners:
     Attributes:
         rows, cols: (N,) of all lines.
         keys: (N,) of each corner, equal for corners at the same place.
+        cut_row: where the lines are cut, or None.
     """
 
-    def __init__(self, lines):
+    def __init__(self, lines, cut_row):
         self.rows = lines.rows
         self.cols = lines.cols
-        self.stride = int(lines.cols.max()) + 1
+        self.cut_row = cut_row
+        self.stride = int(lines.cols.max(initial=0)) + 1
         self.keys = self.rows * np.int64(self.stride) + self.cols
         self.order = np.argsort(self.keys)
         self.sorted_keys = self.keys[self.order]
@@ -100,7 +104,8 @@ def split_chords(space, kept, firsts, lasts, tolerance):
             return
         middles, distances = farthest(space, firsts, lasts)
         is_ring = space.keys[firsts] == space.keys[lasts]
-        is_split = (distances > tolerance) | is_ring
+        is_flat = (space.rows[firsts] == space.cut_row) & (space.rows[lasts] == space.cut_row)
+        is_split = (distances > tolerance) | is_ring | is_flat
         fits = np.flatnonzero(~is_split)
         is_split[fits] = is_crossed(space, firsts[fits], lasts[fits])
         kept[middles[is_split]] = True

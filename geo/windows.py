@@ -8,13 +8,17 @@ exactly those of the whole scene.
 import collections
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from metrics import class_map
+from networks.efficientnet import EfficientNet
 from networks.ensemble import Ensemble, mutual_information
 from unet import ResUNet, UNet, pad_to_stride, upsample
 
 WINDOW = 1024  # px
+BAND_VALUES = 2**23  # in the widest map of a block while a band of rows is computed
+BAND_HALO = 4  # rows beyond a band, at least the reach of a block, a multiple of its stride
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
 
 # A window along one axis: first pixel, size, and the pixels [keep_from, keep_to) that are valid.
@@ -217,10 +221,13 @@ def average_symmetries(model, inputs, margin=0):
 
 
 def logits_inside(model, inputs, margin):
-    """Logits inside a margin, px: (B, C, H, W) -> (B, K, H - 2 * margin, W - 2 * margin)."""
+    """Logits inside a margin, px: (B, C, H, W) -> (B, K, H - 2 * margin, W - 2 * margin) float32.
+
+    A softmax of bfloat16 or float16, as autocast would leave it on the CPU, is coarse.
+    """
     if margin > 0 and type(model) in (UNet, ResUNet):
-        return decode_inside(model, inputs, margin)
-    return center_crop(model(inputs), margin)
+        return decode_inside(model, inputs, margin).float()
+    return center_crop(model(inputs), margin).float()
 
 
 def decode_inside(model, x, margin):
@@ -310,3 +317,52 @@ def center_crop(x, margin):
     if margin == 0:
         return x
     return x[:, :, margin:-margin, margin:-margin]
+
+
+def compute_in_bands(model):
+    """Have the EfficientNets in a network compute large maps in bands of rows, in place.
+
+    Inside a block the map has six times the channels of its input. In bands the network needs a
+    fraction of the memory for a window of 2208 px, and no more time (docs/speed.md).
+    """
+    for module in model.modules():
+        if isinstance(module, EfficientNet):
+            module._conv_stem = RowBands(module._conv_stem, 1, 2)
+            bands = [RowBands(block, block.expansion, block.stride) for block in module._blocks]
+            module._blocks = nn.ModuleList(bands)
+
+
+class RowBands(nn.Module):
+    """A block that computes a large map in bands of rows, with the same result.
+
+    Args:
+        block: nn.Module whose output depends on at most BAND_HALO rows above and below.
+        expansion: channels of its widest inner map, as a multiple of its input's.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, block, expansion, stride):
+        super().__init__()
+        self.block = block
+        self.expansion = expansion
+        self.stride = stride
+
+    def forward(self, x):
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
+        height = x.shape[2]
+        values_per_row = self.expansion * x[:, :, 0].numel()
+        rows = max(BAND_VALUES // values_per_row, BAND_HALO) // BAND_HALO * BAND_HALO
+        if rows >= height:
+            return self.block(x)
+        result = None
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first = max(top - BAND_HALO, 0)
+            band = self.block(x[:, :, first:bottom + BAND_HALO])
+            if result is None:  # filled band by band, because joining them would take twice as much
+                size = (*band.shape[:2], height // self.stride, band.shape[3])
+                result = torch.empty(size, dtype=band.dtype, device=band.device,
+                                     memory_format=torch.channels_last)
+            kept = slice((top - first) // self.stride, (bottom - first) // self.stride)
+            result[:, :, top // self.stride:bottom // self.stride] = band[:, :, kept]
+        return result

@@ -43,6 +43,7 @@ class MobileBlock(nn.Module):
         super().__init__()
         hidden = expansion * in_channels
         self.expansion = expansion
+        self.stride = stride
         self.residual = stride == 1 and in_channels == out_channels
         if expansion > 1:
             self._expand_conv = nn.Conv2d(in_channels, hidden, 1, bias=False)

@@ -110,8 +110,8 @@ def add_tile_flags(parser, kind):
     if kind in TILE:
         flag("--tile", type=number(int, 1, 2**14), default=TILE[kind], help=side)
     else:
-        flag("--tile", type=number(int, 1, 2**14), help=side + "; not given: 256, or less where "
-             "scenes or their blocks are smaller")
+        flag("--tile", type=number(int, 1, 2**14), help=side + "; not given: 256, or 128 with a "
+             "file of points, or less where scenes or their blocks are smaller")
     flag("--overlap", type=number(int, 0), default=0, help="px that neighbouring tiles share")
     flag("--pad-edges", action="store_true", help="leave the last tiles of a scene where they are, "
          "and fill them up with the image mirrored; not given: they are moved inwards, and what "
@@ -143,7 +143,7 @@ def add_split_flags(parser, kind):
     flag("--split-by", choices=SPLIT_BY, help="whole scenes, blocks of each site, single tiles "
          "(neighbours then stand on both sides, so scores are too high), polygons of sparse "
          "labels, or none: all is for training; not given: the data set's own split, else scene, "
-         "else block where there are fewer sites than splits")
+         "else, where there are fewer sites than splits, polygon for points and block for masks")
     flag("--split-list", nargs="+", default=[], metavar="FILE", help="a CSV of scene,split; or "
          f"train.txt val.txt test.txt of lines SCENE_N, where N counts the scene's {LISTED_TILE} "
          "px tiles row by row from 0")

@@ -15,6 +15,7 @@ from sources.tables import read_csv, read_text
 MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
 MAX_TILES = 2**22  # of a scene; more take gigabytes before the first is read
 TILES = range(256, 32, -32)  # px, sides of tiles to choose from
+POINTS_TILE = 128  # px, the largest for a file of points: bench/clicks.py measured its maps
 FILLED = 0.99  # share of the ground that must fill its tiles
 LISTED_TILE = 512  # px, side of the tiles that official tile lists count
 
@@ -49,9 +50,15 @@ def plan_regions(source, sizes, args):
     wanted = sum(fraction > 0 for fraction in args.fractions)
     how = args.split_by or "scene"
     if not (args.split_by or lists or named or has_own_split) and len(sites) < wanted:
-        how = "block"
-        print(f"{wanted} splits need as many sites, and there are {len(sites)}: each is cut into "
-              "blocks, as by --split-by block")
+        why = f"{wanted} splits need as many sites, and there are {len(sites)}"
+        if args.points_file and all(find_labels(source, region) for region in whole):
+            how = "polygon"
+            print(f"{why}: each point, line or polygon goes to one split, as by --split-by "
+                  "polygon. Scores hold for ground between such labels. For ground farther away: "
+                  "--split-by block")
+        else:
+            how = "block"
+            print(f"{why}: each is cut into blocks, as by --split-by block")
     return SPLIT_BY[how](source, whole, args)
 
 
@@ -133,14 +140,14 @@ def keep_in_train(source, whole, args):
     return [region._replace(split="train") for region in whole]
 
 
-def guess_tile(regions, overlap):
-    """Choose the largest side of tiles, px, that almost all ground fills."""
+def guess_tile(regions, overlap, largest=TILES[0]):
+    """Choose the largest side of tiles, up to `largest` px, that almost all ground fills."""
     area = sum(region.height * region.width for region in regions)
-    for side in TILES:
+    for side in range(largest, TILES.stop, TILES.step):
         large = [region for region in regions if min(region.height, region.width) >= side]
         if sum(region.height * region.width for region in large) >= FILLED * area or overlap:
             break
-    why = "" if side == TILES[0] else f", because scenes or blocks are smaller than {TILES[0]} px"
+    why = "" if side == largest else f", because scenes or blocks are smaller than {largest} px"
     print(f"tiles of {side} px{why} (--tile)")
     return side
 

@@ -11,7 +11,7 @@ from helpers import edit, write_set
 
 import evaluate
 from data import TileDataset
-from engine.checkpoint import save_checkpoint
+from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.meta import checkpoint_meta
 from losses import build_loss
 from networks import build_model
@@ -173,6 +173,30 @@ def test_main__writes_its_files_beside_the_checkpoint(checkpoint, capsys, as_fol
         assert (folder / name).is_file()
         assert name in printed
     assert not list(folder.glob("*.tmp")) + list(folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("trained, words, expected", [
+    ("bf16", [], torch.bfloat16),
+    ("bf16", ["--amp", "off"], None),
+    ("auto", [], None),  # on a CPU
+    (None, ["--amp", "bf16"], torch.bfloat16)])
+def test_score__in_the_precision_of_the_training_unless_another_is_given(
+        checkpoint, monkeypatch, capsys, trained, words, expected):
+    content = load_checkpoint(checkpoint)
+    content["args"]["amp"] = trained
+    save_checkpoint(checkpoint, *(content[part] for part in ("model", "data", "train", "args")))
+    real = evaluate.evaluate
+    used = []
+
+    def evaluate_and_note(*arguments):
+        used.append(arguments[6])
+        return real(*arguments)
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluate_and_note)
+    args = evaluate.parse_args(["--checkpoint", str(checkpoint), "--device", "cpu", *words])
+    assert evaluate.score(checkpoint, None, args, CPU).matrix.counts.sum() == 6 * 16 * 16
+    assert used == [expected]
+    assert f"cpu in {'bfloat16' if expected else 'float32'}" in capsys.readouterr().out
 
 
 def test_main__another_split_and_folder(checkpoint, tmp_path):

@@ -37,6 +37,7 @@ import predict
 import prepare_data
 import sweep
 import train
+from engine import processes
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.prepared import load_meta
 from networks.segformer import MixTransformer
@@ -182,21 +183,27 @@ def whole(tmp_path_factory):
         train.main(train.parse_args([*TRAIN[:-1], "run", "--epochs", "2", "--stop-after", "1"]))
         predict.main(predict.parse_args([*PREDICT[:-1], "maps", "images/s0.tif"]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(subprocess, "Popen", pretend_to_train)
+            patch.setattr(sweep, "start_script", Pretended)
             sweep.main(sweep.parse_args(SWEEP))
     pathlib.Path("calls.txt").unlink()
     os.chdir(before)
     return folder
 
 
-POPEN = subprocess.Popen
+class Pretended:
+    """pretend_train.py in place of a run of a sweep; see `processes.start_script`."""
 
+    def __init__(self, words, output, threads):
+        words = [sys.executable, ROOT / "tests" / "pretend_train.py", *words[1:]]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with open(output, "a", encoding="utf-8") as file:
+            self.process = subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+        self.terminate = self.process.terminate
+        self.join = self.process.wait
 
-def pretend_to_train(words, **options):
-    """Start pretend_train.py in place of train.py, and anything else as it is."""
-    if str(words[1]) == str(ROOT / "train.py"):
-        words = [words[0], ROOT / "tests" / "pretend_train.py", *words[2:]]
-    return POPEN(words, **options)
+    @property
+    def exitcode(self):
+        return self.process.poll()
 
 
 def write_vectors():
@@ -709,7 +716,7 @@ def run_here(words):
         )  # which would be a second line, and no clear one
         patch.setattr(sys, "argv", list(words))
         patch.setattr(sys, "stderr", errors)
-        patch.setattr(subprocess, "Popen", pretend_to_train)
+        patch.setattr(processes, "start_script", Pretended)
         signal.signal(signal.SIGALRM, too_long)
         signal.alarm(SECONDS)
         resource.setrlimit(resource.RLIMIT_AS, (held + MEGABYTES * 2**20, soft[1]))

@@ -4,6 +4,7 @@ import ast
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -59,3 +60,8 @@ def test_notebook__runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
     assert namespace["scores"]["miou"] > 0.7  # five classes: the commonest everywhere gives 0.1
     assert namespace["fit"]["written"]
     assert "the 5 points are among the 20: True" in capsys.readouterr().out
+    whole = namespace["classes"].size * namespace["pixel_m"] ** 2
+    areas = [area_m2 for _, area_m2, _, _ in namespace["polygons"]]
+    assert 10 < len(areas) and sum(areas) == pytest.approx(whole)
+    borders, on_map = np.split(np.asarray(namespace["panels"]), 2)
+    assert (borders == 255).all(-1).mean() > 0.01 and (on_map == 0).all(-1).mean() > 0.01

@@ -498,6 +498,10 @@ def test_check_free__foreign_maps_and_filled_in_points_are_kept(tmp_path):
     with pytest.raises(ValueError, match="scene_classes.tif.*--out"):
         run(tmp_path, "scene.png")
     assert truth.read_bytes() == before
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "scene_classes.gpkg").touch()
+    with pytest.raises(ValueError, match="scene_classes.gpkg.*--out"):
+        run(tmp_path, "scene.png", out="others")
     for _ in range(2):  # its own maps it replaces
         run(tmp_path, "scene.png", out="maps")
     run(tmp_path, "scene.png", out="maps", flags=["--suggest", "2"])

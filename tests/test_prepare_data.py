@@ -13,6 +13,7 @@ from data import TileDataset, normalise
 from engine.prepared import CONSTANT, load_meta, verify_arrays
 from geo.raster import write_geotiff
 from prepare_data import KINDS, frequency_table, main, make_demo, parse_args
+from sources import splits
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -520,19 +521,25 @@ def test_take_positionals__a_scene_and_points_need_no_flags(tmp_path, capsys):
     assert "--images" in parse_error(capsys, "points", "p.csv")
 
 
-@pytest.mark.parametrize("how, tiles", [([], "block"), (["--split-by", "none"], "none")])
-def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, tiles):
+@pytest.mark.parametrize("how", ["polygon", "block", "none"])
+def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, monkeypatch):
     write_set(tmp_path, count=1, height=300, width=120)
     (tmp_path / "points.csv").write_text("scene,row,col,class\n" + "".join(
         f"s0,{row},{col},{'wood' if row // 10 % 2 else 'water'}\n"
         for row in range(5, 300, 10) for col in (20, 100)))
-    files = [tmp_path / "images/s0.png", tmp_path / "points.csv"]
-    main(parse_args(["points", *map(str, files), "--out", str(tmp_path / "out"), *how]))
+    words = ["points", str(tmp_path / "images/s0.png"), str(tmp_path / "points.csv"), "--out",
+             str(tmp_path / "out")]
+    if how == "block":
+        monkeypatch.setattr(splits, "MAX_LABELLED", 59)  # there are 60
+    main(parse_args([*words, *(["--split-by", "none"] if how == "none" else [])]))
     meta, _, _ = read(tmp_path / "out")
     printed = capsys.readouterr().out
-    if how:
+    if how == "none":
         assert meta["pixels"] == {"train": [30, 30], "val": [0, 0], "test": [0, 0]}
         assert meta["tile"] == 96 and meta["shared_ground"] == {}
+    elif how == "polygon":
+        assert meta["pixels"] == {"train": [21, 21], "val": [6, 6], "test": [3, 3]}
+        assert "--split-by polygon" in printed and meta["tile"] == 96
     else:
         assert all(min(meta["pixels"][split]) > 0 for split in ("train", "val", "test"))
         assert "cut into blocks" in printed and "labelled px lie in the 16 px between" in printed

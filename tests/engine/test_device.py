@@ -1,17 +1,20 @@
 """Devices, precision and memory; a missing device or compiler is one line."""
 
+import itertools
 import math
 import pathlib
 import platform
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from engine.device import (
-    amp_dtype, compile_network, out_of_memory, peak_memory_mb, pick_device, to_device)
+    amp_dtype, autocast, bfloat16_speedup, compile_network, describe_amp, out_of_memory,
+    peak_memory_mb, pick_device, to_device)
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -49,9 +52,45 @@ thread.join()
     assert main < 10 * 4096 and thread < 4096
 
 
-def test_amp_dtype__none_on_the_cpu_and_when_off():
-    assert amp_dtype(torch.device("cpu")) is None
+CPU = torch.device("cpu")
+
+
+def test_amp_dtype__auto_is_float32_on_the_cpu_and_bf16_is_bfloat16_everywhere():
+    assert amp_dtype(CPU) is amp_dtype(CPU, "off") is amp_dtype(CPU, None) is None
     assert amp_dtype(torch.device("cuda"), "off") is None
+    assert amp_dtype(CPU, "bf16") == amp_dtype(torch.device("cuda"), "bf16") == torch.bfloat16
+
+
+@pytest.mark.parametrize("how, instructions, text", [
+    ("auto", "", "cpu in float32"),
+    ("auto", "_is_avx512_bf16_supported", "cpu in float32 (--amp bf16: 3.0 times"),
+    ("off", "_is_amx_tile_supported", "cpu in float32 (--amp bf16: 3.0 times"),
+    ("bf16", "_is_amx_tile_supported", "cpu in bfloat16 (3.0 times as fast here; --amp off"),
+    ("bf16", "", "cpu in bfloat16 (emulated slowly")])
+def test_describe_amp__measures_where_the_processor_has_bfloat16(how, instructions, text,
+                                                                 monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        if instructions:
+            monkeypatch.setattr(torch.cpu, name, lambda name=name: name == instructions,
+                                raising=False)
+        else:  # an earlier torch
+            monkeypatch.delattr(torch.cpu, name, raising=False)
+    clock = itertools.accumulate(itertools.cycle([0.0, 3.0, 0.0, 1.0]))  # s in float32, bfloat16
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    threads = torch.get_num_threads()
+    bfloat16_speedup.cache_clear()
+    assert describe_amp(CPU, how).startswith(text)
+    assert describe_amp(CPU, how).count("--amp") == (how == "bf16" or instructions != "")
+    assert torch.get_num_threads() == threads
+    bfloat16_speedup.cache_clear()
+
+
+def test_autocast__batch_norm_counts_in_float32():
+    norm = torch.nn.BatchNorm2d(1, momentum=1.0)
+    with autocast(CPU, torch.bfloat16):
+        values = norm(torch.full((2, 1, 64, 64), 3.0, dtype=torch.bfloat16))
+    assert values.dtype == torch.bfloat16  # a sum in it would stay at 768 and the mean be 0.09
+    assert norm.running_mean.dtype == torch.float32 and norm.running_mean.item() == 3
 
 
 def test_to_device__takes_arrays_and_tensors():

@@ -277,6 +277,13 @@ def test_resumed_flags__a_switch_has_the_name_that_is_typed(paused):
         runs.resumed_flags(paused)
 
 
+@pytest.mark.parametrize("saved", ["auto", "bf16", "off"])
+def test_parse_resumed__amp_auto_is_the_precision_that_the_run_began_with(paused, saved):
+    edit_checkpoint(paused / "last.pt", lambda content: content["args"].update(amp=saved))
+    for words in ([], ["--amp", "auto"]):
+        assert train.parse_args(["--out", str(paused), "--resume", *words]).amp == saved
+
+
 @pytest.mark.parametrize("words", ["--lr 0.1", "--width 8", "--points 6", "--epochs 3",
                                    "--no-flips", "--lr 0.1 --ema 0.5"])
 def test_check_same_command__names_every_changed_flag(data, paused, words):

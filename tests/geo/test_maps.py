@@ -189,6 +189,18 @@ def test_write_maps__with_probabilities_and_points(scene, out):
         assert image.height > 30  # the legend comes below
 
 
+def test_write_maps__what_belongs_to_the_map_before_goes_and_points_stay(scene, out, capsys):
+    kept = ["scene_points.csv", "scene_2_classes.gpkg", "other_classes.gpkg"]
+    stale = ["scene_classes.gpkg", "scene_classes.gpkg-wal", "scene_confidence.tif.aux.xml",
+             "scene_mutual_information.tif", "scene_classes.tif.ovr", "scene_probabilities.tif"]
+    for name in kept + stale:
+        (out / name).touch()
+    write_maps(split(predicted(), 13), scene, META, out)
+    assert names(out) == sorted([*(f"scene_{name}" for name in MAPS), *kept])
+    printed = capsys.readouterr().out
+    assert all(f"removed {out / name}" in printed for name in stale)
+
+
 def test_write_maps__files_appear_when_all_are_complete_also_for_an_odd_name(scene, out):
     scene.path = scene.path.with_name("..tif")
     seen = []

@@ -7,10 +7,13 @@ import torch
 from helpers import randomise
 from torch.utils.flop_counter import FlopCounterMode
 
+from engine.device import autocast
 from geo.windows import (
-    average_symmetries, axis_windows, center_crop, decode_inside, decoder_crops, discarded_margin,
-    even_window, logits_inside, predict_window, valid_slices, window_and_margin, window_origins)
+    RowBands, average_symmetries, axis_windows, center_crop, compute_in_bands, decode_inside,
+    decoder_crops, discarded_margin, even_window, logits_inside, predict_window, valid_slices,
+    window_and_margin, window_origins)
 from networks import build_model, fold_batch_norm
+from networks.efficientnet import MobileBlock
 from unet import UNet
 
 
@@ -211,6 +214,18 @@ def test_predict_window__inside_a_margin_equals_the_whole(name, options, tta):
     assert (inner_classes == classes[16:-16, 16:-16]).mean() > 0.999
 
 
+@pytest.mark.parametrize("margin", [0, 8])
+def test_logits_inside__are_float32_from_a_network_in_bfloat16(margin):
+    model = network("unet", width=4, depth=2)
+    image = torch.randn(1, 2, 64, 64)
+    exact = logits_inside(model, image, margin)
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        logits = logits_inside(model, image, margin)
+    assert logits.dtype == torch.float32
+    error = (logits - exact).norm() / exact.norm()
+    assert 1e-4 < error < 0.05  # bfloat16 keeps 8 bits
+
+
 @pytest.mark.parametrize("tta", [False, True])
 def test_predict_window__classes_are_the_likeliest(tta):
     model = network("unet", width=4, depth=1)
@@ -269,3 +284,26 @@ def test_logits_inside__uses_the_forward_of_a_subclass():
     model = Doubled(2, 3, width=2, depth=1).eval()
     image = torch.randn(1, 2, 32, 32)
     assert torch.equal(logits_inside(model, image, 8), model(image)[..., 8:-8, 8:-8])
+
+
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize("height", [16, 22])
+def test_row_bands__equal_the_whole_map(kernel, stride, height, monkeypatch):
+    torch.manual_seed(0)
+    block = randomise(MobileBlock(4, 4, kernel, stride, expansion=6))
+    image = torch.randn(1, 4, height, 10).double()
+    heights = []
+    block.register_forward_hook(lambda module, inputs, output: heights.append(inputs[0].shape[2]))
+    monkeypatch.setattr("geo.windows.BAND_VALUES", 6 * 4 * 10 * 8)  # bands of eight rows
+    assert torch.allclose(RowBands(block, 6, stride)(image), block(image), atol=1e-12)
+    assert heights[:-1] == {16: [12, 12], 22: [12, 16, 10]}[height]
+
+
+def test_compute_in_bands__gives_the_logits_of_the_network(monkeypatch):
+    model = network("resunet", encoder="efficientnet_lite0")
+    image = torch.randn(1, 2, 64, 64)
+    expected = model(image)
+    monkeypatch.setattr("geo.windows.BAND_VALUES", 2**12)
+    compute_in_bands(model)
+    assert torch.allclose(model(image), expected, atol=1e-4)
+    assert sum(isinstance(module, RowBands) for module in model.modules()) == 17

@@ -44,6 +44,10 @@ def test_guess_tile__is_filled_by_almost_all_ground(sides, overlap, tile):
     assert guess_tile([Region("train", 0, 0, 0, *side) for side in sides], overlap) == tile
 
 
+def test_guess_tile__is_at_most_the_largest():
+    assert guess_tile([Region("train", 0, 0, 0, 600, 420)], 0, largest=128) == 128
+
+
 def test_plan_regions__refuses_fractions_where_splits_are_named():
     source = RawDataset(
         [], [Scene("a", "a.tif", "m.tif", "a", "train"), Scene("b", "b.tif", "n.tif", "b", "test")])
