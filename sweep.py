@@ -352,7 +352,7 @@ def known_rows(cells, out, retry):
             if is_run(row):
                 rows[row["cell"]] = row
             else:
-                warn(f"{path} is damaged", f"run {row.get('cell') or '?'} is looked at again")
+                warn(f"{path} is damaged", f"run {str(row.get('cell'))[:80]} is looked at again")
     except ValueError as error:
         warn(error, "all its runs are looked at again")
     for cell in cells:
@@ -397,7 +397,8 @@ def are_numbers(row, columns):
 
 def warn(what, remedy):
     """Print a warning of one line."""
-    print(f"warning: {' '.join(str(what).split())}: {remedy}", file=sys.stderr)
+    line = " ".join(f"{what}: {remedy}".split())
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def discard_damaged(cell, rows):

@@ -11,13 +11,13 @@
 import hashlib
 import os
 import pathlib
-import zipfile
 
 import torch
 
 from engine.device import out_of_memory
 from engine.meta import check_checkpoint_meta
 from networks import build_model
+from networks.weights import check_sizes
 
 # Options of earlier versions, with the defaults under which their networks are today's.
 REMOVED_OPTIONS = {"fusion_at": "bottleneck", "skips": True, "output_stride": 16}
@@ -76,18 +76,6 @@ def load_checkpoint(path, device="cpu"):
         raise ValueError(f"{path} is damaged: its content does not match its checksum; use another "
                          "checkpoint of the run")
     return content
-
-
-def check_sizes(path):
-    """Refuse a file whose parts would take more memory than it holds: ValueError.
-
-    torch writes a zip archive without compression.
-    """
-    with zipfile.ZipFile(path) as archive:
-        claimed = sum(part.file_size for part in archive.infolist())
-    size = pathlib.Path(path).stat().st_size
-    if claimed > size:
-        raise ValueError(f"its parts claim {claimed:,} bytes, and it has {size:,}")
 
 
 def load_model(path, device="cpu"):

@@ -9,7 +9,7 @@ import signal
 import sys
 import warnings
 
-from engine.files import is_full_disk
+from engine.files import check_path, is_full_disk
 from engine.startup import end_interrupted
 
 MAX_LINE = 600  # characters of an error; a longer one names something that nobody can read
@@ -34,13 +34,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **settings)
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse, but report a mistyped flag before it makes a required one seem to be missing."""
+        """Parse, but report a mistyped flag before it makes a required one seem to be missing.
+
+        An --out that no system would take is an error, too.
+        """
         words = sys.argv[1:] if args is None else args
         flags = [word.split("=")[0] for word in words if re.match(r"--\w[\w-]*(=|$)", word)]
         unknown = [flag for flag in flags if flag not in self._option_string_actions]
         if unknown and self._subparsers is None:
             self.error(f"unrecognized arguments: {unknown[0]}")
-        return super().parse_known_args(args, namespace)
+        known, unknown = super().parse_known_args(args, namespace)
+        try:
+            check_path(getattr(known, "out", None) or ".")
+        except ValueError as error:
+            self.error(str(error))
+        return known, unknown
 
     def error(self, message):
         """Print the line and exit with code 2."""

@@ -26,15 +26,15 @@ def checkpoint_meta(dataset_meta):
     return meta
 
 
-def check_checkpoint_meta(classes, colours, ignore, mean, std, bands, rgb, nodata=None, scale=1.0,
-                          **others):
+def check_checkpoint_meta(classes, colours, ignore, mean, std, bands, dtype, rgb, nodata=None,
+                          scale=1.0, **others):
     """Refuse a checkpoint's metadata that make no sense: an error of any kind."""
     if not (len(classes) == len(colours) and all(name.isprintable() for name in classes)):
         raise ValueError("its classes make no sense")
     if not (all(map(is_colour, colours)) and is_shown(rgb, bands)):
         raise ValueError("its colours or shown bands make no sense")
-    if not (is_normalisation(mean, std, bands) and is_nodata(nodata, bands)
-            and is_nodata(others.get("scene_nodata"), bands)
+    if not (is_normalisation(mean, std, bands) and is_nodata(nodata, bands, dtype)
+            and is_nodata(others.get("scene_nodata"), bands, dtype)
             and are_scales(others.get("scales"), bands)):
         raise ValueError("its normalisation makes no sense")
     if not (ignore == 255 and 0 < scale <= 16):
@@ -60,11 +60,19 @@ def is_normalisation(mean, std, bands):
     return mean.shape == (bands,) and finite
 
 
-def is_nodata(value, bands):
-    """Whether a value is None, a number that float32 can hold, or one per band; else may raise."""
+def is_nodata(value, bands, dtype):
+    """Whether a value is None, a number that a dtype can hold, or one per band; else may raise."""
     if isinstance(value, list):
-        return len(value) == bands and None not in value and max(map(abs, value)) <= 3.5e38
-    return value is None or abs(value) <= 3.5e38
+        return len(value) == bands and all(fits(number, dtype) for number in value)
+    return value is None or fits(value, dtype)
+
+
+def fits(value, dtype):
+    """Whether a pixel of a dtype, given by name, can have a finite value; others may raise."""
+    if "int" in dtype:
+        limits = np.iinfo(dtype)
+        return value in range(limits.min, limits.max + 1)
+    return abs(value) < 3.41e38  # the largest of float32 are often written rounded
 
 
 def are_scales(value, bands):

@@ -13,9 +13,9 @@ import zlib
 
 import numpy as np
 
-from engine.files import MAX_NAME, check_path, read_text, writing
+from engine.files import MAX_NAME, check_file, check_path, read_table, read_text, writing
 from engine.lock import locked_beside
-from engine.meta import is_colour, is_nodata, is_normalisation, is_shown
+from engine.meta import fits, is_colour, is_nodata, is_normalisation, is_shown
 
 SPLITS = ("train", "val", "test")
 SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
@@ -79,11 +79,10 @@ def tile_positions(folder, split, count):
         raise FileNotFoundError(f"{path} is missing: prepare the data set again")
     positions = {}
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row["split"] == split:
-                    position = (row["scene"], int(row["row"]), int(row["col"]))
-                    positions[int(row["index"])] = position
+        for row in read_table(path):
+            if row["split"] == split:
+                position = (row["scene"], int(row["row"]), int(row["col"]))
+                positions[int(row["index"])] = position
         return [positions[index] for index in range(count)]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__} {error}): prepare the data "
@@ -127,7 +126,7 @@ def wrong_entry(meta):
         "gsd_m": lambda: 0 < (meta.get("gsd_m") or 1) < 1e9,
         "mean, std": lambda: is_normalisation(meta["mean"], meta["std"], meta["bands"]),
         "rgb": lambda: is_shown(meta["rgb"], meta["bands"]),
-        "nodata": lambda: is_nodata(meta.get("nodata"), meta["bands"]),
+        "nodata": lambda: is_nodata(meta.get("nodata"), meta["bands"], meta["dtype"]),
         "classes": lambda: 0 < len(meta["classes"]) <= 255 and all(
             entry["name"].isprintable() and len(entry["name"]) <= MAX_NAME
             and is_colour(entry["colour"]) for entry in meta["classes"]),
@@ -175,6 +174,7 @@ def open_array(path, shape, dtype):
     """
     again = "prepare the data set again"
     try:
+        check_file(path)
         # Mode "c" (changes stay in memory): torch warns about arrays that it must not write to.
         array = np.load(path, mmap_mode="c" if shape[0] else None, allow_pickle=False)
     except FileNotFoundError:
@@ -500,11 +500,7 @@ def check_options(splits, count, dtype, gsd_m, nodata):
         raise ValueError(f"splits: give train, val or test for each of {count} images")
     if gsd_m is not None and not 0 < gsd_m < 1e9:
         raise ValueError(f"gsd_m {gsd_m}: give metres above 0, or None")
-    if nodata is None:
-        return
-    limits = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.iinfo(dtype)
-    whole = isinstance(limits, np.finfo) or nodata == np.round(nodata)
-    if not limits.min <= nodata <= limits.max or not whole:
+    if nodata is not None and not fits(nodata, dtype):
         raise ValueError(f"nodata {nodata}: give a value that {dtype} can hold, or None")
 
 

@@ -25,7 +25,7 @@ from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.cli import plural
 from engine.device import describe_amp, out_of_memory
 from engine.distributed import all_reduce
-from engine.files import read_text, writing
+from engine.files import check_file, read_text, writing
 from engine.length import describe_length
 from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
@@ -270,7 +270,10 @@ def resume(run, args, meta, device):
     content = load_checkpoint(path, device)
     check_same_command(args, content["args"])
     train = content["train"]
-    known = content["data"] | (train.get("counts") or {})  # "counts" is missing in older files
+    counts = train.get("counts") or {}  # missing in older files
+    if not isinstance(counts, dict):
+        raise ValueError(f"{path} lacks what going on needs (counts): start a new run")
+    known = content["data"] | counts
     known.pop("scores", None)  # see `folds.add_scores`
     changed = changed_data(args.data, known, meta | run.fingerprint)
     if changed:
@@ -359,13 +362,20 @@ def cut_log(path, epochs):
     """Cut log.csv back to the rows of `epochs` epochs; with 0 its header goes too.
 
     Raises:
-        ValueError: it holds fewer.
+        ValueError: it holds fewer, or no table.
     """
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = []
+    if path.exists():
+        check_file(path)
+        lines = path.read_bytes().splitlines(keepends=True)
     if epochs and len(lines) <= epochs:
         raise ValueError(f"{path} holds {max(0, len(lines) - 1)} of its {epochs} epochs: put it "
                          "back, or start a new run")
     kept = lines[:epochs + 1] if epochs else []
+    try:
+        list(csv.reader(line.decode(errors="replace") for line in kept))
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged ({error}): put it back, or start a new run") from None
     if path.exists():
         # Nothing is written anew, so nothing can be lost on a full disk.
         os.truncate(path, sum(map(len, kept)))

@@ -9,6 +9,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
+from engine.files import check_beside
 from geo.georeference import GEO_TAGS, Georeference
 from geo.metadata import PLACED_OTHERWISE, parse_nodata
 
@@ -80,6 +81,8 @@ def _open(name):
     if name.startswith("/vsi"):
         names = [re.sub(r"(https?|ftp):/(?!/)", r"\1://", name),
                  re.sub(r"^/(vsi\w+)/", r"/\1//", name)]
+    else:
+        check_beside(name)
     for name in names:
         try:
             return rasterio.open(name)

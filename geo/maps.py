@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 from tqdm import tqdm
 
-from engine.files import spreadsheet_text, writing
+from engine.files import check_name, spreadsheet_text, writing
 from geo.geopackage import spatial_reference, write_geopackage
 from geo.overviews import add_overviews
 from geo.polygons import map_polygons
@@ -67,6 +67,7 @@ def check_names(scenes):
                              "other: give them in two calls with different --out")
         if not stem.strip("."):
             raise ValueError(f"{scene} has no name that its maps could take: rename it")
+        check_name(stem, pathlib.Path(scene).parent)
 
 
 def check_free(out, stem, suggest):
@@ -406,6 +407,7 @@ def write_points(path, points, raster, names, file_size):
     across = file_size[1] / raster.width
     georeference = raster.georeference
     map_columns = ["x", "y"] if georeference else []
+    scene = spreadsheet_text(raster.path.stem)
     with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "scene", "row", "col", *map_columns, "predicted", "class"])
@@ -414,4 +416,4 @@ def write_points(path, points, raster, names, file_size):
             file_row = int((row + 0.5) * down)
             file_col = int((col + 0.5) * across)
             predicted = spreadsheet_text(names[k])
-            writer.writerow([number, raster.path.stem, file_row, file_col, *on_map, predicted, ""])
+            writer.writerow([number, scene, file_row, file_col, *on_map, predicted, ""])

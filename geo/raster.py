@@ -25,6 +25,7 @@ from geo.sidecar import camera_model, read_sidecar, read_world_file
 from geo.tiff import Planes, TiffPage, sort_pages
 
 TILE = 512  # px, side of the tiles written
+PICTURE_EXPANSION = 2**14  # px, more than a byte of a PNG (8 x 1032) or JPEG can become
 METADATA_TAG = 42112  # GDAL's own, not part of the GeoTIFF standard
 NODATA_TAG = 42113  # likewise
 CAMERA_TAG = 50844  # rational polynomials (RPC)
@@ -107,6 +108,10 @@ class Raster:
     scales: tuple | None = None  # (scale, offset) per band, from values to physical units
     hides_alpha: bool = False  # whether `bands` and `read` leave out the alpha band
     by_pixel: bool = False  # whether resizing averages whole pixels, as in earlier commits
+
+    def __post_init__(self):
+        if self.dtype.kind not in "uif":
+            raise ValueError(f"it holds {self.dtype}: give whole numbers or floats")
 
     def read(self, row, col, height, width):
         """Read one window, which may reach over the border of the image.
@@ -357,6 +362,8 @@ def _open_picture(path, encoded, max_pixels):
     if height * width > max_pixels:
         raise ValueError(f"{height} x {width} px, to be decoded whole, "
                          f"but --max-pixels is {max_pixels}: raise it")
+    if height * width > len(encoded) * PICTURE_EXPANSION:
+        raise ValueError(f"it is cut short: {len(encoded)} bytes cannot hold {height} x {width} px")
     palette = None
     if image.mode == "P":
         palette = np.resize(image.getpalette("RGB"), (256, 3)).astype(np.uint8)

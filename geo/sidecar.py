@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from engine.files import check_text_file, read_text
 from geo.georeference import from_affine
 
 UNITS = {1.0: 9001, 0.3048: 9002, 0.3048006096: 9003}  # EPSG codes by length, m
@@ -32,6 +33,7 @@ def read_sidecar(path):
     if not beside.is_file():
         return Sidecar()
     try:
+        check_text_file(beside)
         root = ElementTree.parse(beside).getroot()
         affine = root.findtext("GeoTransform")
         system = root.findtext("SRS") or ""
@@ -92,8 +94,8 @@ def read_world_file(path):
     beside = find_beside(path, world_endings(Path(path).suffix))
     if beside is None:
         return None
-    words = beside.read_text(encoding="utf-8-sig", errors="replace").replace(",", ".").split()
     try:
+        words = read_text(beside).replace(",", ".").split()
         a, d, b, e, x, y = (float(word) for word in words)
     except ValueError:
         raise ValueError(f"{beside.name} beside it is no world file of six numbers") from None

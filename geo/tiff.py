@@ -11,6 +11,9 @@ import tifffile
 
 CACHE_BYTES = 2**26  # decoded strips and tiles kept per image
 SEGMENT_BYTES = 2**29  # a compressed strip or tile that is larger when decoded is refused
+# The most bytes that one stored byte can become, by compression: none, LZW, Deflate (two codes),
+# PackBits. Others have no such limit.
+EXPANSION = {1: 1, 5: 4096, 8: 1032, 32946: 1032, 32773: 64}
 REDUCED = 1  # bits of a page's NewSubfileType: an overview
 MASK = 4  # the validity of another page
 
@@ -183,6 +186,32 @@ def _check_complete(page, path):
     needed = math.prod(page.chunked)
     if len(page.dataoffsets) < needed:
         raise ValueError(f"it lists {len(page.dataoffsets)} of its {needed} pieces")
+    if page.is_final:  # mapped, whatever its byte counts are
+        end = page.dataoffsets[0] + page.nbytes
+        if end > size:
+            raise ValueError(f"it is cut short: {size} of {end} bytes are there")
+    else:
+        _check_pieces(page, needed)
+
+
+def _check_pieces(page, needed):
+    """Refuse a page with a strip or tile that is too short for the pixels it claims: ValueError.
+
+    Else a header of a few bytes could claim a scene of any size, which is then cut into tiles.
+    """
+    expansion = EXPANSION.get(page.compression)
+    if expansion is None or page.is_subsampled:
+        return
+    rows, cols = page.chunks[:2]
+    bands = page.samplesperpixel if page.planarconfig == 1 else 1
+    row_bytes = math.ceil(cols * bands * page.bitspersample / 8)
+    down = math.ceil(page.imagelength / rows)
+    for index, count in enumerate(page.databytecounts[:needed]):
+        held = rows
+        if not page.is_tiled:  # the last strip may be shorter
+            held = min(rows, page.imagelength - index % down * rows)
+        if 0 < count * expansion < held * row_bytes:  # 0: left out, in sparse files
+            raise ValueError(f"piece {index} has {count} bytes, too few for its {rows} x {cols} px")
 
 
 def _overlap(window, window_size, segment, segment_size):

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 import sys
+import zipfile
 
 import torch
 
@@ -15,6 +16,7 @@ IMAGENET = {
     "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
     "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
 }
+MAX_NUMBERS = 2**28  # of a tensor; a layer of published encoders has at most some millions
 
 
 def load_weights(encoder, name, weights):
@@ -115,6 +117,10 @@ def read_weights(name, weights):
                 source, map_location="cpu", check_hash=True, weights_only=True,
                 progress=sys.stderr.isatty())
         else:
+            if not pathlib.Path(source).is_file():  # a pipe or device might never end
+                raise FileNotFoundError("no such file")
+            if zipfile.is_zipfile(source):  # torch before 1.6 wrote none
+                check_sizes(source)
             state = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
         raise OSError(f"--weights {weights}: cannot read {source} ({error}); {remedy}") from None
@@ -126,6 +132,18 @@ def read_weights(name, weights):
         raise ValueError(f"--weights {weights}: {source} holds something else than named finite "
                          "tensors; see `read_weights`")
     return state
+
+
+def check_sizes(path):
+    """Refuse a file whose parts would take more memory than it holds: ValueError.
+
+    torch writes a zip archive without compression.
+    """
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(part.file_size for part in archive.infolist())
+    size = pathlib.Path(path).stat().st_size
+    if claimed > size:
+        raise ValueError(f"its parts claim {claimed:,} bytes, and it has {size:,}")
 
 
 def installed_weights(name):
@@ -146,6 +164,8 @@ def is_weight(item):
     if not isinstance(key, str) or not isinstance(value, torch.Tensor):
         return False
     if not value.is_cpu or value.layout is not torch.strided or value.is_nested:
+        return False
+    if value.numel() > MAX_NUMBERS:  # a file may claim any number of them and hold one
         return False
     if not value.is_floating_point() and value.dtype is not torch.int64:
         return False

@@ -4,7 +4,7 @@ import csv
 
 import numpy as np
 
-from engine.files import plain_text, read_text
+from engine.files import plain_text, read_table
 from metrics import plain
 
 
@@ -59,7 +59,7 @@ def read_areas(paths, names):
 def _read_table(path, names):
     """One table of areas, {"pixels": K numbers, "area_ha": K numbers, where the size is known}."""
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines()))
+        rows = read_table(path)
         if [plain_text(row["class"]) for row in rows] == names:
             columns = [key for key in ("pixels", "area_ha") if key in rows[0]]
             return {key: [float(row[key]) for row in rows] for key in columns}

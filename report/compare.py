@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from engine.checkpoint import find_checkpoint, load_checkpoint
+from engine.files import read_text, whole_files
 from metrics import ConfusionMatrix, plain
 from report.curves import curves
 from report.figures import save_png
@@ -32,7 +33,7 @@ def run_checkpoint(run):
     if not scores.exists():
         return find_checkpoint(run)
     try:
-        scored = json.loads(scores.read_text(encoding="utf-8"))["checkpoint"]
+        scored = json.loads(read_text(scores))["checkpoint"]
         return scores.parent / pathlib.Path(scored).name
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{scores} is damaged ({error}): give the run's checkpoint itself"
@@ -206,9 +207,10 @@ def write_comparison(out, names, checkpoints, stats, labelled_pixels, classes):
     counts = stats[0].counts
     blocks = int(labelled_blocks(counts).sum())
     print(comparison_text(rows, classes, int(counts.sum()), blocks))
-    out.mkdir(parents=True, exist_ok=True)
-    write_rows(out / "comparison.csv", rows)
     logs = {name: path.parent / "log.csv" for name, path in zip(names, checkpoints)}
-    save_png(compared_curves(logs), out / "comparison.png")
+    picture = compared_curves(logs)
+    with whole_files(out) as work:
+        write_rows(work / "comparison.csv", rows)
+        save_png(picture, work / "comparison.png")
     print(out / "comparison.csv", out / "comparison.png", sep="\n")
     return rows

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from data import normalise
+from engine.files import read_text
 from engine.meta import display_limits
 from engine.prepared import SPARSE_SHARE
 from metrics import class_map
@@ -220,7 +221,7 @@ def learning_curves(log):
 def run_title(folder):
     """The name of a run's folder and of the data set that its args.json names."""
     try:
-        data = json.loads((folder / "args.json").read_text(encoding="utf-8"))["data"]
+        data = json.loads(read_text(folder / "args.json"))["data"]
         return f"{folder.resolve().name} on {data}"
     except (OSError, ValueError, KeyError, TypeError):
         return folder.resolve().name

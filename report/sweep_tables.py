@@ -10,6 +10,7 @@ import shlex
 import statistics
 import subprocess
 
+from engine.files import read_text
 from report.figures import save_png
 from report.matrices import heat_map
 
@@ -39,7 +40,7 @@ def row_of(cell, status, error):
     log = cell.log()
     last = log[-1] if log else {}
     metrics = cell.folder / "metrics.json"
-    scores = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {}
+    scores = json.loads(read_text(metrics)) if metrics.exists() else {}
     row = {"cell": cell.folder.name, "lr": cell.args.lr, "bs": cell.args.bs,
            "seed": cell.args.seed}
     for flag, value in cell.flags.items():

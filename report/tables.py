@@ -4,7 +4,7 @@ import csv
 import math
 import os
 
-from engine.files import read_text, spreadsheet_text, writing
+from engine.files import read_table, spreadsheet_text, writing
 from report.intervals import FEW_PER_CLASS, score_intervals
 
 
@@ -128,7 +128,7 @@ def read_rows(path):
     if not path.exists():
         return []
     try:
-        return list(csv.DictReader(read_text(path).splitlines()))
+        return read_table(path)
     except csv.Error as error:
         raise ValueError(f"{path} is damaged ({error})") from None
 
@@ -142,8 +142,7 @@ def read_log(log, columns):
         ValueError: the file is damaged.
     """
     try:
-        with open(log, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_table(log)
         return [{name: float(row[name]) for name in columns} for row in rows]
     except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise ValueError(f"{log} is damaged ({error}), so no curves can be drawn: the weights are "

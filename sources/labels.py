@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.files import check_name
 from sources.tables import find_column, read_csv, to_float
 
 NO_LABEL = 255
@@ -84,6 +85,7 @@ def _read_class(path, place, line):
     except (ValueError, TypeError):
         raise ValueError(f"{place}: give a name, a number as id, and r, g, b from 0 to "
                          "255") from None
+    check_name(found["name"], place)
     return value, found["name"], colour
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import torch
 
+from engine.files import check_name, check_text_file, whole_files
 from geo.raster import open_raster
 from metrics import ConfusionMatrix, plain
 from report.areas import area_rows, stratified_accuracy
@@ -90,9 +91,12 @@ def class_table(path, classes_path=None):
     names = []
     if beside.is_file():
         try:
+            check_text_file(beside)
             names = [node.text for node in ElementTree.parse(beside).iter("Category")]
         except ElementTree.ParseError:
             raise ValueError(f"{beside} is damaged: give --classes") from None
+    for name in names:
+        check_name(name or "", beside)
     names = names or [None] * NO_LABEL
     return land_classes([(value, name or str(value), None) for value, name in enumerate(names)])
 
@@ -156,13 +160,13 @@ def write_check(path, out, counts, mapped, names, gsd_m, extra):
     scores["weighted_by_area"] = {
         key: plain(value) if np.ndim(value) == 0 else [plain(number) for number in value]
         for key, value in weighted.items()}
-    out.mkdir(parents=True, exist_ok=True)
     stem = f"{path.stem}_check"
-    write_rows(out / f"{stem}.csv", areas)
     title = f"{path.name} at {matrix.labelled_pixels():,} check points"
-    save_png(confusion_figure(counts, names, title, "points"), out / f"{stem}.png")
     text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
-    (out / f"{stem}.json").write_text(text, encoding="utf-8")
+    with whole_files(out) as work:
+        write_rows(work / f"{stem}.csv", areas)
+        save_png(confusion_figure(counts, names, title, "points"), work / f"{stem}.png")
+        (work / f"{stem}.json").write_text(text, encoding="utf-8")
     for suffix in ("json", "csv", "png"):
         print(out / f"{stem}.{suffix}")
     return scores

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.files import check_name
 from geo.crs import WGS84, parse_crs
 from sources.geometry import LARGEST, POINT, from_wkt
 from sources.labels import NO_LABEL, land_classes
@@ -201,6 +202,7 @@ def classes_of_names(path, names):
     for name in map(min, spellings.values()):
         if not name.isprintable():
             raise ValueError(f"{path}: {name[:40]!r} is no name of a class")
+        check_name(name, path)
         rows.append((_number(name), name, None))
     rows.sort(key=lambda row: (row[0] is None, row[0] or 0, row[1].casefold()))
     if sum(name != "ignore" for _, name, _ in rows) > NO_LABEL:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.files import check_name
 from sources.labels import NO_LABEL, SparseLabels
 
 SUFFIXES = {".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2"}
@@ -130,6 +131,7 @@ def find_files(pattern):
         named = _find_named(Path(pattern))
     found = {}
     for name, file in named:
+        check_name(name, file.parent)
         if name in found:
             raise ValueError(f"{found[name]} and {file} would both be scene '{name}': rename one, "
                              f"or give a pattern such as '{file.parent / ('*' + file.suffix)}'")

@@ -16,6 +16,7 @@ from sources.masks import MaskLabels
 from sources.notices import (
     warn_of_reading, warn_of_resolutions, warn_of_scales, warn_of_unknown_size)
 from sources.placing import points_in_scene
+from sources.tables import read_text
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
@@ -31,13 +32,13 @@ def scene_files(path):
     A path in a list starts from the list's own folder.
 
     Raises:
-        ValueError, OSError: the list is missing or empty.
+        ValueError, OSError: the list is missing, empty or no text.
     """
     path = Path(path)
     if path.suffix.lower() != ".txt":
         return [path]
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    files = [path.parent / line.strip() for line in text.splitlines() if line.strip()]
+    lines = read_text(path).splitlines()
+    files = [path.parent / line.strip() for line in lines if line.strip()]
     if not files:
         raise ValueError(f"{path} lists no image: write the path of one in each line")
     return files

@@ -10,9 +10,10 @@ from sources.blocks import split_by_block
 from sources.labels import NO_LABEL, SparseLabels
 from sources.raw import Region
 from sources.scenes import SceneReader, scaled
-from sources.tables import read_csv
+from sources.tables import read_csv, read_text
 
 MAX_LABELLED = 10**6  # px of a site that --split-by polygon takes
+MAX_TILES = 2**22  # of a scene; more take gigabytes before the first is read
 TILES = range(256, 32, -32)  # px, sides of tiles to choose from
 POINTS_TILE = 128  # px, the largest for a file of points: bench/clicks.py measured its maps
 FILLED = 0.99  # share of the ground that must fill its tiles
@@ -163,7 +164,13 @@ def cut(region, tile, overlap, pad=False):
         pad: leave the last tiles where they are, and smaller.
     Returns:
         list of Region of at most tile x tile px.
+    Raises:
+        ValueError: there would be more than MAX_TILES.
     """
+    number = len(_starts(region.height, tile, overlap)) * len(_starts(region.width, tile, overlap))
+    if number > MAX_TILES:
+        raise ValueError(f"{region.height} x {region.width} px make {number:,} tiles: give a "
+                         "larger --tile, or less --overlap")
     tiles = []
     for row, height, shared_rows in _cut_line(region.height, tile, overlap, pad):
         for col, width, shared_cols in _cut_line(region.width, tile, overlap, pad):
@@ -176,10 +183,15 @@ def cut(region, tile, overlap, pad=False):
 def _cut_line(length, tile, overlap, pad):
     """[(start, size, px at the start that count in the tile before)] of the tiles on a line."""
     tiles = []
-    for start in range(0, max(length - overlap, 1), tile - overlap):
+    for start in _starts(length, tile, overlap):
         moved = start if pad else max(min(start, length - tile), 0)
         tiles.append((moved, min(tile, length - moved), start - moved))
     return tiles
+
+
+def _starts(length, tile, overlap):
+    """Where the tiles on a line begin, before the last is moved: a range."""
+    return range(0, max(length - overlap, 1), tile - overlap)
 
 
 def split_by_polygon(source, whole, args):
@@ -323,7 +335,7 @@ def listed_tiles(source, sizes, lists):
     listed = {}  # {(grid, tile): {scene: list that names this tile of it}}
     regions = []
     for path in map(Path, lists):
-        for line in _read_words(path):
+        for line in read_text(path).split():
             name, _, tile = line.rpartition("_")
             if path.stem not in SPLITS or name not in numbers or not tile.isdecimal():
                 raise ValueError(f"{path}: '{line}' is no tile of these scenes (and lists are "
@@ -341,14 +353,6 @@ def listed_tiles(source, sizes, lists):
                 raise ValueError(f"{path}: '{line}' is beyond the end of its scene")
             regions.append(Region(path.stem, number, *window))
     return regions
-
-
-def _read_words(path):
-    """The words of a text file."""
-    try:
-        return path.read_text(encoding="utf-8-sig").split()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is no text in UTF-8: save it as such") from None
 
 
 def _listed_window(tile, height, width, scale):

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from engine.files import check_text_file, plain_text
+
 SEPARATORS = (",", ";", "\t", "|")
 
 
@@ -16,8 +18,9 @@ def read_text(path):
     warning.
 
     Raises:
-        ValueError, OSError: no such file, or it is no text.
+        ValueError, OSError: no such file, a pipe or device, or it is no text.
     """
+    check_text_file(path)
     content = Path(path).read_bytes()
     encoding = "utf-8-sig"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -48,7 +51,8 @@ def read_csv(path, columns=()):
     """Read a CSV file with a header, as [(line number, {column: text})].
 
     Columns are folded (see `fold`), entries are without spaces around them, and empty lines are
-    left out. The separator is the one of "," ";" tab "|" that the header has most of.
+    left out. A ' that hides a formula from spreadsheets is taken off. The separator is the one of
+    "," ";" tab "|" that the header has most of.
 
     Raises:
         ValueError, OSError: no such file, no text, a line with more entries than the header has, or
@@ -60,7 +64,7 @@ def read_csv(path, columns=()):
     lines = []
     try:
         for entries in reader:
-            entries = [entry.strip() for entry in entries]
+            entries = [plain_text(entry.strip()) for entry in entries]
             if any(entries):
                 lines.append((reader.line_num, entries))
     except csv.Error as error:

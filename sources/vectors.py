@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from engine.files import check_beside
 from geo.crs import WGS84, crs_of_wkt, parse_crs
 from sources.geometry import from_wkb, parts_of
 from sources.tables import fold, read_text
@@ -44,6 +45,8 @@ def read_vectors(path, layer=None):
         return read_geojson(path)
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: no such file; check the path")
+    if not Path(path).is_dir():  # as a file geodatabase is
+        check_beside(path)
     if suffix == ".gpkg":
         return read_geopackage(path, layer)
     if suffix in SHEETS:

@@ -5,6 +5,8 @@ import hashlib
 import importlib
 import json
 import pathlib
+import sqlite3
+import struct
 
 import numpy as np
 import pytest
@@ -64,6 +66,34 @@ def spoil_bytes(path, random):
             flipped = content[place] ^ 1 << random.integers(8)
             content[place] = random.choice([0, 1, 255, random.integers(256), flipped])
     path.write_bytes(content)
+
+
+def geopackage_bytes(x, y, order="<", envelope=0, is_empty=False):
+    """A point as GeoPackage stores it: header, envelope, WKB."""
+    flags = (order == "<") | envelope << 1 | is_empty << 4
+    header = b"GP" + struct.pack(f"{order}BBi", 0, flags, 32632)
+    header += bytes((0, 32, 48, 48, 64)[envelope])
+    return header + struct.pack(f"{order}BIdd", order == "<", 1, x, y)
+
+
+def geopackage(path, **layers):
+    """Write layers of (class, bytes) rows in EPSG:32632."""
+    database = sqlite3.connect(path)
+    database.executescript(
+        "PRAGMA synchronous = OFF;"
+        "CREATE TABLE gpkg_geometry_columns (table_name, column_name, srs_id);"
+        "CREATE TABLE gpkg_spatial_ref_sys (srs_id, organization, organization_coordsys_id,"
+        " definition);"
+        "INSERT INTO gpkg_spatial_ref_sys VALUES (7, 'EPSG', 32632, ''), (-1, 'NONE', -1, ''),"
+        " (8, 'own', 8, 'ENGCRS[\"local\"]');")
+    for name, rows in layers.items():
+        database.execute(f'CREATE TABLE "{name}" (fid INTEGER PRIMARY KEY, geom, class)')
+        database.execute("INSERT INTO gpkg_geometry_columns VALUES (?, 'geom', 7)", [name])
+        database.executemany(f'INSERT INTO "{name}" (geom, class) VALUES (?, ?)',
+                             [(content, label) for label, content in rows])
+    database.commit()
+    database.close()
+    return path
 
 
 def reference(module):

@@ -24,6 +24,7 @@ def main():
         file.write(f"{folder.name} {how} {os.environ['OMP_NUM_THREADS']}\n")
     if not args.resume:
         folder.mkdir(exist_ok=True)
+        (folder / "args.json").write_text("{}", encoding="utf-8")
         log.write_text("train_loss,val_loss,val_accuracy,val_miou,seconds\n", encoding="utf-8")
         (folder / "last.pt").touch()
     if args.lr == 1 and not pathlib.Path("mended").exists():

@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import pathlib
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -16,6 +20,8 @@ from engine.checkpoint import load_model, save_checkpoint
 from engine.meta import checkpoint_meta
 from geo.deepness import deepness_metadata
 from networks import NETWORKS, build_model
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def export_to(folder, *flags):
@@ -137,3 +143,38 @@ def test_main__torch_program_gives_the_probabilities_of_predict(tmp_path):
     image = scene_with_holes(33, 41)
     ours = program(as_input(image)).detach().numpy()
     assert np.abs(ours - expected_probabilities(model, image)).max() < 1e-5
+
+
+# Killing: a process that ends itself without any clean-up.
+
+def killed_process(place, *flags):
+    """Export, but kill this process at a call of a function, after a part of a file is written."""
+    def kill(source, path):
+        with open(path if place == "save" else source, "ab") as file:
+            file.write(b"half a model")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(*{"save": (torch.export, "save", kill), "replace": (os, "replace", kill)}[place])
+    export.main(export.parse_args(flags))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 here")
+@pytest.mark.parametrize("place", ["save", "replace"])
+def test_main__a_kill_leaves_the_file_before_and_the_next_call_none_of_its_own(tmp_path, place):
+    write_checkpoint(tmp_path / "best.pt", depth=2)
+    path = tmp_path / "model.pt2"
+    path.write_text("of last week")
+    flags = ["--torch", str(path), "--size", "32"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    words = [sys.executable, __file__, place, "--checkpoint", str(tmp_path / "best.pt"), *flags]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert path.read_text() == "of last week"
+    export_to(tmp_path, *flags)
+    torch.export.load(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "model.pt2"]
+
+
+if __name__ == "__main__":
+    killed_process(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """Damaged files and arguments, by the hundred: each ends in success or in one clear line.
 
 Every case is a function of its number: it copies a small project (scenes, masks, points, a prepared
-set, a run, published weights), damages one thing in it, runs the command that reads it, its
-`__main__` block too, and looks at what is left.
+set, a run, a sweep, a map, published weights), damages one thing in it, runs the command that reads
+it, its `__main__` block too, and looks at what is left.
 
     python -m pytest tests/test_fuzz.py --slow --fuzz 1000
 
@@ -14,9 +14,11 @@ import io
 import json
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -28,11 +30,14 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from helpers import spoil_bytes
+from helpers import geopackage, geopackage_bytes, spoil_bytes
 from PIL import Image
 
+import predict
 import prepare_data
+import sweep
 import train
+from engine import processes
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.prepared import load_meta
 from networks.segformer import MixTransformer
@@ -55,6 +60,11 @@ WEIGHTS = (
 ).split()
 EVALUATE = "--checkpoint run/best.pt --data data --out out".split()
 PREDICT = "--checkpoint run/best.pt --window 16 --margin 0 --out out".split()
+CHECK = "--map maps/s0_classes.tif --out out --check-points".split()
+SWEEP = (
+    "--data data --lr 1e-3 1e-2 --epochs 2 --width 2 --depth 1 --bs 2 --points 3 --device cpu "
+    "--out sweep"
+).split()
 NUMBERS = [
     "-1",
     "0",
@@ -157,6 +167,9 @@ def whole(tmp_path_factory):
         )
     )
     pathlib.Path("splits.csv").write_text("scene,split\ns0,train\ns1,train\ns2,val\ns3,test\n")
+    pathlib.Path("scene.txt").write_text("images/s0.tif\n")
+    pathlib.Path("checked.csv").write_text("scene,row,col,class\ns0,3,4,water\ns0,9,9,wood\n")
+    write_vectors()
     encoder, number = (
         MixTransformer("mit_b0", 3),
         torch.tensor(0.01),
@@ -168,8 +181,50 @@ def whole(tmp_path_factory):
     with contextlib.redirect_stdout(io.StringIO()):
         prepare_data.main(prepare_data.parse_args([*FOLDER[:-1], "data"]))
         train.main(train.parse_args([*TRAIN[:-1], "run", "--epochs", "2", "--stop-after", "1"]))
+        predict.main(predict.parse_args([*PREDICT[:-1], "maps", "images/s0.tif"]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sweep, "start_script", Pretended)
+            sweep.main(sweep.parse_args(SWEEP))
+    pathlib.Path("calls.txt").unlink()
     os.chdir(before)
     return folder
+
+
+class Pretended:
+    """pretend_train.py in place of a run of a sweep; see `processes.start_script`."""
+
+    def __init__(self, words, output, threads):
+        words = [sys.executable, ROOT / "tests" / "pretend_train.py", *words[1:]]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        with open(output, "a", encoding="utf-8") as file:
+            self.process = subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+        self.terminate = self.process.terminate
+        self.join = self.process.wait
+
+    @property
+    def exitcode(self):
+        return self.process.poll()
+
+
+def write_vectors():
+    """Write points.gpkg and, where pyogrio is installed, points.shp: a point in each scene."""
+    places = [(1003.0 + 20 * number, 1998.0) for number in range(4)]
+    rows = [("water", geopackage_bytes(*place)) for place in places]
+    geopackage("points.gpkg", points=rows)
+    with sqlite3.connect("points.gpkg") as database:  # in the scenes' own coordinates
+        database.execute("UPDATE gpkg_geometry_columns SET srs_id = -1")
+    database.close()
+    with contextlib.suppress(ImportError), warnings.catch_warnings(action="ignore"):
+        import pyogrio.raw
+
+        geometry = [struct.pack("<BIdd", 1, 1, *place) for place in places]
+        pyogrio.raw.write(
+            "points.shp",
+            np.array(geometry, object),
+            [np.array(["water"] * 4, object)],
+            ["class"],
+            geometry_type="Point",
+        )
 
 
 def write_tiff(path, pixels, **options):
@@ -370,6 +425,129 @@ def spoil_checkpoint(path, random):
     save_checkpoint(path, *(content[part] for part in ("model", "data", "train", "args")))
 
 
+def spoil_kind(path, random):
+    """Put something else in the place of a file, or nothing."""
+    path.unlink()
+    how = random.integers(5)
+    if how == 0:
+        path.mkdir()
+    elif how == 1:
+        os.mkfifo(path)
+    elif how == 2:
+        path.symlink_to("/dev/zero")
+    elif how == 3:
+        path.symlink_to(path.name)  # to itself
+
+
+def spoil_number(path, random):
+    """Replace a number in a text."""
+    text = path.read_text()
+    found = list(re.finditer(r"-?\d+(\.\d+)?", text))
+    start, end = found[random.integers(len(found))].span()
+    path.write_text(text[:start] + NUMBERS[random.integers(len(NUMBERS))] + text[end:])
+
+
+def spoil_database(path, random):
+    """Replace a value in an SQLite file, drop a table, or rename one."""
+    with sqlite3.connect(path) as database:
+        names = [name for name, in database.execute("SELECT name FROM sqlite_master")]
+        name = names[random.integers(len(names))]
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({name})")]
+        how = random.integers(4)
+        if how == 0:
+            database.execute(f"DROP TABLE {name}")
+        elif how == 1:
+            database.execute(f"ALTER TABLE {name} RENAME TO other")
+        else:
+            plain = [value for value in VALUES if not isinstance(value, (list, dict))]
+            values = [value for value in plain if value != 2**70] + [random.bytes(30), "a;b'\"c"]
+            column = columns[random.integers(len(columns))]
+            value = values[random.integers(len(values))]
+            with contextlib.suppress(sqlite3.IntegrityError):  # an id that must be a number
+                database.execute(f"UPDATE {name} SET {column} = ?", [value])
+    database.close()
+
+
+def spoil_vectors(random):
+    """Damage a file of points; returns the command that reads it."""
+    path = random.choice(sorted(pathlib.Path().glob("points.*")))
+    spoil = {
+        ".csv": spoil_text,
+        ".geojson": spoil_json,
+        ".gpkg": spoil_database,
+    }.get(path.suffix, spoil_bytes)
+    random.choice([spoil, spoil_bytes, spoil_kind], p=[0.6, 0.25, 0.15])(path, random)
+    if path.suffix not in (".csv", ".geojson", ".gpkg"):
+        path = path.with_suffix(".shp")
+    if path.suffix != ".csv" and random.random() < 0.3:
+        return ["evaluate.py", *CHECK, path]
+    return ["prepare_data.py", *POINTED, path]
+
+
+def spoil_sidecar(random):
+    """A file beside an image or a mask with something wrong; returns the command that reads it."""
+    path = pathlib.Path(
+        random.choice(
+            [
+                "masks/s0.pgw",
+                "masks/s0.wld",
+                "masks/s0.png.aux.xml",
+                "images/s0.tif.aux.xml",
+                "images/s0.tif.msk",
+                "maps/s0_classes.tif.aux.xml",
+            ]
+        )
+    )
+    spoil = spoil_number
+    if path.suffix == ".msk":
+        write_tiff(path, random.choice(np.array([0, 255], np.uint8), (20, 24)))
+        spoil = spoil_bytes
+    elif path.suffix == ".xml":
+        path.write_text(
+            "<PAMDataset><GeoTransform>1000, 0.5, 0, 2000, 0, -0.5</GeoTransform><PAMRasterBand "
+            'band="1"><NoDataValue>7</NoDataValue><Scale>1</Scale><Offset>0</Offset><CategoryNames>'
+            "<Category>water</Category><Category>wood</Category></CategoryNames></PAMRasterBand>"
+            "</PAMDataset>"
+        )
+    else:
+        path.write_text("0.5\n0\n0\n-0.5\n1000.25\n1999.75\n")
+    random.choice([spoil, spoil_bytes, spoil_kind], p=[0.6, 0.3, 0.1])(path, random)
+    if path.parts[0] == "maps":
+        return ["evaluate.py", *CHECK, "checked.csv"]
+    if path.parts[0] == "images" and random.random() < 0.5:
+        return ["predict.py", *PREDICT, "images/s0.tif"]
+    return ["prepare_data.py", *FOLDER]
+
+
+def spoil_map(random):
+    """Damage a finished map, or what is given with it; returns the command that checks it."""
+    path = pathlib.Path(
+        random.choice(["maps/s0_classes.tif", "checked.csv", "classes.csv"], p=[0.6, 0.2, 0.2])
+    )
+    if path.suffix == ".tif":
+        spoils = [spoil_bytes, spoil_picture, spoil_kind]
+        random.choice(spoils, p=[0.4, 0.55, 0.05])(path, random)
+    else:
+        random.choice([spoil_text, spoil_bytes, spoil_kind])(path, random)
+    more = ["--classes", "classes.csv"] if path.stem == "classes" or random.random() < 0.3 else []
+    (path,) = set(pathlib.Path("maps").glob("*.[tp][in][fg]")) - {
+        pathlib.Path("maps/s0_overlay.png")
+    } or {pathlib.Path("maps/s0_classes.tif")}
+    return ["evaluate.py", "--map", path, *CHECK[2:], "checked.csv", *more]
+
+
+def spoil_sweep(random):
+    """Damage a file of a finished sweep; returns the command that goes on with it."""
+    found = sorted(pathlib.Path("sweep").rglob("*"))
+    path = random.choice([path for path in found if path.is_file() and path.stat().st_size])
+    spoil = {".csv": spoil_text, ".json": spoil_json, ".lock": spoil_json}.get(
+        path.suffix, spoil_bytes
+    )
+    random.choice([spoil, spoil_bytes, spoil_kind], p=[0.6, 0.25, 0.15])(path, random)
+    more = ["--retry"] if random.random() < 0.2 else []
+    return ["sweep.py", *SWEEP, *more]
+
+
 def spoil_scenes(random):
     """Damage an image, a mask or a list; returns the command that reads it."""
     which = random.choice(
@@ -381,9 +559,8 @@ def spoil_scenes(random):
         path = sorted(path.iterdir())[random.integers(4)]
         random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
     else:
-        random.choice([spoil_bytes, spoil_json if which.endswith("json") else spoil_text])(
-            path, random
-        )
+        spoil = spoil_json if which.endswith("json") else spoil_text
+        random.choice([spoil_bytes, spoil, spoil_kind], p=[0.4, 0.4, 0.2])(path, random)
     more = ["--split-list", which] if which == "splits.csv" else []
     return (
         ["prepare_data.py", *POINTED, which]
@@ -398,7 +575,7 @@ def spoil_set(random):
     spoil = {".json": spoil_json, ".npy": spoil_array, ".csv": spoil_text}.get(
         path.suffix, spoil_bytes
     )
-    random.choice([spoil, spoil, spoil_bytes])(path, random)
+    random.choice([spoil, spoil_bytes, spoil_kind], p=[0.6, 0.3, 0.1])(path, random)
     return [
         ["train.py", *TRAIN],
         ["evaluate.py", *EVALUATE, "--split", random.choice(["train", "val", "test"])],
@@ -411,8 +588,11 @@ def spoil_run(random):
         "run", random.choice(["best.pt", "last.pt", "log.csv", "args.json"], p=[0.3, 0.3, 0.2, 0.2])
     )
     spoil = {".pt": spoil_checkpoint, ".csv": spoil_text, ".json": spoil_json}[path.suffix]
-    random.choice([spoil, spoil_bytes], p=[0.7, 0.3])(path, random)
-    if random.random() < 0.1:
+    shutil.copytree("run", "other")
+    random.choice([spoil, spoil_bytes, spoil_kind], p=[0.6, 0.3, 0.1])(path, random)
+    if random.random() < 0.2:
+        return ["evaluate.py", "--compare", "run", "other", "--data", "data", "--out", "out"]
+    if random.random() < 0.1 and path.name != "last.pt":
         shutil.copy("run/best.pt", "run/last.pt")
         path = pathlib.Path("run/last.pt")
     if path.name == "best.pt":
@@ -449,7 +629,10 @@ def spoil_weights(random):
 
 
 def spoil_predicted(random):
-    """A spoilt scene to predict; returns the command."""
+    """A spoilt scene, or list of a scene's files, to predict; returns the command."""
+    if random.random() < 0.1:
+        random.choice([spoil_text, spoil_bytes, spoil_kind])(pathlib.Path("scene.txt"), random)
+        return ["predict.py", *PREDICT, "scene.txt"]
     path = pathlib.Path("images/s0.tif")
     random.choice([spoil_bytes, spoil_picture, spoil_picture])(path, random)
     (path,) = set(pathlib.Path("images").iterdir()) - {
@@ -501,7 +684,18 @@ def spoil_arguments(random):
     ]
 
 
-SPOILERS = [spoil_scenes, spoil_set, spoil_run, spoil_predicted, spoil_arguments, spoil_weights]
+SPOILERS = [
+    spoil_scenes,
+    spoil_set,
+    spoil_run,
+    spoil_predicted,
+    spoil_arguments,
+    spoil_weights,
+    spoil_vectors,
+    spoil_sidecar,
+    spoil_map,
+    spoil_sweep,
+]
 
 
 def run_here(words):
@@ -522,6 +716,7 @@ def run_here(words):
         )  # which would be a second line, and no clear one
         patch.setattr(sys, "argv", list(words))
         patch.setattr(sys, "stderr", errors)
+        patch.setattr(processes, "start_script", Pretended)
         signal.signal(signal.SIGALRM, too_long)
         signal.alarm(SECONDS)
         resource.setrlimit(resource.RLIMIT_AS, (held + MEGABYTES * 2**20, soft[1]))
@@ -569,6 +764,8 @@ def see_that_what_is_there_is_whole(out, script, code, before):
         state = load_checkpoint(path)["model"]["state"]
         assert not [name for name, tensor in state.items() if not tensor.isfinite().all()]
     written = [pathlib.Path(path) for path, state in files().items() if before.get(path) != state]
+    if script == "evaluate.py" and code:
+        assert not written  # all files or none
     for path in written if code == 0 else []:
         if path.suffix == ".json" and out in path.parents:
             json.loads(path.read_text(), parse_constant=pytest.fail)
@@ -582,6 +779,9 @@ def test_commands__damaged_input_ends_in_success_or_one_line(whole, case, tmp_pa
     words = [str(word) for word in SPOILERS[case % len(SPOILERS)](random)]
     before = files()
     code, errors = run_here(words)
+    pathlib.Path("calls.txt").unlink(missing_ok=True)  # of pretend_train.py
+    if code == 1 and words[0] == "sweep.py":  # a run failed, which its table shows
+        code = 0
     assert code in (0, 2), f"{words}\n{code}"
     lines = [line for line in errors.splitlines() if not line.startswith("warning: ")]
     if code == 2 and not errors.startswith("usage:"):

@@ -37,7 +37,8 @@ def parser():
 
 @pytest.mark.parametrize("words, named", [
     (["--point", "3"], "did you mean --points?"), (["--zzz=1"], "--zzz: see --help"),
-    (["--points", "-1"], "--points"), (["more"], "more")])
+    (["--points", "-1"], "--points"), (["more"], "more"), (["--out", "a/" * 999], "--out"),
+    (["--out", "a" * 201], "--out")])
 def test_parser__errors_are_one_line(words, named, capsys):
     with pytest.raises(SystemExit) as end:
         parser().parse_args(words)

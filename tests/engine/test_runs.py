@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, edit, log, run, same_run, write_set
+from test_folds import corners, write_points
 
 import train
 from data import TileDataset
@@ -80,9 +81,9 @@ def killed_process(place, number, *flags):
     train.main(train.parse_args(flags))
 
 
-def run_and_kill(data, out, place, number):
+def run_and_kill(data, out, place, number, settings=RICH):
     """Train or resume in a process that is killed; whether it was before its end."""
-    flags = ["--data", data, "--out", str(out), *TINY, *RICH]
+    flags = ["--data", data, "--out", str(out), *TINY, *settings]
     if out.joinpath("last.pt").exists():
         flags.append("--resume")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
@@ -120,6 +121,26 @@ def test_save__killed_ten_times_and_resumed_equals_never_stopped(data, tmp_path,
     last = ["--resume"] if out.joinpath("last.pt").exists() else []
     run(data, out, *RICH, *last)
     same_run(tmp_path / "whole", out)
+
+
+@needs_kill
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_train_folds__killed_ten_times_and_resumed_equal_never_stopped(tmp_path, seed):
+    generator = random.Random(seed)
+    data = write_points(tmp_path / "data", {"a": corners(), "b": corners((9, 9))})
+    settings = ["--points", "0", "--epochs", "2", "--bs", "1", "--folds", "2", "--ema", "0.9"]
+    whole = run(str(data), tmp_path / "whole", *settings)
+    out = tmp_path / "parts"
+    for _ in range(10):
+        place = generator.choice(list(PLACES))
+        run_and_kill(str(data), out, place, generator.randint(1, 2 * PLACES[place][2]), settings)
+    last = ["--resume"] if out.joinpath("last.pt").exists() else []
+    run(str(data), out, *settings, *last)
+    scores = json.loads((out / "metrics.json").read_text())
+    assert {**scores, "checkpoint": whole["checkpoint"]} == json.loads(json.dumps(whole))
+    for name in ("", "fold-1", "fold-2"):
+        same_run(tmp_path / "whole" / name, out / name, ["last.pt"])
 
 
 # The folder and its lock.
@@ -314,6 +335,7 @@ def moments(train_part):
     pytest.param(lambda t: t.update(epoch=math.inf), id="endless"),
     pytest.param(lambda t: t.update(step=10**9), id="after the end"),
     pytest.param(lambda t: t.update(epoch=-1), id="before the start"),
+    pytest.param(lambda t: t.update(counts=7), id="counts of another type"),
 ])
 def test_resume__refuses_an_incomplete_state(data, paused, spoil):
     edit_checkpoint(paused / "last.pt", lambda content: spoil(content["train"]))
@@ -384,6 +406,9 @@ def test_cut_log__keeps_the_finished_epochs(tmp_path):
     assert path.read_bytes() == b"epoch\r\n1\r\n2\r\n"
     runs.cut_log(path, 0)
     assert path.read_bytes() == b""
+    path.write_text("epoch," + "x" * 200_000 + "\n1,\n")
+    with pytest.raises(ValueError, match="log.csv is damaged .*limit"):
+        runs.cut_log(path, 1)
 
 
 def test_append_row__one_header_which_stays(tmp_path):

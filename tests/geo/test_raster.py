@@ -407,6 +407,15 @@ def test_open_raster__pictures_that_would_lose_something_are_refused(tmp_path):
             open_raster(tmp_path / name)
 
 
+def test_open_raster__a_picture_too_short_for_the_pixels_it_claims_is_one_line(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(picture()).save(path)
+    size, claimed = struct.pack(">HH", 70, 90), struct.pack(">HH", 40_000, 40_000)
+    path.write_bytes(path.read_bytes().replace(size, claimed, 1))
+    with pytest.raises(ValueError, match="a.jpg.*cut short.*40000 x 40000 px"):
+        open_raster(path)
+
+
 def test_open_raster__a_large_file_that_is_no_image_is_not_read(tmp_path):
     with open(tmp_path / "a.png", "wb") as file:
         file.write(b"PK" + bytes(100))
@@ -442,6 +451,12 @@ def test_open_raster__an_image_of_no_bands_is_one_line(tmp_path):
         open_raster(tmp_path / "a.tif")
 
 
+def test_open_raster__complex_numbers_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((3, 4), np.complex64))
+    with pytest.raises(ValueError, match="a.tif.*complex64"):
+        open_raster(tmp_path / "a.tif")
+
+
 def test_open_raster__more_height_than_pieces_is_one_line(tmp_path):
     write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", compression="zlib",
                rowsperstrip=8)
@@ -450,13 +465,19 @@ def test_open_raster__more_height_than_pieces_is_one_line(tmp_path):
         open_raster(tmp_path / "a.tif")
 
 
-def test_read__an_uncompressed_tile_cut_short_is_one_line(tmp_path):
-    write_tiff(tmp_path / "a.tif", picture(bands=1), tile=(32, 32))
-    overwrite_tag(tmp_path / "a.tif", "TileByteCounts", [1024] * 4 + [1000] + [1024] * 4)
-    with open_raster(tmp_path / "a.tif") as scene:
-        assert scene.read(0, 0, 32, 90).any()
-        with pytest.raises(ValueError, match="^[^\n]*a.tif[^\n]*$"):
-            scene.read(40, 40, 2, 2)
+@pytest.mark.parametrize("options, tags, reason", [
+    ({}, {"ImageLength": 10**6, "RowsPerStrip": 10**6}, "270000000 bytes|cut short"),
+    ({"compression": "zlib"}, {"ImageLength": 10**6, "RowsPerStrip": 10**6}, "piece 0"),
+    ({"compression": "packbits", "rowsperstrip": 30}, {"ImageWidth": 10**6}, "piece 0"),
+    ({"tile": (32, 32)}, {"TileByteCounts": [3072] * 4 + [3000] + [3072] * 4}, "piece 4")])
+def test_open_raster__pieces_too_short_for_the_pixels_they_claim_are_one_line(
+        tmp_path, options, tags, reason):
+    write_tiff(tmp_path / "a.tif", picture(), photometric="rgb", **options)
+    assert_reads(tmp_path / "a.tif", picture())
+    for tag, value in tags.items():
+        overwrite_tag(tmp_path / "a.tif", tag, value)
+    with pytest.raises(ValueError, match=f"^[^\n]*a.tif[^\n]*({reason})[^\n]*$"):
+        open_raster(tmp_path / "a.tif")
 
 
 def test_open_raster__missing_empty_and_foreign_files_are_one_line(tmp_path):

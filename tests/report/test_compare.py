@@ -1,5 +1,6 @@
 """Runs are scored on the same blocks: intervals of their differences, and when there are none."""
 
+import errno
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from engine.checkpoint import save_checkpoint
+from report import compare
 from report.compare import (
     common_data, compared_curves, paired_intervals, run_checkpoint, run_rows, write_comparison)
 from report.stats import EvalStats
@@ -107,6 +109,18 @@ def test_write_comparison__prints_intervals_or_why_there_are_none(tmp_path, caps
     assert names == ["comparison.csv", "comparison.png"]
     lines = (tmp_path / "out" / "comparison.csv").read_text().splitlines()
     assert lines[2].startswith("b,0.8,")
+
+
+def test_write_comparison__writes_both_files_or_none(tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compare, "save_png", full_disk)
+    stats = [stats_of(block_counts([8], [1]))] * 2
+    with pytest.raises(OSError, match="out could not be written .*free some space"):
+        write_comparison(tmp_path / "out", ["a", "b"], [tmp_path / "best.pt"] * 2, stats, [1, 2],
+                         ["x", "y"])
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_compared_curves__of_runs_with_and_without_a_log(tmp_path):

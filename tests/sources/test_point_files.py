@@ -1,12 +1,15 @@
 """Files of labels: which columns count, which classes they name, which scenes they mean."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_vectors import geojson, point
 
 from geo.crs import WGS84
+from geo.maps import write_points
+from report.tables import read_rows, write_rows
 from sources.labels import land_classes
 from sources.points import name_scenes, read_points
 from sources.raw import Scene
@@ -46,6 +49,19 @@ def test_read_points__positions_in_pixels(tmp_path, header, row):
     points = read_points(table(tmp_path, f"{header}\n{row}\n"), CLASSES)
     assert points.positions.tolist() == [[6, 5]] and not points.on_map
     assert points.scenes.tolist() == ["s"]
+
+
+def test_read_points__names_that_spreadsheets_would_compute_come_back(tmp_path):
+    raster = SimpleNamespace(height=9, width=9, georeference=None, path=Path("-s.tif"))
+    names = ["=1+1", "+wood", "-1"]
+    write_points(tmp_path / "p.csv", ([1, 2, 3], [4, 5, 6], [0, 1, 2]), raster, names, (9, 9))
+    rows = read_rows(tmp_path / "p.csv")
+    assert [row["scene"] for row in rows] == ["'-s"] * 3
+    for row in rows:  # as the person does who agrees with the network
+        row["class"] = row.pop("predicted")
+    write_rows(tmp_path / "p.csv", rows)
+    points = read_points(tmp_path / "p.csv", land_classes([(k, names[k], None) for k in range(3)]))
+    assert points.indices.tolist() == [0, 1, 2] and points.scenes.tolist() == ["-s"] * 3
 
 
 @pytest.mark.parametrize("text, message", [

@@ -30,6 +30,13 @@ def test_cut__each_pixel_counts_once_in_tiles_of_real_ground(height, width, over
     assert len(tiles) == len(cut(tiles[0]._replace(height=height, width=width), 8, overlap, True))
 
 
+def test_cut__refuses_more_tiles_than_memory_holds():
+    with pytest.raises(ValueError, match="10,000,000,000 tiles.*--tile"):
+        cut(Region("train", 0, 0, 0, 10**6, 10**6), 10, 0)
+    with pytest.raises(ValueError, match="--overlap"):
+        cut(Region("train", 0, 0, 0, 5000, 5000), 256, 255)
+
+
 @pytest.mark.parametrize("sides, overlap, tile", [
     ([(600, 420), (600, 256)], 0, 256), ([(600, 420), (600, 100)], 0, 96), ([(20, 900)], 0, 64),
     ([(5000, 5000), (60, 60)], 0, 256), ([(60, 60)], 8, 256)])
@@ -188,6 +195,6 @@ def test_listed_tiles__a_list_may_start_with_a_byte_order_mark_but_must_be_text(
     source = RawDataset(land_classes([(0, "a", None)]), [Scene("s", None, None, "s")])
     (tmp_path / "val.txt").write_text("s_0\n", encoding="utf-8-sig")
     assert len(listed_tiles(source, [(9, 9)], [tmp_path / "val.txt"])) == 1
-    (tmp_path / "val.txt").write_bytes("s_0\n".encode("utf-16"))
-    with pytest.raises(ValueError, match="val.txt is no text in UTF-8: save it as such"):
+    (tmp_path / "val.txt").write_bytes(b"s_0\n\0\xff")
+    with pytest.raises(ValueError, match="val.txt is not a text"):
         listed_tiles(source, [(9, 9)], [tmp_path / "val.txt"])

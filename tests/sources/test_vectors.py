@@ -1,13 +1,14 @@
 """GeoJSON, GeoPackage and other vector files: features, layers and coordinate systems."""
 
 import json
+import os
 import sqlite3
 import struct
 import sys
 
 import numpy as np
 import pytest
-from helpers import reference
+from helpers import geopackage, geopackage_bytes, reference
 
 from geo.crs import WGS84
 from sources.geometry import POINT
@@ -86,34 +87,6 @@ def test_read_geojson__refuses_a_crs_that_is_not_understood(tmp_path):
             read_vectors(geojson(tmp_path / "p.json", point(1, 2), crs=crs))
 
 
-def geopackage_bytes(x, y, order="<", envelope=0, is_empty=False):
-    """A point as GeoPackage stores it: header, envelope, WKB."""
-    flags = (order == "<") | envelope << 1 | is_empty << 4
-    header = b"GP" + struct.pack(f"{order}BBi", 0, flags, 32632)
-    header += bytes((0, 32, 48, 48, 64)[envelope])
-    return header + struct.pack(f"{order}BIdd", order == "<", 1, x, y)
-
-
-def geopackage(path, **layers):
-    """Write layers of (class, bytes) rows in EPSG:32632."""
-    database = sqlite3.connect(path)
-    database.executescript(
-        "PRAGMA synchronous = OFF;"
-        "CREATE TABLE gpkg_geometry_columns (table_name, column_name, srs_id);"
-        "CREATE TABLE gpkg_spatial_ref_sys (srs_id, organization, organization_coordsys_id,"
-        " definition);"
-        "INSERT INTO gpkg_spatial_ref_sys VALUES (7, 'EPSG', 32632, ''), (-1, 'NONE', -1, ''),"
-        " (8, 'own', 8, 'ENGCRS[\"local\"]');")
-    for name, rows in layers.items():
-        database.execute(f'CREATE TABLE "{name}" (fid INTEGER PRIMARY KEY, geom, class)')
-        database.execute("INSERT INTO gpkg_geometry_columns VALUES (?, 'geom', 7)", [name])
-        database.executemany(f'INSERT INTO "{name}" (geom, class) VALUES (?, ?)',
-                             [(content, label) for label, content in rows])
-    database.commit()
-    database.close()
-    return path
-
-
 def test_read_geopackage__any_header(tmp_path):
     rows = [("a", geopackage_bytes(1, 2, order, envelope))
             for order in "<>" for envelope in range(5)]
@@ -169,6 +142,14 @@ def test_read_geopackage__refuses_another_file(tmp_path):
     with pytest.raises(ValueError, match="p.gpkg is not a GeoPackage"):
         read_vectors(tmp_path / "p.gpkg")
     assert [path.name for path in tmp_path.iterdir()] == ["p.gpkg"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="its devices are no files")
+def test_read_vectors__files_beside_it_are_no_pipes_either(tmp_path):
+    (tmp_path / "p.shp").touch()
+    (tmp_path / "p.dbf").symlink_to(os.devnull)
+    with pytest.raises(ValueError, match="p.dbf is no regular file"):
+        read_vectors(tmp_path / "p.shp")
 
 
 def test_read_vectors__others_need_pyogrio(tmp_path, monkeypatch):
