@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from clicked_scenes import APART, EACH, draw_clicks, write_clicks, write_polygons
-from clicks import holds, summary
+from clicks import all_runs, holds, report_lines, summary
+from experiments import RESULTS, read_rows
 
 from geo.crs import WGS84, convert
 from geo.georeference import from_affine
@@ -69,3 +70,9 @@ def test_summary__counts_what_is_above_admitted_and_held():
     assert "1 of 2" in lines[0] and "1 of the other 1" in lines[0]
     assert [line.split(": ")[1] for line in lines[1:]] == ["2 of 2.", "1 of 2.", "at most 2.0."]
     assert holds("null", "0.5") == ""
+
+
+def test_report_lines__are_the_committed_report():
+    assert set(read_rows(RESULTS / "clicks.csv")) <= set(all_runs())
+    committed = (RESULTS / "clicks.md").read_text(encoding="utf-8")
+    assert "\n".join(report_lines()) + "\n" == committed
