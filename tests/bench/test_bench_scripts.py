@@ -24,7 +24,8 @@ EXPERIMENTS = {
     "tune": [tune.experiment(data, k, setting, fold) for data in tune.FOLDS for k in (1, 20, 0)
              for setting in tune.SETTINGS for fold in tune.FOLDS[data]],
     "pretrained": [one for data in pretrained.EPOCHS
-                   for one in pretrained.experiments_of(data).values()],
+                   for one in [*pretrained.experiments_of(data).values(),
+                               *pretrained.techniques_of(data).values()]],
 }
 
 

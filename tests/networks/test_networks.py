@@ -114,7 +114,7 @@ def test_load_model__rebuilds_from_the_checkpoint_alone(name, tmp_path):
     model(torch.rand(2, 3, 33, 47))  # moves the batch-norm statistics
     saved = {"name": name, "kwargs": kwargs, "state": model.state_dict()}
     meta = {"classes": ["a", "b", "c", "d"], "colours": [[0, 0, 0]] * 4, "ignore": 255,
-            "mean": [0.0] * 3, "std": [1.0] * 3, "bands": 3, "rgb": [0]}
+            "mean": [0.0] * 3, "std": [1.0] * 3, "bands": 3, "dtype": "uint8", "rgb": [0]}
     save_checkpoint(tmp_path / "best.pt", saved, meta, {}, {})
     loaded, _ = load_model(tmp_path / "best.pt")
     x = torch.rand(1, 3, 33, 47).to(memory_format=torch.channels_last)
