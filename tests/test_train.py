@@ -66,10 +66,9 @@ def test_main__leaves_the_files_of_a_run(data, tmp_path, capsys):
 
 
 RESUMED = {
-    "plain": [],
-    "plateau": ["--schedule", "plateau"],
     "ema, bfloat16": ["--ema", "0.9", "--amp", "bf16"],
-    "superpixels": ["--superpixels", "4", "--class-weights", "sqrt"],
+    "plateau, superpixels": ["--schedule", "plateau", "--superpixels", "4", "--class-weights",
+                             "sqrt"],
     "teacher": ["--ema", "0.9", "--teacher", "0.3"],
     "augmentation": ["--rotate", "10", "--zoom", "1.2", "--crop", "8", "--jitter", "0.3"],
     "sgd": ["--optimizer", "sgd", "--loss", "focal+jaccard", "--accumulate", "2"],

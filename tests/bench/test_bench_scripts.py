@@ -74,6 +74,7 @@ def test_set_table__pairs_draws_and_measures_from_the_floor():
     assert p_values == [pytest.approx(0.0202, abs=1e-4)]
 
 
+@pytest.mark.slow
 def test_pixel_classifier__learns_colour(tmp_path):
     write_set(tmp_path / "set", count=4, side=16, classes=2)
     for split in ("train", "test"):
