@@ -635,6 +635,8 @@ def first_failure(mutation):
         os.chdir(folder)
         failures = Failures()
         files = [f"tests/{test}" for test in tests.split()]
+        if all("::" in test for test in files):  # tests that are named are run, if slow as well
+            files.append("--slow")
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files], plugins=[failures])
         os.chdir(TESTS)

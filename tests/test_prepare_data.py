@@ -559,6 +559,7 @@ def test_main__an_empty_working_folder_is_taken(tmp_path, monkeypatch):
     assert read(tmp_path / "here")[0]["name"] == "here"
 
 
+@pytest.mark.slow
 def test_make_demo__is_the_same_for_the_same_seed(tmp_path, monkeypatch):
     monkeypatch.setattr("sources.demo.SITES", 1)
     prepared = []

@@ -70,8 +70,8 @@ RESUMED = {
     "plateau, superpixels": ["--schedule", "plateau", "--superpixels", "4", "--class-weights",
                              "sqrt"],
     "teacher": ["--ema", "0.9", "--teacher", "0.3"],
-    "augmentation": ["--rotate", "10", "--zoom", "1.2", "--crop", "8", "--jitter", "0.3"],
-    "sgd": ["--optimizer", "sgd", "--loss", "focal+jaccard", "--accumulate", "2"],
+    "augmentation, sgd": ["--rotate", "10", "--zoom", "1.2", "--crop", "8", "--jitter", "0.3",
+                          "--optimizer", "sgd", "--loss", "focal+jaccard", "--accumulate", "2"],
 }
 
 

@@ -101,6 +101,7 @@ def largest_difference(one, other):
     return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_data_parallel__two_processes_equal_one(tmp_path, monkeypatch):
     """Also if one of them has no label at all; batch-norm statistics are the mean of both."""
     write_set(tmp_path / "data", count=5, side=16)
