@@ -98,7 +98,8 @@ def main(args):
     for line in [*classes_without_labels(meta), *warn_of_shared_ground(meta["shared_ground"])]:
         print(f"warning: {line}", file=sys.stderr)
     print(f"written to {out}; look at {out / 'preview.png'} before you train")
-    print(f"next: python train.py --data {shlex.quote(str(args.out))}")
+    folds = "" if meta["tiles"]["val"] or meta["tiles"]["test"] else " --folds 5"  # to have scores
+    print(f"next: python train.py --data {shlex.quote(str(args.out))}{folds}")
 
 
 def make_demo(out, seed=0):

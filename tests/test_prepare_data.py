@@ -546,6 +546,7 @@ def test_main__one_scene_needs_no_flags(tmp_path, capsys, how, monkeypatch):
         assert meta["tile"] == 64 and meta["shared_ground"] == {"val": 0, "test": 0}
     assert f"tiles of {meta['tile']} px, because" in printed
     assert "names them: water, wood (--classes)" in printed
+    assert printed.rstrip().endswith("--folds 5") == (how == "none")
 
 
 def test_main__an_empty_working_folder_is_taken(tmp_path, monkeypatch):
