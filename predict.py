@@ -219,15 +219,14 @@ class WindowPredictor:
         margin = discarded_margin(row, col, self.args.margin)
         if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
             margin = max(margin - UNCERTAINTY_WINDOW // 2, 0)
-        classes, probabilities = self.predict(image, missing, margin)
-        # `all` over an axis as short as the bands is slow, and most windows miss nothing.
-        missing = missing.all(axis=2) if missing.any() else missing[:, :, 0]
-        if not self.by_band:
-            missing = missing | ~np.isfinite(image).all(axis=2)
         in_window = valid_slices(row, col)
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])
-        self.keep(block, col, missing[in_window], in_prediction, classes, probabilities)
+        inputs = self.network_input(image, missing)
+        missing = self.without_data(image, missing)[in_window].copy()
+        del image  # the network needs the memory
+        classes, probabilities = self.predict(inputs, margin)
+        self.keep(block, col, missing, in_prediction, classes, probabilities)
         return (row.keep_to - row.keep_from) * (col.keep_to - col.keep_from)
 
     def read(self, row, col):
@@ -235,14 +234,26 @@ class WindowPredictor:
         with self.reading:  # a raster serves one thread at a time
             return self.raster.read_masked(row.origin, col.origin, row.size, col.size)
 
-    def predict(self, image, missing, margin):
-        """Classes and probabilities of a window without its margin, as `predict_window`."""
+    def network_input(self, image, missing):
+        """The (1, C, h, w) float32 input of the network for a window as from `read`."""
         inputs = torch.from_numpy(image)[None].to(self.device)  # (1, h, w, C)
         inputs = normalise(inputs, self.meta["mean"], self.meta["std"])
         if missing.any():  # such values are the band's mean, as in training
             if not self.by_band:
                 missing = missing.all(axis=2, keepdims=True)
             inputs.masked_fill_(torch.from_numpy(missing).to(self.device).permute(2, 0, 1), 0)
+        return inputs
+
+    def without_data(self, image, missing):
+        """(h, w) bool: the pixels without data in a window as from `read`."""
+        # `all` over an axis as short as the bands is slow, and most windows miss nothing.
+        pixels = missing.all(axis=2) if missing.any() else missing[:, :, 0]
+        if not self.by_band:
+            pixels = pixels | ~np.isfinite(image).all(axis=2)
+        return pixels
+
+    def predict(self, inputs, margin):
+        """Classes and probabilities of a window without its margin, as `predict_window`."""
         wanted = self.args.probabilities or self.args.polygons or self.args.suggest
         with autocast(self.device, self.amp):
             return predict_window(self.model, inputs, margin, self.args.tta, wanted)
