@@ -227,7 +227,7 @@ def report_run(run, args, device):
                               run.checkpoint, {"tta": args.tta, **extra, **worth})
         paths = [path, *write_files(out, run, split, tables, device)]
     next_step = f"next: python predict.py --checkpoint {run.checkpoint} SCENE.tif --out maps"
-    print(*(out.parent / path.name for path in paths), admission or next_step, sep="\n")
+    print(*(out.parent / path.name for path in paths), next_step, *admission, sep="\n")
     return scores
 
 

@@ -52,7 +52,7 @@ def write_report(run, args, meta, split, tiles, matrix, floors, picture):
               f"the {matrix.labelled_pixels():,} labelled px that it held out")
         return scores
     print(f"{split}{'' if args.folds else ' split'}, {checkpoint}:\n{text}")
-    print(*paths, folder / "metrics.json", admission or next_command(args), sep="\n")
+    print(*paths, folder / "metrics.json", next_command(args), *admission, sep="\n")
     return scores
 
 

@@ -21,8 +21,8 @@ def score_report(matrix, meta, tiles, floors):
         tiles: data.TileDataset that was scored, with the labels that score it.
         floors: from `floor_scores` or `folds.pooled_scores`.
     Returns:
-        text; dict of more for metrics.json; and a line that admits that the network is not above
-        its floors, or None.
+        text; dict of more for metrics.json; and a list, empty or of one line that admits that the
+        network is not above its floors, or is not shown to be.
     """
     names = meta["classes"]
     observations = independent_observations(tiles)
@@ -41,7 +41,7 @@ def score_report(matrix, meta, tiles, floors):
         extra["floors"] = {name: {"miou": plain(floor.miou()), "confusion": floor.counts.tolist(),
                                   "pixel_accuracy": plain(floor.pixel_accuracy())}
                            for name, floor in floors.items()}
-    return "\n".join(lines), extra, admission(matrix, floors)
+    return "\n".join(lines), extra, admission(matrix, floors, extra.get("intervals"))
 
 
 def training_tiles(trained):
@@ -78,13 +78,25 @@ def floor_scores(given, meta, tiles):
             "pixel classifier": PixelClassifier(given, meta).score(tiles)}
 
 
-def admission(matrix, floors):
-    """One line that says that a network is not above its best floor in mean IoU, or None."""
-    for name, floor in sorted(floors.items(), key=lambda item: -item[1].miou()):
-        if not matrix.miou() > floor.miou():
-            what = {"majority map": "the map that is one class everywhere",
-                    "pixel classifier": f"a pixel classifier ({2 * RADIUS + 1} px, trained in "
-                    "seconds on the same labels)"}[name]
-            return (f"this network is not above {what}: mean IoU {matrix.miou():.3f} against "
-                    f"{floor.miou():.3f}; train longer (--epochs), or label more")
-        return None
+def admission(matrix, floors, intervals=None):
+    """The line that admits that a network is not above its best floor in mean IoU, in a list.
+
+    Args:
+        matrix, floors: as in `score_report`.
+        intervals: of the network's scores, where labels are few; a floor inside is no lower.
+    Returns:
+        list of one str; empty where the network is above, or there is no floor.
+    """
+    if not floors:
+        return []
+    name, floor = max(floors.items(), key=lambda item: item[1].miou())
+    what = {"majority map": "the map that is one class everywhere",
+            "pixel classifier": f"a pixel classifier ({2 * RADIUS + 1} px, trained in seconds on "
+            "the same labels)"}[name]
+    against = f"{what}: mean IoU {matrix.miou():.3f} against {floor.miou():.3f}"
+    if not matrix.miou() > floor.miou():
+        return [f"this network is not above {against}; train longer (--epochs), or label more"]
+    if intervals and not intervals["miou"][0] > floor.miou():
+        return [f"{matrix.labelled_pixels():,} labelled px are too few to show that this network is "
+                f"above {against}; label more (train.py --folds 5 scores every label)"]
+    return []

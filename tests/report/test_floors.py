@@ -24,7 +24,7 @@ def test_score_report__of_a_point_set_has_intervals_floors_and_an_admission(tmp_
     assert "no labelled pixel, so not tested: c2" in text
     assert extra["floors"].keys() == {"majority map", "pixel classifier"}
     assert len(extra["intervals"]["classes"]) == 3
-    assert "not above" in line
+    assert "not above" in line[0]
 
 
 def test_floor_scores__majority_is_of_the_training_labels(tmp_path):
@@ -47,9 +47,16 @@ def test_admission__names_the_best_floor_or_nothing():
     good, fair, poor = matrix_of([[9, 1], [1, 9]]), matrix_of([[8, 2], [2, 8]]), matrix_of(
         [[9, 0], [9, 0]])
     floors = {"majority map": poor, "pixel classifier": fair}
-    assert admission(good, floors) is None
-    assert admission(good, {}) is None
-    line = admission(poor, floors)
-    assert "pixel classifier" in line
+    assert admission(good, floors) == []
+    assert admission(good, {}) == []
+    line, = admission(poor, floors)
+    assert "not above a pixel classifier" in line
     assert "\n" not in line
-    assert "one class everywhere" in admission(poor, {"majority map": poor})
+    assert "one class everywhere" in admission(poor, {"majority map": poor})[0]
+
+
+def test_admission__a_floor_inside_the_interval_is_not_shown_to_be_lower():
+    network, floor = matrix_of([[9, 1], [1, 9]]), matrix_of([[8, 2], [2, 8]])
+    assert admission(network, {"pixel classifier": floor}, {"miou": (0.7, 0.9)}) == []
+    line, = admission(network, {"pixel classifier": floor}, {"miou": (0.6, 0.9)})
+    assert line.startswith("20 labelled px are too few")
