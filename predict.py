@@ -58,8 +58,9 @@ def parse_args(argv=None):
               "border; in m2, or in pixels as 20px; 0 keeps all")
     flag("--simplify", type=number(float, 0), default=0,
          help="how far a border may move to lose corners, px; 1 straightens steps, 0 keeps them")
-    flag("--suggest", type=number(int, 0), default=0, metavar="N",
-         help="also write the N pixels of each scene to label next; 0 is none")
+    flag("--suggest", type=number(int, 0, 10_000), default=0, metavar="N",
+         help="also write N pixels of each scene to label next, drawn at random and 16 px "
+         "apart, because nothing that was tried is better; 0 is none")
     flag = parser.add_argument_group("how").add_argument
     flag("--window", type=int, help="largest side of a window, margins included, px; not given: "
          "1024, or four margins if that is more")
@@ -96,7 +97,6 @@ from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.match import open_as_trained, warn_of_scale
 from sources.scenes import at_scale, open_scene
-from weak.suggest import UNCERTAINTY_WINDOW, margin_uncertainty
 
 
 def main(args):
@@ -210,15 +210,12 @@ class WindowPredictor:
         shown_rows = range(-row.keep_from % stride, height, stride)
         shown_cols = range(0, width, stride)
         rgb = np.empty((len(shown_rows), len(shown_cols), 3), dtype=np.uint8)
-        uncertainty = np.empty((height, width), dtype=np.float32) if self.args.suggest else None
-        return RowBlock(bands, rgb, uncertainty)
+        return RowBlock(bands, rgb)
 
     def process(self, block, row, col):
         """Predict a window and write what is kept of it into a RowBlock; returns its pixels."""
         image, missing = self.read(row, col)
         margin = discarded_margin(row, col, self.args.margin)
-        if self.args.suggest:  # uncertainty is averaged over a square, which reaches beyond
-            margin = max(margin - UNCERTAINTY_WINDOW // 2, 0)
         in_window = valid_slices(row, col)
         in_prediction = valid_slices(row, col, margin)
         self.keep_image(block, row, col, image[in_window])
@@ -254,7 +251,7 @@ class WindowPredictor:
 
     def predict(self, inputs, margin):
         """Classes and probabilities of a window without its margin, as `predict_window`."""
-        wanted = self.args.probabilities or self.args.polygons or self.args.suggest
+        wanted = self.args.probabilities or self.args.polygons
         with autocast(self.device, self.amp):
             return predict_window(self.model, inputs, margin, self.args.tta, wanted)
 
@@ -277,9 +274,6 @@ class WindowPredictor:
             block.bands[:, cols, 1] = levels[:num_classes].max(axis=0)
         if self.args.probabilities:
             block.bands[:, cols, 2:] = np.moveaxis(levels, 0, 2)
-        if self.args.suggest:
-            uncertainty = margin_uncertainty(probabilities[:, :num_classes])[0].cpu()[inside]
-            block.uncertainty[:, cols] = np.where(missing, -np.inf, uncertainty)
 
     def keep_image(self, block, row, col, image):
         """Write the pixels that the overview shows of the part kept (h, w, C) of a window."""

@@ -56,6 +56,7 @@ TECHNIQUES = {  # flags for the pretrained network, beside those of its recipe
     "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
     "teacher": "--teacher 0.7 --ema 0.98",
     "twice the epochs": None}  # see `experiment`
+CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
 JUDGED = {"dubai": (1, 5), "dunes-a": (1, 5), "roads": (1, 5)}  # points per tile
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
@@ -82,6 +83,11 @@ mean IoU with every label. "Distance covered" is the share of the way from the f
 floor is the better of the pixel classifier on the same points and the commonest class everywhere.
 Differences are in points of mean IoU to the plain U-Net, paired by draw, with a 95 % t interval and
 the p value of a paired t test. Intervals of few draws are wide: read the draws too.
+
+Choices of points begin with one random point per tile, and add four. Suggested: drawn where the
+network from the first points was unsure, 16 px apart. Spaced: at random, 16 px apart. Balanced: at
+random, each of a class drawn among those that the tile holds. Their rows are in suggest.csv, made
+by `bench/suggest.py` at their commits. They are compared with five random points.
 """
 
 
@@ -275,6 +281,23 @@ def technique_table(data, rows):
     return table
 
 
+def choice_table(data, rows):
+    """The table of the ways to choose five points per tile of a set, a list of dict."""
+    table = []
+    for way in CHOSEN:
+        runs = numbered(f"{data}-{way}", word="draw")
+        there = [rows[run] for run in runs if run in rows]
+        if there:
+            gains = paired_gains(runs, experiment(data, 5, PRETRAINED).runs, rows)
+            table.append({
+                "points": way,
+                "mean IoU": mean_and_spread(scores_of(runs, rows)),
+                "difference to random": difference(gains),
+                "by draw": listed(gains),
+                "IoU by class": mean_class_iou(there)})
+    return table
+
+
 def report_lines():
     """The lines of pretrained.md."""
     rows = all_rows()
@@ -286,6 +309,9 @@ def report_lines():
         table = technique_table(data, rows)
         if table:
             lines += [f"Techniques on the pretrained network, {data}:", "", *markdown(table), ""]
+        table = choice_table(data, rows)
+        if table:
+            lines += [f"Choices of five points per tile, {data}:", "", *markdown(table), ""]
     return lines
 
 

@@ -19,7 +19,7 @@ from geo.polygons import map_polygons
 from geo.raster import open_raster, write_geotiff
 from report.figures import save_png
 from report.overviews import map_overview, points_overview
-from weak.suggest import Candidates
+from weak.suggest import RandomPoints
 
 OVERVIEW_SIDE = 2000  # px, the longer side of an overview at most
 NO_DATA = 255  # in class maps; 0 in probabilities, because the best class of a pixel has more
@@ -28,8 +28,7 @@ ROWS = 512  # px, read at a time when a file is split into three
 # bands: (h, W, N) uint8: the class; if asked for, its probability and those of K classes, 0..255,
 #     and the mutual information of an ensemble's members.
 # rgb: (h', W', 3) uint8, the pixels of these rows that the overview shows.
-# uncertainty: (h, W) as from weak.suggest, or None.
-RowBlock = collections.namedtuple("RowBlock", "bands rgb uncertainty")
+RowBlock = collections.namedtuple("RowBlock", "bands rgb")
 
 # min_pixels: polygons of fewer join a neighbour; simplify: px, as in polygons.map_polygons.
 PolygonSettings = collections.namedtuple("PolygonSettings", "min_pixels simplify")
@@ -150,7 +149,7 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         picture = map_overview(summary.rgb, summary.classes, meta, summary.counts, raster.path.name)
         save_png(picture, f"{stem}_overlay.png")
         if suggest:
-            points = summary.candidates.choose(suggest)
+            points = summary.points.choose()
             file_size = file_size or (raster.height, raster.width)
             write_points(f"{stem}_points.csv", points, raster, meta["classes"], file_size)
             rows, cols, classes = points
@@ -201,13 +200,13 @@ class Summary:
     Attributes:
         counts: (256,) pixels per class, and of NO_DATA.
         rgb, classes: the overview's (h, w, 3) and (h, w) uint8.
-        candidates: suggest.Candidates, or None.
+        points: suggest.RandomPoints, or None.
     """
 
     def __init__(self, raster, suggest=0):
         self.stride = overview_stride(raster.height, raster.width)
         self.counts = np.zeros(256, dtype=np.int64)
-        self.candidates = Candidates(raster.height, raster.width) if suggest else None
+        self.points = RandomPoints(raster.height, raster.width, suggest) if suggest else None
         self.height = 0  # px, rows added so far
         self.parts = []  # (rgb, classes) of the overview, per row block
 
@@ -217,8 +216,8 @@ class Summary:
         self.counts += np.bincount(classes.reshape(-1), minlength=256)
         shown = classes[-self.height % self.stride::self.stride, ::self.stride]
         self.parts.append((block.rgb, shown.copy()))  # a view would keep the whole block in memory
-        if self.candidates is not None:
-            self.candidates.add(self.height, block.uncertainty, classes)
+        if self.points is not None:
+            self.points.add(self.height, classes)
         self.height += len(classes)
 
     @property

@@ -13,7 +13,6 @@ import pixel_classifier
 import points
 import pretrained
 import pytest
-import suggest
 import torch
 import tune
 from experiments import RESULTS, read_csv, read_rows
@@ -27,7 +26,6 @@ EXPERIMENTS = {
     "pretrained": [one for data in pretrained.EPOCHS
                    for one in [*pretrained.experiments_of(data).values(),
                                *pretrained.techniques_of(data).values()]],
-    "suggest": [suggest.experiment_of(data, way) for data in suggest.SETS for way in suggest.WAYS],
 }
 
 

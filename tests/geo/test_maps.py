@@ -46,11 +46,7 @@ def predicted(probabilities=False):
     bands[..., 0] = random.integers(0, 3, (30, 40))
     bands[0, 0] = 0
     bands[0, 0, 0] = 255
-    uncertainty = np.zeros((30, 40))
-    uncertainty[0, 0] = -np.inf
-    uncertainty[10, 20] = 1
-    uncertainty[25, 5] = 0.1  # all others are drawn a hundred thousand times more rarely
-    return RowBlock(bands, np.full((30, 40, 3), 90, np.uint8), uncertainty)
+    return RowBlock(bands, np.full((30, 40, 3), 90, np.uint8))
 
 
 def split(block, *cuts):
@@ -114,11 +110,11 @@ def test_write_points__can_be_read_by_prepare_data_once_classes_are_given(tmp_pa
     block = predicted()
     write_maps(split(block, 13), scene, META, tmp_path, suggest=2)
     first, second = read_rows(tmp_path / "scene_points.csv")
-    assert (first["scene"], first["row"], first["col"]) == ("scene", "10", "20")
-    assert first["class"] == ""
-    assert float(first["x"]) == 500000 + 20.5 * 2
-    assert float(first["y"]) == 4600000 - 10.5 * 2
-    assert first["predicted"] == META["classes"][block.bands[10, 20, 0]]
+    row, col = int(first["row"]), int(first["col"])
+    assert (first["number"], first["scene"], first["class"]) == ("1", "scene", "")
+    assert float(first["x"]) == 500000 + (col + 0.5) * 2
+    assert float(first["y"]) == 4600000 - (row + 0.5) * 2
+    assert first["predicted"] == META["classes"][block.bands[row, col, 0]]
     classes = land_classes([(10, "water", None), (30, "sand", None)])
     with pytest.raises(ValueError, match="scene_points.csv.*line 2"):
         read_points(tmp_path / "scene_points.csv", classes)
@@ -129,17 +125,19 @@ def test_write_points__can_be_read_by_prepare_data_once_classes_are_given(tmp_pa
     points = read_points(tmp_path / "labelled.csv", classes)
     rows, cols = scene.georeference.to_pixel(*points.positions.T)
     assert points.on_map and points.indices.tolist() == [1, 1]
-    assert (int(rows[0]), int(cols[0])) == (10, 20)
+    assert (int(rows[0]), int(cols[0])) == (row, col)
 
 
 def test_write_points__without_a_map_are_pixels_of_the_file(tmp_path):
     with open_raster(write_photo(tmp_path / "photo.png", 60, 80)) as raster:
         raster.height = 30  # as predict.py has it at scale 0.5
         raster.width = 40
-        write_maps([predicted()], raster, META, tmp_path, suggest=1, file_size=(60, 80))
-    point, = read_rows(tmp_path / "photo_points.csv")
-    assert list(point) == ["number", "scene", "row", "col", "predicted", "class"]
-    assert (point["scene"], point["row"], point["col"]) == ("photo", "21", "41")
+        write_maps([predicted()], raster, META, tmp_path, suggest=4, file_size=(60, 80))
+    points = read_rows(tmp_path / "photo_points.csv")
+    assert list(points[0]) == ["number", "scene", "row", "col", "predicted", "class"]
+    places = [(int(point["row"]), int(point["col"])) for point in points]
+    assert all(row % 2 and col % 2 for row, col in places)  # below and right of the centre
+    assert max(row for row, _ in places) > 30 and max(col for _, col in places) > 40
 
 
 def test_write_points__last_row_of_a_scene_of_odd_size_lies_in_the_file(tmp_path):
@@ -261,7 +259,7 @@ def test_write_rasters__memory_holds_a_few_row_blocks(tmp_path, monkeypatch):
         raster.width = 8192
         stride = maps.overview_stride(4096, 8192)
         rgb = np.zeros((256 // stride, 8192 // stride, 3), np.uint8)
-        row_blocks = (RowBlock(np.zeros((256, 8192, 1), np.uint8), rgb, None)
+        row_blocks = (RowBlock(np.zeros((256, 8192, 1), np.uint8), rgb)
                       for _ in range(16))  # 34 MB in all
         tracemalloc.start()
         maps.write_rasters(tmp_path / "scene", row_blocks, raster, META, False, Summary(raster))
