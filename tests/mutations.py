@@ -22,7 +22,7 @@ import pytest
 import torch  # noqa: F401, so that the processes below need not import it again
 
 TESTS = pathlib.Path(__file__).resolve().parent
-NOT_COPIED = {".git", "data", "runs", "sweeps", "results", "docs"}  # at the top of the project
+NOT_COPIED = {".git", "data", "runs", "sweeps", "results"}  # at the top of the project
 HEAD = """# Tests of the tests
 
 `python -m pytest` runs the tests. `--slow` adds those that take more than five seconds, and
@@ -650,6 +650,8 @@ def main(word=""):
     rows = []
     survivors = 0
     mutations = [mutation for mutation in MUTATIONS if word in mutation[0]]
+    if not mutations:
+        sys.exit(f"mutations.py: no description holds {word!r}")
     all_tests = " ".join(sorted({mutation[-1] for mutation in mutations}))
     _, name, text, _, _ = MUTATIONS[0]
     # Forked processes have imported torch already.
