@@ -23,7 +23,7 @@ import torch
 
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.cli import plural
-from engine.device import describe_amp, out_of_memory
+from engine.device import describe_amp, out_of_memory, peak_memory_mb
 from engine.distributed import all_reduce
 from engine.files import check_file, read_text, writing
 from engine.length import describe_length
@@ -48,7 +48,9 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scheduler: object  # torch's ReduceLROnPlateau, for --schedule plateau
     scaler: torch.amp.GradScaler
+    amp: torch.dtype | None  # in which the network computes, see `device.amp_dtype`
     kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
+    criterion: object  # of the training labels, see `losses.build_loss`
     class_weight: torch.Tensor | None  # (K,)
     weak: object  # WeakSupervision of --superpixels and --teacher, or None
     step_log: torch.Tensor  # (2, steps) loss and gradient norm per step of this epoch
@@ -379,6 +381,31 @@ def cut_log(path, epochs):
     if path.exists():
         # Nothing is written anew, so nothing can be lost on a full disk.
         os.truncate(path, sum(map(len, kept)))
+
+
+def log_row(run, matrix, val_loss, device, speed):
+    """The row of log.csv of the epoch that was just trained.
+
+    Args:
+        matrix, val_loss: of the validation split, see `evaluate.evaluate`.
+        speed: dict of seconds and images_per_s.
+    Returns:
+        {column: number}.
+    """
+    losses, norms = run.step_log
+    taken = norms.isfinite()  # the other steps overflowed
+    return {
+        "epoch": run.epoch + 1,
+        "train_loss": all_reduce(losses.mean()).item(),
+        "val_loss": val_loss,
+        "val_accuracy": matrix.pixel_accuracy(),
+        "val_miou": matrix.miou(),
+        "lr": max(group["lr"] for group in run.optimizer.param_groups),
+        "gradient_norm": norms[taken].mean().item(),
+        "overflows": int((~taken).sum()),
+        **speed,
+        "peak_memory_mb": peak_memory_mb(device),
+    }
 
 
 def log_epoch(run, args, row):
