@@ -156,11 +156,7 @@ class TileDataset:
         return images, torch.from_numpy(labels)
 
     def tile_labels(self, index):
-        """The labels of one tile that this run may see: (H, W) uint8, `ignore` elsewhere.
-
-        Raises:
-            ValueError: a label that is no class.
-        """
+        """The labels of one tile as in `get_batch`, which gathers several: (H, W) uint8."""
         labels = self.labels[index].numpy()
         if self.points is not None:
             labels = keep_points(labels, self.points[index], self.ignore)

@@ -152,11 +152,7 @@ def build_run(args, meta, tiles, device):
 
 
 def build_network(args, kwargs, device):
-    """Build the network to train; its encoder begins with --weights and may be frozen.
-
-    Args:
-        kwargs: of `build_model`, kept in the checkpoint.
-    """
+    """Build the network that `kwargs` describe, with --weights for its encoder, which may freeze."""
     weights = None if args.resume else args.weights
     model = build_model(args.model, weights=weights, **kwargs)
     model = model.to(device, memory_format=torch.channels_last)
@@ -292,8 +288,9 @@ def optimizer_step(run, args, done):
 
 def save_if_due(run, meta, args, stop_signals):
     """Save every SAVE_EVERY steps, after an epoch, and before a signal ends the run."""
-    interrupted = bool(stop_signals) and run.world_size == 1  # several leave where they save
-    if run.step % SAVE_EVERY and run.step < run.steps and not interrupted:
+    due = run.step % SAVE_EVERY == 0 or run.step == run.steps
+    interrupted = stop_signals and run.world_size == 1  # several processes leave where they save
+    if not (due or interrupted):
         return
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)

@@ -2,13 +2,13 @@
 
 import importlib.util
 
-from losses import build_loss
+from losses import PIXELWISE, build_loss
 
 
 def check_args(args):
     """Refuse flags that contradict each other or need what is missing: ValueError naming them."""
     build_loss(args.loss)
-    pixelwise = {"ce", "focal"} & set(args.loss.split("+"))
+    pixelwise = set(PIXELWISE) & set(args.loss.split("+"))
     if args.bs and args.accumulate > args.bs:
         raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
     if args.teacher and not args.ema:

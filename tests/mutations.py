@@ -39,8 +39,8 @@ again, each in a copy of the project, and writes this page.
 # tests/ that should notice.
 MUTATIONS = [
     ("losses: the sparse path ignores another label", "losses.py",
-     "labelled = values != ignore\n",
-     "labelled = values != ignore + 1\n",
+     "positions = np.flatnonzero(values != ignore)",
+     "positions = np.flatnonzero(values != ignore + 1)",
      "test_losses.py::test_partial_cross_entropy_by_eye"),
     ("losses: cross-entropy is divided by all pixels instead of the labelled ones", "losses.py",
      "return (labels != ignore).count_nonzero().float()",
@@ -343,8 +343,8 @@ MUTATIONS = [
      "present = torch.ones_like(score)",
      "test_losses.py"),
     ("losses: Jaccard's union counts the intersection twice", "losses.py",
-     "_not_zero(predicted + truth - intersection)",
-     "_not_zero(predicted + truth)",
+     "union = predicted + truth - intersection",
+     "union = predicted + truth",
      "test_losses.py"),
     ("losses: Dice is not divided by the parts of a batch", "losses.py",
      "loss = loss + LOSSES[term](logits, labels, ignore) / parts",
