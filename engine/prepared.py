@@ -485,8 +485,8 @@ def class_entries(classes):
         except (TypeError, ValueError, KeyError, AttributeError):
             fine = False
         if not fine or len(entry["colour"]) != 3:
-            raise ValueError(f"classes: {entry!r:.80}; give names of at most {MAX_NAME} characters, "
-                             "or dicts of a name and a colour [r, g, b] from 0 to 255")
+            raise ValueError(f"classes: {entry!r:.80}; give names of at most {MAX_NAME} "
+                             "characters, or dicts of a name and a colour [r, g, b] from 0 to 255")
         entries.append(entry)
     names = {entry["name"] for entry in entries}
     if not 1 <= len(entries) <= 255 or len(names) < len(entries):

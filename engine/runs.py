@@ -224,8 +224,9 @@ def print_summary(args, run, train_tiles, val_tiles, device):
     print(f"{args.model}, {parameters:,} parameters, on "
           f"{describe_amp(device, args.amp)} -> {args.out}")
     print(describe_length(args, run, len(train_tiles)), flush=True)
-    for line in () if run.rank or args.fold else classes_without_labels(meta):
-        print(f"warning: {line}", file=sys.stderr)
+    if run.rank == 0 and not args.fold:
+        for line in classes_without_labels(meta):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def print_epoch(run, args, row):
