@@ -97,7 +97,8 @@ class TileDataset:
         seed: the draw of the points.
         may_be_empty: accept a split without tiles.
     Attributes:
-        folder, meta: its path, and the content of its dataset.json.
+        folder: its path.
+        meta: content of its dataset.json; its classes are dicts, a checkpoint's are names.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
             points=0.
         labelled_pixels: number of labelled pixels in all tiles, after points were drawn.

@@ -170,6 +170,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
     matrix = ConfusionMatrix(len(meta["classes"]), tiles.ignore)
     loss_sum = torch.tensor(0.0)
     num_labelled = torch.tensor(0.0)
+    nodata = tiles.meta.get("nodata")
     rank, world_size = rank_and_size()
     starts = range(0, len(tiles), batch_size)[rank::world_size]  # first tile of each batch
 
@@ -180,8 +181,8 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
                     disable=disable_tqdm(), leave=False)
     with torch.inference_mode():
         for start, (images, labels) in zip(starts, progress):
-            images, labels = images.to(device), labels.to(device)
-            images = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
+            labels = labels.to(device)
+            images = normalise(images.to(device), meta["mean"], meta["std"], nodata)
             with autocast(device, amp):
                 logits = averaged_logits(model, images) if tta else model(images)
             prediction = class_map(logits)

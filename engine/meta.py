@@ -7,7 +7,7 @@ KEPT = ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "noda
 
 
 def checkpoint_meta(dataset_meta):
-    """What a checkpoint keeps of dataset.json, as plain types.
+    """The entries of dataset.json that a checkpoint keeps, as plain types.
 
     Args:
         dataset_meta: see `prepared.load_meta`.

@@ -191,7 +191,7 @@ def open_array(path, shape, dtype):
 
 
 def data_fingerprint(folder):
-    """What tells this prepared data set from another one in the same folder.
+    """Fingerprint of a prepared data set, by which a run that goes on notices other data.
 
     Returns:
         {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight
