@@ -184,8 +184,8 @@ def missing_pixels(images, nodata=None):
 def normalise(images, mean, std, nodata=None):
     """Turn stored values into what the networks take: zero mean, unit deviation, bands first.
 
-    Missing values become 0, the band's mean: what is not finite, and pixels whose every band is
-    `nodata`. Where it is a list of C numbers, each marks the missing values of its own band.
+    Missing values become 0, the band's mean: values that are not finite, and pixels whose every
+    band is `nodata`. A list of C numbers marks missing values of single bands, each of its own.
 
     Args:
         images: (B, H, W, C), any dtype; nodata: a number, C numbers, or None.
@@ -281,7 +281,7 @@ def _draw_view(labelled, side, bands, how, random):
         side: of the crop, px.
         random: the image's own generator.
     """
-    tile = len(labelled)
+    tile = len(labelled)  # px
     mirror = random.choice([-1.0, 1.0]) if how.flips else 1.0
     quarter_turns = random.integers(4) if how.flips else 0
     angle = math.radians(90 * quarter_turns + random.uniform(-how.rotate, how.rotate))
@@ -289,7 +289,7 @@ def _draw_view(labelled, side, bands, how, random):
     sin = math.sin(angle)
     turn = np.array([[mirror * cos, -sin], [mirror * sin, cos]])  # its inverse is its transpose
     zoom = math.exp(random.uniform(-1, 1) * math.log(how.zoom))
-    size = side / tile * zoom
+    size = side / tile * zoom  # half side of the crop
     room = max(0.0, 1 - size) + 2 * how.shift  # how far the centre may lie from the tile's
     centre = _to_whole_pixels(random.uniform(-room, room, 2), tile, side)
     light_of_all = random.uniform(-how.jitter, how.jitter, (2, 1))

@@ -62,7 +62,8 @@ def main(args):
         train_tiles, held_out = take_fold(train_tiles, args.folds, args.fold)
     meta = checkpoint_meta(train_tiles.meta)
     run = build_run(args, meta, train_tiles, device)
-    with runs.run_dir_lock(args, rank) as run.lock:
+    with runs.run_dir_lock(args, rank) as lock:
+        run.lock = lock
         args.out = broadcast(args.out)
         if args.resume:
             runs.resume(run, args, meta, device)
@@ -82,7 +83,7 @@ def main(args):
             print(f"paused after {run.epoch} of {args.epochs} epochs; go on with: python train.py "
                   f"--out {args.out} --resume")
             return None
-        return report(run, args, meta, device, held_out)
+        return finish_run(run, args, meta, device, held_out)
 
 
 def make_missing_demo(args, rank):
@@ -95,11 +96,7 @@ def make_missing_demo(args, rank):
 
 
 def open_tiles(args):
-    """Open the training and validation tiles, and choose what the flags leave open.
-
-    Returns:
-        TileDataset with the labels to learn from, and TileDataset with all labels.
-    """
+    """Open the training and the validation tiles, and choose what the flags leave open."""
     if args.points is None:
         args.points = 0 if labelled_share(load_meta(args.data)) < SPARSE_SHARE else 20
     train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
@@ -152,7 +149,7 @@ def build_run(args, meta, tiles, device):
 
 
 def build_network(args, kwargs, device):
-    """Build the network that `kwargs` describe, with --weights for its encoder, which may freeze."""
+    """Build the network of `kwargs`, with --weights in its encoder, which may be frozen."""
     weights = None if args.resume else args.weights
     model = build_model(args.model, weights=weights, **kwargs)
     model = model.to(device, memory_format=torch.channels_last)
@@ -330,7 +327,7 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
               f"score in {args.patience} (--patience)", flush=True)
 
 
-def report(run, args, meta, device, held_out=None):
+def finish_run(run, args, meta, device, held_out=None):
     """Score the chosen weights on the test split, or on `held_out` of a fold; write the results.
 
     Args:

@@ -118,7 +118,7 @@ def test_main__a_run_without_its_report_writes_it_when_resumed(data, tmp_path, c
     assert "finished" in capsys.readouterr().out
 
 
-def test_report__metrics_are_written_last(data, tmp_path, monkeypatch):
+def test_finish_run__metrics_are_written_last(data, tmp_path, monkeypatch):
     def full(*_, **options):
         raise OSError("the disk is full")
     with monkeypatch.context() as patch:
