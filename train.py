@@ -34,7 +34,7 @@ from engine.distributed import (
 from engine.folds import take_fold, train_folds
 from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
-from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
+from engine.prepared import data_fingerprint, default_points, load_meta
 from evaluate import evaluate
 from losses import build_loss, class_weights, count_labelled
 from networks import build_model, freeze_encoder
@@ -98,7 +98,7 @@ def make_missing_demo(args, rank):
 def open_tiles(args):
     """Open the training and the validation tiles, and choose what the flags leave open."""
     if args.points is None:
-        args.points = 0 if labelled_share(load_meta(args.data)) < SPARSE_SHARE else 20
+        args.points = default_points(load_meta(args.data))
     train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
     val_tiles = TileDataset(args.data, "val", may_be_empty=True)
     choose_length(args, len(train_tiles))
@@ -351,16 +351,17 @@ def finish_run(run, args, meta, device, held_out=None):
         split = next(name for name in ("test", "val", "train") if count[name])
         tiles = TileDataset(args.data, split)
         pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
-    if split != "train":
-        matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=run.amp)
+    if split == "train":  # no tile is left to score
+        if run.rank == 0:
+            picture = preview(model, tiles, pointed, meta, device, title=args.out)
+            save_pictures(run, args, picture)
+            print(f"{args.data} has no test and no validation split: no scores, unless with "
+                  f"--folds\n{next_command(args)}")
+        return None
+    matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=run.amp)
     if run.rank:
         return None
     picture = preview(model, tiles, pointed, meta, device, title=args.out)
-    if split == "train":
-        save_pictures(run, args, picture)
-        print(f"{args.data} has no test and no validation split: no scores, unless with --folds\n"
-              f"{next_command(args)}")
-        return None
     floors = floor_scores(training_tiles(vars(args)), meta, tiles)
     return write_report(run, args, meta, split, tiles, matrix, floors, picture)
 

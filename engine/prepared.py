@@ -18,6 +18,7 @@ from engine.lock import locked_beside
 from engine.meta import fits, is_colour, is_nodata, is_normalisation, is_shown
 
 SPLITS = ("train", "val", "test")
+POINTS = 20  # per training tile, unless the labels are points already
 SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
 META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
               "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
@@ -110,10 +111,15 @@ def classes_without_labels(meta):
     return lines
 
 
-def labelled_share(meta):
-    """Share of the training pixels that are labelled, 0..1; meta: content of dataset.json."""
+def default_points(meta):
+    """Points per training tile unless --points is given; 0, all labels, where these are points.
+
+    Args:
+        meta: content of dataset.json.
+    """
     pixels = meta["tiles"]["train"] * meta["tile"] ** 2
-    return sum(meta["pixels"]["train"]) / max(1, pixels)
+    share = sum(meta["pixels"]["train"]) / max(1, pixels)
+    return 0 if share < SPARSE_SHARE else POINTS
 
 
 def wrong_entry(meta):
