@@ -106,7 +106,6 @@ def main(args):
     if device.type == "cuda":
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     model, meta = load_ensemble(args.checkpoint, device)
-    args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
     model = fold_batch_norm(model)
     if device.type == "cpu":
         compute_in_bands(model)
@@ -136,7 +135,8 @@ def overall_progress(scenes, args):
 
 def map_scene(path, model, meta, device, args, progress):
     """Predict one scene and write its files; returns the path of the class map."""
-    with open_as_trained(path, meta, args.checkpoint, args.max_pixels) as raster:
+    trained = " and ".join(args.checkpoint)  # to be named in messages
+    with open_as_trained(path, meta, trained, args.max_pixels) as raster:
         file_size = raster.height, raster.width
         raster = at_scale(raster, args.scale)
         warn_of_scale(raster, meta["gsd_m"], args.scale)
