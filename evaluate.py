@@ -157,8 +157,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
         model: (B, C, H, W) -> (B, K, H, W) logits; left in eval mode.
         tiles: data.TileDataset.
         meta: dict with mean, std and classes, the checkpoint's.
-        device: torch.device.
-        batch_size: tiles per batch.
+        device: torch.device; batch_size: tiles per batch.
         criterion: from `losses.build_loss`, or None.
         amp: torch.bfloat16 or torch.float16 for the network, or None for float32.
         stats: report.stats.EvalStats to update as well, or None.
