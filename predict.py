@@ -83,7 +83,8 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.device import amp_dtype, autocast, describe_amp, pick_device
+from engine.device import (
+    amp_dtype, autocast, describe_amp, pick_device, return_freed_memory)
 from engine.distributed import torchrun_environment
 from engine.ensemble import load_ensemble
 from engine.meta import display_limits
@@ -91,8 +92,8 @@ from geo.maps import (
     NO_DATA, RowBlock, check_free, check_names, count_levels, overview_stride, polygon_settings,
     write_maps)
 from geo.windows import (
-    axis_windows, compute_in_bands, count_workers, discarded_margin, predict_window, valid_slices,
-    window_and_margin)
+    WINDOW, axis_windows, compute_in_bands, count_workers, discarded_margin, predict_window,
+    valid_slices, window_and_margin)
 from networks import fold_batch_norm
 from report.figures import to_rgb
 from sources.match import open_as_trained, warn_of_scale
@@ -219,6 +220,8 @@ class WindowPredictor:
         del image  # the network needs the memory
         classes, probabilities = self.predict(inputs, margin)
         self.keep(block, col, missing, in_prediction, classes, probabilities)
+        if row.size > WINDOW:  # smaller ones would take longer, and have less to return
+            return_freed_memory()
         return (row.keep_to - row.keep_from) * (col.keep_to - col.keep_from)
 
     def read(self, row, col):

@@ -52,6 +52,16 @@ def keep_freed_memory():
         libc.mallopt(M_TRIM_THRESHOLD, -1)  # and it never shrinks
 
 
+def return_freed_memory():
+    """Have glibc return to the kernel the freed memory that it kept; elsewhere nothing changes.
+
+    Tensors of many sizes leave gaps that fit none of the next ones, and memory grows.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def amp_dtype(device, how="auto"):
     """The type that --amp has a network compute in; None is float32.
 
