@@ -62,7 +62,7 @@ def curves(series, x_label, y_label, title=None, y_limits=None, x_ticks=None, ma
 
 
 def axis_span(values):
-    """Lowest and highest of values, a little apart if they are equal; (0, 1) of none."""
+    """Lowest and highest value, a little apart if they are equal. Without values, (0, 1)."""
     if not len(values):
         return 0.0, 1.0
     low, high = min(values), max(values)
@@ -97,8 +97,10 @@ def _draw_mark(plot, x, text):
     for top in range(0, plot.height, 16):
         draw.line((x, top, x, top + 8), INK, 2)
     image = text_image(text)
-    is_left = x + image.width + 8 <= plot.width
-    paste(plot, image, x + 6 if is_left else x - 6, 4, anchor_x=0 if is_left else 1, anchor_y=0)
+    if x + image.width + 8 <= plot.width:
+        paste(plot, image, x + 6, 4, anchor_x=0, anchor_y=0)
+    else:
+        paste(plot, image, x - 6, 4, anchor_x=1, anchor_y=0)
 
 
 def _draw_plot(paths, disc_radii, x_ticks, y_ticks, size):

@@ -29,22 +29,26 @@ def draw_points(rgb, labels, colours, ignore=255, size=RADIUS, wrong=None):
     rim = max(1, size // 3)
     outer = size + 2 * rim
     rows, cols = np.nonzero(labels != ignore)
-    crossed = np.zeros(len(rows), bool) if wrong is None else wrong[rows, cols]
+    crossed = np.zeros(len(rows), bool) if wrong is None else wrong[rows, cols]  # (N,)
     fill = colour_map(labels[rows, cols], colours, ignore)  # (N, 3)
-    inner_rim = np.where(crossed[:, None], INK, PAPER).astype(np.uint8)  # (N, 3)
+    inner_rim = np.where(crossed[:, None], INK, PAPER)  # (N, 3)
     out = np.pad(rgb, ((outer, outer), (outer, outer), (0, 0)))  # discs may reach over the edge
-    out = _draw_crosses(out, rows[crossed] + outer, cols[crossed] + outer, outer + 1, rim)
-    for radius, colour in ((outer, INK), (size + rim, inner_rim), (size, fill)):
-        if radius == outer:  # a wrong one has one rim less, which leaves more of its cross
-            kept = ~crossed
-        else:
-            kept = np.ones(len(rows), bool)
-        offsets = np.arange(-radius, radius + 1)
-        disc = offsets[:, None] ** 2 + offsets ** 2 <= (radius + 0.5) ** 2
-        colour = np.broadcast_to(colour, fill.shape)[kept]
-        for down, right in np.argwhere(disc) + (outer - radius):
-            out[rows[kept] + down, cols[kept] + right] = colour
+    rows = rows + outer
+    cols = cols + outer
+    out = _draw_crosses(out, rows[crossed], cols[crossed], outer + 1, rim)
+    # A wrong one has one rim less, which leaves more of its cross.
+    _draw_discs(out, rows[~crossed], cols[~crossed], outer, INK)
+    _draw_discs(out, rows, cols, size + rim, inner_rim)
+    _draw_discs(out, rows, cols, size, fill)
     return out[outer:-outer, outer:-outer].copy()
+
+
+def _draw_discs(rgb, rows, cols, radius, colours):
+    """Draw discs in place, of one colour (3,) or of a colour each (N, 3)."""
+    offsets = np.arange(-radius, radius + 1)
+    disc = offsets[:, None] ** 2 + offsets ** 2 <= (radius + 0.5) ** 2
+    for down, right in np.argwhere(disc) - radius:
+        rgb[rows + down, cols + right] = colours
 
 
 def _draw_crosses(rgb, rows, cols, reach, width):

@@ -45,14 +45,17 @@ def score_intervals(matrix, observations=None):
     counts = matrix.counts.numpy().astype(np.float64)
     if observations is not None:
         counts *= observations / max(1, counts.sum())
-    hits, truth, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
-    intervals = {"pixel_accuracy": wilson(matrix.pixel_accuracy(), counts.sum())}
-    shares = {"iou": (matrix.iou(), truth + predicted - hits),
-              "precision": (matrix.precision(), predicted), "recall": (matrix.recall(), truth)}
-    for name, (share, size) in shares.items():
-        intervals[name] = np.stack(wilson(share.numpy(), size), axis=1)
-    intervals["miou"] = _mean_iou_interval(counts, matrix.iou().numpy(), intervals["iou"])
-    return intervals
+    truth = counts.sum(axis=1)  # (K,)
+    predicted = counts.sum(axis=0)
+    union = truth + predicted - counts.diagonal()
+    iou = matrix.iou().numpy()
+    iou_intervals = np.stack(wilson(iou, union), axis=1)  # (K, 2)
+    return {
+        "pixel_accuracy": wilson(matrix.pixel_accuracy(), counts.sum()),
+        "iou": iou_intervals,
+        "precision": np.stack(wilson(matrix.precision().numpy(), predicted), axis=1),
+        "recall": np.stack(wilson(matrix.recall().numpy(), truth), axis=1),
+        "miou": _mean_iou_interval(counts, iou, iou_intervals)}
 
 
 def _mean_iou_interval(counts, iou, intervals):
@@ -72,8 +75,9 @@ def _mean_iou_interval(counts, iou, intervals):
     mean = iou[scored].mean()
     below = iou[scored] - low
     above = high - iou[scored]
-    reach = [math.sqrt(max(0, side @ correlation @ side)) / len(side) for side in (below, above)]
-    return mean - reach[0], mean + reach[1]
+    reach_below = math.sqrt(max(0, below @ correlation @ below)) / len(below)
+    reach_above = math.sqrt(max(0, above @ correlation @ above)) / len(above)
+    return mean - reach_below, mean + reach_above
 
 
 def _iou_correlations(counts, iou):
@@ -100,10 +104,10 @@ def count_patches(labels, ignore=255):
     Source: Gray 1971, "Local Properties of Binary Images in Two Dimensions", the Euler number.
     """
     known = np.pad(labels != ignore, 1).astype(np.int8)
-    first, second = known[:-1, :-1], known[:-1, 1:]
-    third, fourth = known[1:, :-1], known[1:, 1:]
-    labelled = first + second + third + fourth  # of each 2 x 2 square
-    diagonal = (labelled == 2) & (first == fourth)
+    top_left = known[:-1, :-1]
+    bottom_right = known[1:, 1:]
+    labelled = top_left + known[:-1, 1:] + known[1:, :-1] + bottom_right  # in each 2 x 2 square
+    diagonal = (labelled == 2) & (top_left == bottom_right)
     return int((labelled == 1).sum() - (labelled == 3).sum() - 2 * diagonal.sum()) // 4
 
 

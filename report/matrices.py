@@ -44,7 +44,8 @@ def confusion_figure(counts, names, title=None, unit="px"):
 def short_number(count):
     """A count in at most five characters, such as 850, 12k or 3.1M."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= 0.9995 * size * (10 if unit == "k" else 1):
+        least = 10 * size if unit == "k" else size  # up to 9999, the count itself is short enough
+        if count >= 0.9995 * least:
             value = count / size
             return f"{value:.1f}{unit}" if value < 9.95 else f"{value:.0f}{unit}"
     return str(count)

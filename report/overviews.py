@@ -24,10 +24,13 @@ def map_overview(rgb, classes, meta, counts, title, ignore=255):
         PIL.Image.
     """
     shown = colour_map(classes, meta["colours"], ignore)
-    axis = int(rgb.shape[0] >= rgb.shape[1] / 2)  # 1: side by side
-    gap_shape = (GAP, rgb.shape[1], 3) if axis == 0 else (rgb.shape[0], GAP, 3)
-    gap = np.full(gap_shape, PAPER, np.uint8)
-    both = np.concatenate([rgb, gap, shown], axis)
+    height, width = classes.shape
+    if height >= width / 2:  # side by side
+        gap = np.full((height, GAP, 3), PAPER, np.uint8)
+        both = np.concatenate([rgb, gap, shown], axis=1)
+    else:
+        gap = np.full((GAP, width, 3), PAPER, np.uint8)
+        both = np.concatenate([rgb, gap, shown], axis=0)
     total = counts[:len(meta["classes"])].sum()
     entries = []
     for name, colour, count in zip(meta["classes"], meta["colours"], counts):

@@ -11,6 +11,7 @@ from sources.scenes import SceneReader
 
 BLOCK_GAP = 16  # px left out between blocks, because shadow, blur and compression cross a cut
 LEAST_SIDE = 32  # px: where a site is cut more than once for each split, blocks are not smaller
+READ_SIDE = 1024  # px, of the parts in which labels are read
 CELLS = 512  # along the longer side of a site: labels are counted in cells, not by pixel
 TRAIN_WEIGHT = 2  # a class missing from training is worse than one missing from another split
 GAP_WEIGHT = 3  # what all labels outside gaps are worth, in classes that a split has
@@ -111,21 +112,28 @@ def count_in_cells(source, frame, regions):
         if source.grid_of(scene) in counted:
             continue
         counted.add(source.grid_of(scene))
-        with SceneReader(scene, source) as reader:
-            for top, left in itertools.product(range(0, region.height, 1024),
-                                               range(0, region.width, 1024)):
-                part = region._replace(row=top, col=left, height=min(1024, region.height - top),
-                                       width=min(1024, region.width - left))
-                labels = reader.read_labels(part)
-                rows, cols = np.nonzero(labels != NO_LABEL)
-                classes = labels[rows, cols].astype(np.int64)
-                rows = ((to_row[0] + to_row[1] * (rows + top + 0.5)) // cell).astype(int)
-                cols = ((to_col[0] + to_col[1] * (cols + left + 0.5)) // cell).astype(int)
-                rows = rows.clip(0, shape[0] - 1)
-                cols = cols.clip(0, shape[1] - 1)
-                places = (classes * shape[0] + rows) * shape[1] + cols
-                counts += np.bincount(places, minlength=len(counts))
+        for classes, rows, cols in read_labelled_pixels(source, region):
+            rows = ((to_row[0] + to_row[1] * (rows + 0.5)) // cell).astype(int)
+            cols = ((to_col[0] + to_col[1] * (cols + 0.5)) // cell).astype(int)
+            rows = rows.clip(0, shape[0] - 1)
+            cols = cols.clip(0, shape[1] - 1)
+            places = (classes * shape[0] + rows) * shape[1] + cols
+            counts += np.bincount(places, minlength=len(counts))
     return counts.reshape(num_classes, *shape), cell
+
+
+def read_labelled_pixels(source, region):
+    """Yield classes, rows and columns, (n,) each, of a scene's labelled pixels, part by part."""
+    tops = range(0, region.height, READ_SIDE)
+    lefts = range(0, region.width, READ_SIDE)
+    with SceneReader(source.scenes[region.scene], source) as reader:
+        for top, left in itertools.product(tops, lefts):
+            height = min(READ_SIDE, region.height - top)
+            width = min(READ_SIDE, region.width - left)
+            part = region._replace(row=top, col=left, height=height, width=width)
+            labels = reader.read_labels(part)
+            rows, cols = np.nonzero(labels != NO_LABEL)
+            yield labels[rows, cols].astype(np.int64), rows + top, cols + left
 
 
 def best_layout(site, frame, counts, cell, args):
@@ -147,9 +155,9 @@ def best_layout(site, frame, counts, cell, args):
     best = None
     most = -np.inf
     for finer, blocks in layouts:
-        sides = [side for block in blocks
-                 for side in (block.bottom - block.top, block.right - block.left)]
-        if min(sides) < (LEAST_SIDE if finer else 1):
+        shortest = min(min(block.bottom - block.top, block.right - block.left)
+                       for block in blocks)
+        if shortest < (LEAST_SIDE if finer else 1):
             continue
         score = score_layout(blocks, counts, cell, fractions) - MORE_BLOCKS * finer
         if score > most + 1e-9:
@@ -178,10 +186,11 @@ def lay_strips(frame, order, fractions, rounds, down):
 
 
 def lay_cells(frame, wanted, fractions, side, counts, cell):
-    """side x side blocks, dealt out to the splits; blocks of one split may touch.
+    """Deal out side x side blocks to the splits. Blocks of one split may touch.
 
-    Each goes to the split that has least of its share of the block's rarest class so far. Blocks
-    with rare classes come first.
+    Each goes to the split that has least of its share of the block's rarest class so far, or, of
+    equal ones, least labels, or the largest fraction. Blocks with rare classes come first, and of
+    those the ones with most of it.
     """
     rows = np.linspace(0, frame.height, side + 1).round().astype(int).tolist()
     cols = np.linspace(0, frame.width, side + 1).round().astype(int).tolist()
@@ -189,15 +198,23 @@ def lay_cells(frame, wanted, fractions, side, counts, cell):
               for i, j in itertools.product(range(side), repeat=2)}
     found = {place: count_in_block(counts, cell, block) for place, block in blocks.items()}  # (K,)
     totals = counts.sum(axis=(1, 2))  # (K,)
-    rarest = {place: np.where(number > 0, totals, np.inf).argmin()
-              for place, number in found.items()}
-    given = {split: np.zeros(len(totals)) for split in wanted}
-    for place in sorted(blocks, key=lambda place: (totals[rarest[place]],
-                                                   -found[place][rarest[place]])):
-        kind = rarest[place]
-        split = min(wanted, key=lambda split: (given[split][kind] / fractions[split],
-                                               given[split].sum() / fractions[split],
-                                               -fractions[split]))
+    given = {split: np.zeros(len(totals)) for split in wanted}  # (K,) labels so far
+
+    def rarest_class(place):
+        return np.where(found[place] > 0, totals, np.inf).argmin()
+
+    def rarest_first(place):
+        rarest = rarest_class(place)
+        return totals[rarest], -found[place][rarest]
+
+    for place in sorted(blocks, key=rarest_first):
+        rarest = rarest_class(place)
+
+        def neediest_first(split):
+            share = given[split] / fractions[split]  # (K,)
+            return share[rarest], given[split].sum() / fractions[split], -fractions[split]
+
+        split = min(wanted, key=neediest_first)
         blocks[place] = blocks[place]._replace(split=split)
         given[split] += found[place]
     return [leave_gaps(blocks, place) for place in blocks]
@@ -211,10 +228,8 @@ def leave_gaps(blocks, place):
     def differs(*other):
         return other in blocks and blocks[other].split != block.split
 
-    above = differs(i - 1, j)
     before = differs(i, j - 1)
-    if differs(i - 1, j - 1) and not before:
-        above = True
+    above = differs(i - 1, j) or (differs(i - 1, j - 1) and not before)
     return block._replace(top=block.top + above * BLOCK_GAP, left=block.left + before * BLOCK_GAP)
 
 

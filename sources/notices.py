@@ -65,9 +65,12 @@ def warn_of_resolutions(source, gsds):
         source: RawDataset.
         gsds: the size of each scene's pixels, m, or None.
     """
-    known = sorted((gsd, str(scene.image)) for gsd, scene in zip(gsds, source.scenes) if gsd)
-    if known and known[-1][0] > 1.01 * known[0][0]:
-        (fine, finest), (coarse, coarsest) = known[0], known[-1]
+    known = [(gsd, str(scene.image)) for gsd, scene in zip(gsds, source.scenes) if gsd]
+    if not known:
+        return
+    fine, finest = min(known)
+    coarse, coarsest = max(known)
+    if coarse > 1.01 * fine:
         print(f"warning: {finest} has pixels of {fine:.3g} m, {coarsest} of {coarse:.3g} m: bring "
               "scenes to one resolution, or prepare them apart with another --scale",
               file=sys.stderr)

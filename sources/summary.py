@@ -42,7 +42,7 @@ def contact_sheet(folder, meta):
 
 
 def frequency_table(meta):
-    """Tell as text how many tiles each split has, how often each class, and what was dropped."""
+    """Table of the tiles and classes of each split, and of the tiles that were dropped, as text."""
     gsd = meta["gsd_m"]
     tiles = sum(meta["tiles"].values())
     sparse = sum(map(sum, meta["pixels"].values())) < SPARSE_SHARE * tiles * meta["tile"] ** 2
@@ -59,9 +59,12 @@ def frequency_table(meta):
         line = f"{entry['name'][:19]:20}"
         for split, total in zip(SPLITS, totals):
             pixels = meta["pixels"][split][number]
-            size = f"{meta['km2'][split][number]:.3g} km2" if gsd else ""
             if sparse:  # points cover no ground
                 size = f"{pixels:,} px"
+            elif gsd:
+                size = f"{meta['km2'][split][number]:.3g} km2"
+            else:
+                size = ""
             line += f"{100 * pixels / max(total, 1):8.2f} %{size:>14}"
         lines.append(line.rstrip())
     shares = [f"{100 * share:.3g} % of {split}" for split, share in meta["shared_ground"].items()]
