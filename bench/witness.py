@@ -34,6 +34,7 @@ COMMANDS = [
      " data/demo/scenes/images/place_11_summer.tif"),
 ]
 IGNORED = {"args", "arguments", "kwargs", "checkpoint", "sha256",  # flags, paths, digest of both
+           "files",  # with the times at which they were written
            "seconds", "waiting_share", "images_per_s", "peak_memory_mb"}  # measured
 READERS = {
     ".pt": lambda path: torch.load(path, map_location="cpu", weights_only=True),

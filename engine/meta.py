@@ -88,7 +88,7 @@ def fits(value, dtype):
 
 def are_scales(value, bands):
     """Whether a value is None, or lists a scale and an offset per band; others may raise."""
-    return value is None or np.isfinite(value).shape == (bands, 2)
+    return value is None or (np.shape(value) == (bands, 2) and np.isfinite(value).all())
 
 
 def display_limits(meta):

@@ -97,7 +97,8 @@ def test_checkpoint_meta__keeps_names_colours_and_scale(tmp_path):
     {"rgb": [0.0, 1.0, 2.0]}, {"rgb": {0: 1}}, {"colours": [3, 3, 3]}, {"bands": 3.0},
     {"mean": [[1, 2, 3]], "std": [[1, 2, 3]]}, {"nodata": [1, 2]}, {"nodata": [1, 2, None]},
     {"nodata": 256}, {"nodata": [0, 0, 0.5]}, {"nodata": -1},
-    {"scene_nodata": "7"}, {"scales": [[1, 0]]}])
+    {"scene_nodata": "7"}, {"scales": [[1, 0]]},
+    {"scales": [[1, 0], [1, 0], [float("nan"), 0]]}])
 def test_check_checkpoint_meta__refuses_what_makes_no_sense(changed, tmp_path):
     write_set(tmp_path)
     kept = checkpoint_meta(load_meta(tmp_path))
