@@ -85,14 +85,14 @@ def majority_vote(piece, down, across, weights, classes, default):
     Returns:
         (h, w) of piece's dtype.
     """
-    counts = np.array([_block_counts(piece == value, down, across) for value in classes],
-                      np.float32)  # (K, h, w)
-    if counts.sum(dtype=np.float64) < piece.size:  # searching every piece for new values is slow
-        classes.extend(np.setdiff1d(piece, classes).astype(piece.dtype))
-        return majority_vote(piece, down, across, weights, classes, default)
+    counts = [_block_counts(piece == value, down, across) for value in classes]  # K of (h, w)
+    if sum(count.sum(dtype=np.int64) for count in counts) < piece.size:  # there are new values
+        found = np.setdiff1d(piece, classes).astype(piece.dtype)
+        counts += [_block_counts(piece == value, down, across) for value in found]
+        classes.extend(found)
     values = np.array(classes)  # (K,)
     class_weights = np.array([weights.get(value, 1) for value in classes], np.float32)
-    scores = counts * class_weights[:, None, None]
+    scores = np.array(counts, np.float32) * class_weights[:, None, None]
     best = scores.max(axis=0)  # (h, w)
     leads = scores == best  # (K, h, w)
     winners = values[leads.argmax(axis=0)]
