@@ -12,8 +12,8 @@ RIGHT = (255, 255, 255)  # in `error_map`
 IGNORED = (200, 200, 200)
 ERROR_COLOURS = ((204, 41, 31), (0, 0, 0), (230, 0, 230), (255, 130, 0), (0, 220, 220))
 
-# The first seven: Okabe and Ito 2008, "Color Universal Design". Any two of the first 12 are 17 units
-# (CIE76) apart to normal, red-blind and green-blind eyes alike. The others are only different.
+# The first seven: Okabe and Ito 2008, "Color Universal Design". Any two of the first 12 are 17
+# units (CIE76) apart to normal, red-blind and green-blind eyes alike. The others only differ.
 PALETTE = """0072b2 d55e00 009e73 cc79a7 000000 e69f00 56b4e9 220099 55ffbb ddee00 772200 9955ff
              886677 bbeedd ccbb77 aa4455 880055 ddccee 99bb99 0044cc 005566 334433 664411""".split()
 

@@ -152,9 +152,9 @@ def test_map_polygons__back_to_pixels_is_the_same_map_in_blocks_of_any_height(se
     features = pytest.importorskip("rasterio.features")
     assert len(found) == len(list(features.shapes(classes, classes != NOTHING)))
     row_by_row = polygons(classes, rows_per_block=1)
-    assert all(one.equals(other) for one, other in zip(shapes_of(sorted(found, key=first_pixel)),
-                                                       shapes_of(sorted(row_by_row, key=first_pixel)),
-                                                       strict=True))
+    found, row_by_row = (sorted(some, key=first_pixel) for some in (found, row_by_row))
+    pairs = zip(shapes_of(found), shapes_of(row_by_row), strict=True)
+    assert all(one.equals(other) for one, other in pairs)
 
 
 @pytest.mark.parametrize("seed", range(5))
