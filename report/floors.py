@@ -97,6 +97,6 @@ def admission(matrix, floors, intervals=None):
     if not matrix.miou() > floor.miou():
         return [f"this network is not above {against}; train longer (--epochs), or label more"]
     if intervals and not intervals["miou"][0] > floor.miou():
-        return [f"{matrix.labelled_pixels():,} labelled px are too few to show that this network is "
-                f"above {against}; label more (train.py --folds 5 scores every label)"]
+        return [f"{matrix.labelled_pixels():,} labelled px are too few to show that this network "
+                f"is above {against}; label more (train.py --folds 5 scores every label)"]
     return []
