@@ -16,7 +16,6 @@ same in every epoch, and those of k = 5 are among those of k = 20. Drawing new p
 would show the network k x epochs labels and call them k.
 """
 
-import copy
 import math
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
@@ -53,13 +52,16 @@ def choose_points(labels, points, seed, index, per="image", ignore=255):
     if per not in ("image", "class"):
         raise ValueError(f"points per '{per}': choose image or class")
     labels = np.asarray(labels).reshape(-1)  # (H * W,)
+    labelled = labels != ignore
     if per == "image":
-        candidates = np.flatnonzero(labels != ignore)
-        return np.random.default_rng([seed, index]).permutation(candidates)[:points].copy()
+        candidates = np.flatnonzero(labelled)
+        ranking = np.random.default_rng([seed, index]).permutation(candidates)
+        return ranking[:points].copy()  # a view would keep the whole ranking in memory
     chosen = [np.empty(0, dtype=np.int64)]
-    for k in np.unique(labels[labels != ignore]):
-        random = np.random.default_rng([seed, index, int(k)])
-        chosen.append(random.permutation(np.flatnonzero(labels == k))[:points])
+    for k in np.unique(labels[labelled]):
+        candidates = np.flatnonzero(labels == k)
+        ranking = np.random.default_rng([seed, index, int(k)]).permutation(candidates)
+        chosen.append(ranking[:points])
     return np.concatenate(chosen)
 
 
@@ -74,9 +76,14 @@ def point_labels(labels, points, seed, index, per="image", ignore=255):
     """
     labels = np.asarray(labels)
     chosen = choose_points(labels, points, seed, index, per, ignore)
-    kept = np.full(labels.size, ignore, labels.dtype)
-    kept[chosen] = labels.reshape(-1)[chosen]
-    return kept.reshape(labels.shape)
+    return keep_points(labels, chosen, ignore)
+
+
+def keep_points(labels, chosen, ignore=255):
+    """A label map (H, W) with `ignore` everywhere but at the chosen positions row * W + col."""
+    kept = np.full_like(labels, ignore)
+    kept.flat[chosen] = labels.flat[chosen]
+    return kept
 
 
 class TileDataset:
@@ -90,7 +97,8 @@ class TileDataset:
         seed: the draw of the points.
         may_be_empty: accept a split without tiles.
     Attributes:
-        folder, meta: its path, and the content of its dataset.json.
+        folder: its path.
+        meta: content of its dataset.json; its classes are dicts, a checkpoint's are names.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
             points=0.
         labelled_pixels: number of labelled pixels in all tiles, after points were drawn.
@@ -121,36 +129,12 @@ class TileDataset:
             for index, labels in enumerate(self.labels.numpy()):
                 chosen = choose_points(labels, points, seed, index, per, self.ignore)
                 self.points.append(chosen)
-                classes = labels.reshape(-1)[chosen]
-                self._check_labels(classes, index)
+                classes = self.tile_labels(index).flat[chosen]
                 self.class_counts += np.bincount(classes, minlength=len(self.class_counts))
         self.labelled_pixels = int(self.class_counts.sum())
 
     def __len__(self):
         return len(self.images)
-
-    def with_points(self, points):
-        """Copy the tiles into memory with fewer labels, without tiles that have no label left.
-
-        Args:
-            points: list of N arrays of positions, the labels to keep; see the attribute.
-        Returns:
-            TileDataset.
-        """
-        part = copy.copy(self)
-        kept = [index for index, chosen in enumerate(points) if len(chosen)]
-        part.points = [points[index] for index in kept]
-        part.images = torch.from_numpy(self.images.numpy()[kept])
-        part.labels = torch.full_like(part.images[..., 0], self.ignore, dtype=torch.uint8)
-        part.class_counts = np.zeros_like(self.class_counts)
-        for labels, index in zip(part.labels.numpy(), kept):
-            chosen = points[index]
-            classes = self.labels[index].numpy().reshape(-1)[chosen]
-            self._check_labels(classes, index)
-            labels.reshape(-1)[chosen] = classes
-            part.class_counts += np.bincount(classes, minlength=len(part.class_counts))
-        part.labelled_pixels = int(part.class_counts.sum())
-        return part
 
     def images_to(self, device):
         """Keep the images in the device's memory, where gathering a batch costs next to nothing."""
@@ -169,20 +153,19 @@ class TileDataset:
         """
         indices = np.asarray(indices, dtype=np.int64)
         images = _gather(self.images, to_device(indices, self.images.device))
-        labels = np.full((len(indices), *self.labels.shape[1:]), self.ignore, np.uint8)
-        for place, index in enumerate(indices):
-            tile = self.labels[index].numpy().reshape(-1)
-            chosen = slice(None) if self.points is None else self.points[index]
-            self._check_labels(tile[chosen], index)
-            labels[place].reshape(-1)[chosen] = tile[chosen]
+        labels = np.stack([self.tile_labels(index) for index in indices])
         return images, torch.from_numpy(labels)
 
-    def _check_labels(self, labels, index):
-        """Refuse uint8 labels of a tile that are neither a class nor `ignore`."""
+    def tile_labels(self, index):
+        """The labels of one tile as in `get_batch`, which gathers several: (H, W) uint8."""
+        labels = self.labels[index].numpy()
+        if self.points is not None:
+            labels = keep_points(labels, self.points[index], self.ignore)
         num_classes = len(self.meta["classes"])
-        if labels.size and (labels + np.uint8(1)).max() > num_classes:  # 255, no label, becomes 0
+        if (labels + np.uint8(1)).max() > num_classes:  # 255, no label, becomes 0
             raise ValueError(f"{self.meta['name']}: tile {index} contains a label that is none of "
                              f"its {num_classes} classes: prepare the data set again")
+        return labels
 
 
 def missing_pixels(images, nodata=None):
@@ -201,8 +184,8 @@ def missing_pixels(images, nodata=None):
 def normalise(images, mean, std, nodata=None):
     """Turn stored values into what the networks take: zero mean, unit deviation, bands first.
 
-    Missing values become 0, the band's mean: what is not finite, and pixels whose every band is
-    `nodata`. Where it is a list of C numbers, each marks the missing values of its own band.
+    Missing values become 0, the band's mean: values that are not finite, and pixels whose every
+    band is `nodata`. A list of C numbers marks missing values of single bands, each of its own.
 
     Args:
         images: (B, H, W, C), any dtype; nodata: a number, C numbers, or None.
@@ -210,18 +193,23 @@ def normalise(images, mean, std, nodata=None):
     Returns:
         (B, C, H, W) float32; a view of bands-last memory, so channels-last already.
     """
-    mean = to_device(torch.as_tensor(mean, dtype=torch.float32), images.device)
-    std = to_device(torch.as_tensor(std, dtype=torch.float32), images.device)
+    device = images.device
+    mean = to_device(torch.as_tensor(mean, dtype=torch.float32), device)
+    std = to_device(torch.as_tensor(std, dtype=torch.float32), device)
     values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     # By whole rows of pixels, because loops as short as the bands are slow.
-    width = values.shape[2]
-    values.flatten(2).sub_(mean.repeat(width)).mul_((1 / std).repeat(width))  # (B, H, W * C)
+    width = images.shape[2]
+    rows = values.flatten(2)  # (B, H, W * C), a view
+    rows.sub_(mean.repeat(width))
+    rows.mul_((1 / std).repeat(width))
     if images.is_floating_point():
         values = torch.where(values.isfinite(), values, 0.0)
     if isinstance(nodata, list):
-        values.masked_fill_(images.float() == to_device(torch.tensor(nodata), images.device), 0.0)
+        missing = images.float() == to_device(torch.tensor(nodata), device)  # (B, H, W, C)
+        values.masked_fill_(missing, 0.0)
     elif nodata is not None:
-        values = values.masked_fill(missing_pixels(images, nodata)[..., None], 0.0)
+        missing = missing_pixels(images, nodata)[..., None]  # (B, H, W, 1)
+        values.masked_fill_(missing, 0.0)
     return values.permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
@@ -268,63 +256,86 @@ def draw_views(labels, bands, how, seed, epoch, places, ignore=255):
         places: (B,) each image's place in the epoch's order; with seed and epoch it decides all
             that is random.
     """
-    tile = labels.shape[-1]
-    side = how.crop or tile
+    side = how.crop or labels.shape[-1]
     drawn = []
     for label, place in zip(labels.numpy(), places):
         random = np.random.default_rng([seed, epoch, int(place)])
         drawn.append(_draw_view(label != ignore, side, bands, how, random))
-    frames, gains, offsets = (torch.from_numpy(np.stack(part)).float() for part in zip(*drawn))
-    return Views(frames, gains, offsets, side)
+    frames, gains, offsets = zip(*drawn)
+    return Views(_float_batch(frames), _float_batch(gains), _float_batch(offsets), side)
 
 
-def _draw_view(known, side, bands, how, random):
-    """One image's frame (2, 3), gain (C,) and offset (C,); known: (S, S) bool, labelled pixels."""
-    tile = len(known)
+def _float_batch(arrays):
+    """Arrays of one shape as a float32 tensor (B, ...)."""
+    return torch.from_numpy(np.stack(arrays)).float()
+
+
+def _draw_view(labelled, side, bands, how, random):
+    """Draw one image's frame (2, 3), gains (C,) and offsets (C,).
+
+    Positions are (x, y) from -1 to 1, in the tile and in the crop. What the crop shows at p lies in
+    the tile at size * turn @ p + centre.
+
+    Args:
+        labelled: (S, S) bool, the tile's labelled pixels.
+        side: of the crop, px.
+        random: the image's own generator.
+    """
+    tile = len(labelled)  # px
     mirror = random.choice([-1.0, 1.0]) if how.flips else 1.0
     quarter_turns = random.integers(4) if how.flips else 0
     angle = math.radians(90 * quarter_turns + random.uniform(-how.rotate, how.rotate))
-    size = side / tile * math.exp(random.uniform(-1, 1) * math.log(how.zoom))
-    room = max(0.0, 1 - size) + 2 * how.shift  # how far the centre may lie from the tile's
-    centre = _to_whole_pixels(random.uniform(-room, room, 2), tile, side)
     cos = math.cos(angle)
     sin = math.sin(angle)
     turn = np.array([[mirror * cos, -sin], [mirror * sin, cos]])  # its inverse is its transpose
-    light = random.uniform(-how.jitter, how.jitter, (2, 1))
-    light = light + random.uniform(-how.jitter, how.jitter, (2, bands)) / 2
-    if not _sees_label(known, centre, turn, size):
-        centre = _recenter_on_label(known, turn, size, room, random)
+    zoom = math.exp(random.uniform(-1, 1) * math.log(how.zoom))
+    size = side / tile * zoom  # half side of the crop
+    room = max(0.0, 1 - size) + 2 * how.shift  # how far the centre may lie from the tile's
+    centre = _to_whole_pixels(random.uniform(-room, room, 2), tile, side)
+    light_of_all = random.uniform(-how.jitter, how.jitter, (2, 1))
+    light_of_band = random.uniform(-how.jitter, how.jitter, (2, bands)) / 2
+    log_gains, offsets = light_of_all + light_of_band
+    if not _sees_label(labelled, centre, turn, size):
+        centre = _recenter_on_label(labelled, turn, size, room, random)
         centre = _to_whole_pixels(centre, tile, side)
     frame = np.concatenate([size * turn, centre[:, None]], 1)
-    return frame, np.exp(light[0]), light[1]
+    return frame, np.exp(log_gains), offsets
 
 
 def _to_whole_pixels(centre, tile, side):
     """Round a crop's centre so that, unless turned freely or zoomed, it copies whole pixels."""
-    spare = (tile - side) / 2
-    return ((centre * tile / 2 + spare).round() - spare) * 2 / tile
+    middle = (tile - side) / 2  # px, the corner of a crop in the tile's middle
+    corner = (centre * tile / 2 + middle).round()
+    return (corner - middle) * 2 / tile
 
 
-def _sees_label(known, centre, turn, size):
+def _label_positions(labelled):
+    """Positions (P, 2) of the labelled pixels of a tile, see `_draw_view`."""
+    rows, cols = np.nonzero(labelled)
+    return (np.stack([cols, rows], 1) + 0.5) * 2 / len(labelled) - 1
+
+
+def _sees_label(labelled, centre, turn, size):
     """Whether a crop contains a labelled pixel of its tile, or the tile has none at all."""
-    tile = len(known)
+    tile = len(labelled)
     col, row = ((centre + 1) * tile / 2).astype(int).clip(0, tile - 1)
-    if known[row, col]:  # the first look, which is enough where most pixels are labelled
+    if labelled[row, col]:  # the first look, which is enough where most pixels are labelled
         return True
-    rows, cols = np.nonzero(known)
-    positions = (np.stack([cols, rows], 1) + 0.5) * 2 / tile - 1  # (P, 2), -1 to 1
-    inside = (np.abs((positions - centre) @ turn) < size).all(1)  # (P,)
-    return len(rows) == 0 or inside.any()
+    positions = _label_positions(labelled)
+    turned_back = (positions - centre) @ turn  # (P, 2), along the sides of the crop
+    inside = (np.abs(turned_back) < size).all(1)  # (P,)
+    return len(positions) == 0 or inside.any()
 
 
-def _recenter_on_label(known, turn, size, room, random):
+def _recenter_on_label(labelled, turn, size, room, random):
     """Draw a centre whose crop contains one labelled pixel, which is drawn first."""
-    rows, cols = np.nonzero(known)
-    pick = random.integers(len(rows))
-    label = (np.array([cols[pick], rows[pick]]) + 0.5) * 2 / len(known) - 1  # (2,), -1 to 1
+    positions = _label_positions(labelled)
+    label = positions[random.integers(len(positions))]  # (2,)
     reach = size / np.abs(turn[0]).sum()  # half side of the upright square inside a turned crop
     room = np.maximum(room, np.abs(label) - reach)
-    return random.uniform(np.maximum(-room, label - reach), np.minimum(room, label + reach))
+    lowest = np.maximum(-room, label - reach)
+    highest = np.minimum(room, label + reach)
+    return random.uniform(lowest, highest)
 
 
 def augment(images, labels, views):
@@ -341,8 +352,7 @@ def augment(images, labels, views):
         images (B, C, S', S') channels-last, labels (B, S', S').
     """
     device = images.device
-    shape = (len(images), 1, views.side, views.side)
-    grid = F.affine_grid(to_device(views.frames, device), shape, align_corners=False)
+    grid = _sampling_grid(views, device)
     images = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
     gains = to_device(views.gains, device)[:, :, None, None]
     images = images * gains + to_device(views.offsets, device)[:, :, None, None]
@@ -352,11 +362,17 @@ def augment(images, labels, views):
 
 def crop_labels(labels, views, ignore=255):
     """Cut the crops of a batch out of its label maps alone; see `augment`."""
-    shape = (len(labels), 1, views.side, views.side)
-    grid = F.affine_grid(to_device(views.frames, labels.device), shape, align_corners=False)
-    values = labels[:, None] + 1.0  # 0 is left for what lies beyond the tile
+    grid = _sampling_grid(views, labels.device)
+    values = labels[:, None] + 1.0  # (B, 1, S, S); 0 is left for what lies beyond the tile
     values = F.grid_sample(values, grid, "nearest", "zeros", align_corners=False)[:, 0]
     return torch.where(values == 0, ignore, values - 1).to(torch.uint8)
+
+
+def _sampling_grid(views, device):
+    """Where each pixel of the crops lies in its tile: (B, side, side, 2), see `_draw_view`."""
+    frames = to_device(views.frames, device)
+    shape = (len(frames), 1, views.side, views.side)
+    return F.affine_grid(frames, shape, align_corners=False)
 
 
 def epoch_order(count, seed, epoch, passes=1):
@@ -389,11 +405,13 @@ def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_s
     order = epoch_order(len(tiles), seed, epoch, passes)
 
     def make(step):
-        end = min((step + 1) * batch_size, len(order))
-        places = np.arange(step * batch_size + rank, end, world_size)
-        images, labels = tiles.get_batch(order[places])
+        first = step * batch_size
+        end = min(first + batch_size, len(order))
+        places = np.arange(first + rank, end, world_size)
+        indices = order[places]
+        images, labels = tiles.get_batch(indices)
         views = draw_views(labels, images.shape[-1], how, seed, epoch, places, tiles.ignore)
-        return Batch(step, places, order[places], images, labels, views)
+        return Batch(step, places, indices, images, labels, views)
 
     return prefetch(make, steps)
 
@@ -401,13 +419,14 @@ def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_s
 def prefetch(make, items):
     """Yield make(item) per item; a thread makes the next one while the caller uses the last."""
     with ThreadPoolExecutor(max_workers=1) as thread:
-        ahead = None
+        waiting = None
         for item in items:
-            made, ahead = ahead, thread.submit(make, item)
-            if made is not None:
-                yield made.result()
-        if ahead is not None:
-            yield ahead.result()
+            started = thread.submit(make, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = started
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _gather(array, indices):

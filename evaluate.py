@@ -157,8 +157,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
         model: (B, C, H, W) -> (B, K, H, W) logits; left in eval mode.
         tiles: data.TileDataset.
         meta: dict with mean, std and classes, the checkpoint's.
-        device: torch.device.
-        batch_size: tiles per batch.
+        device: torch.device; batch_size: tiles per batch.
         criterion: from `losses.build_loss`, or None.
         amp: torch.bfloat16 or torch.float16 for the network, or None for float32.
         stats: report.stats.EvalStats to update as well, or None.
@@ -170,6 +169,7 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
     matrix = ConfusionMatrix(len(meta["classes"]), tiles.ignore)
     loss_sum = torch.tensor(0.0)
     num_labelled = torch.tensor(0.0)
+    nodata = tiles.meta.get("nodata")
     rank, world_size = rank_and_size()
     starts = range(0, len(tiles), batch_size)[rank::world_size]  # first tile of each batch
 
@@ -180,8 +180,8 @@ def evaluate(model, tiles, meta, device, batch_size=16, criterion=None, amp=None
                     disable=disable_tqdm(), leave=False)
     with torch.inference_mode():
         for start, (images, labels) in zip(starts, progress):
-            images, labels = images.to(device), labels.to(device)
-            images = normalise(images, meta["mean"], meta["std"], tiles.meta.get("nodata"))
+            labels = labels.to(device)
+            images = normalise(images.to(device), meta["mean"], meta["std"], nodata)
             with autocast(device, amp):
                 logits = averaged_logits(model, images) if tta else model(images)
             prediction = class_map(logits)

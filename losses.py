@@ -37,19 +37,18 @@ def labelled_pixels(logits, labels, ignore=255):
     if labels.device.type != "cpu":
         return logits, labels.long()
     num_classes = logits.shape[1]
-    values = labels.reshape(-1).numpy()  # NumPy counts bytes several times faster than torch
-    labelled = values != ignore
-    few = np.count_nonzero(labelled) < SPARSE_BELOW * labelled.size
-    positions = np.flatnonzero(labelled) if few else slice(None)
-    invalid = labelled[positions] & ((values[positions] < 0) | (values[positions] >= num_classes))
+    values = labels.reshape(-1).numpy()  # NumPy finds them several times faster than torch
+    positions = np.flatnonzero(values != ignore)  # (P,)
+    classes = values[positions]
+    invalid = (classes < 0) | (classes >= num_classes)
     if invalid.any():
-        raise ValueError(f"labels contain {values[positions][invalid][0]}: give classes "
-                         f"0 to {num_classes - 1}, or {ignore} for no label")
-    if not few:
+        raise ValueError(f"labels contain {classes[invalid][0]}: give classes 0 to "
+                         f"{num_classes - 1}, or {ignore} for no label")
+    if len(positions) >= SPARSE_BELOW * values.size:
         return logits, labels.long()
     rows = logits.permute(0, 2, 3, 1).reshape(-1, num_classes)  # (B*H*W, K), channels-last: a view
-    classes = torch.from_numpy(values[positions]).long()  # (P,)
-    return rows.index_select(0, torch.from_numpy(positions)), classes
+    rows = rows.index_select(0, torch.from_numpy(positions))
+    return rows, torch.from_numpy(classes).long()
 
 
 def count_labelled(labels, weight=None, ignore=255):
@@ -122,7 +121,8 @@ def dice_loss(logits, labels, ignore=255):
         in the divisor.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
-    return _one_minus_mean(2 * intersection / _not_zero(predicted + truth), truth)
+    score = 2 * intersection / _not_zero(predicted + truth)
+    return _one_minus_mean(score, truth)
 
 
 def jaccard_loss(logits, labels, ignore=255):
@@ -132,7 +132,8 @@ def jaccard_loss(logits, labels, ignore=255):
         section 2.
     """
     intersection, predicted, truth = _soft_overlap(logits, labels, ignore)
-    return _one_minus_mean(intersection / _not_zero(predicted + truth - intersection), truth)
+    union = predicted + truth - intersection
+    return _one_minus_mean(intersection / _not_zero(union), truth)
 
 
 def class_weights(counts, how="none"):
@@ -155,7 +156,8 @@ def class_weights(counts, how="none"):
     even = counts.sum() / (counts > 0).sum().clamp(min=1)
     exponent = 1.0 if how == "inverse" else 0.5
     weight = (even / counts.clamp(min=1)) ** exponent
-    return torch.where(counts > 0, weight.clamp(0.3, 3.0), torch.ones_like(weight)).float()
+    weight = weight.clamp(0.3, 3.0)
+    return torch.where(counts > 0, weight, 1.0).float()
 
 
 def _soft_overlap(logits, labels, ignore):
@@ -174,12 +176,13 @@ def _soft_overlap(logits, labels, ignore):
 def _one_minus_mean(score, truth):
     """1 - mean of `score` over the classes with labelled pixels; 0 if there are none."""
     present = (truth > 0).to(score.dtype)
-    return ((1 - score) * present).sum() / present.sum().clamp(min=1)
+    losses = (1 - score) * present
+    return losses.sum() / present.sum().clamp(min=1)
 
 
 def _not_zero(divisor):
     """`divisor`, or 1 where it is 0: the value it divides is 0 there as well."""
-    return torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+    return torch.where(divisor > 0, divisor, 1.0)
 
 
 LOSSES = {

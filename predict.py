@@ -24,7 +24,6 @@ looks at the whole image has no radius: its margin is 64 px, and the result diff
 
 import engine.startup  # first: what may happen while torch is imported
 import functools
-import os
 import pathlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +84,7 @@ from tqdm import tqdm
 
 from data import normalise
 from engine.device import amp_dtype, autocast, describe_amp, pick_device
+from engine.distributed import torchrun_environment
 from engine.ensemble import load_ensemble
 from engine.meta import display_limits
 from geo.maps import (
@@ -106,7 +106,6 @@ def main(args):
     if device.type == "cuda":
         torch.cuda.set_device(local_rank % torch.cuda.device_count())
     model, meta = load_ensemble(args.checkpoint, device)
-    args.checkpoint = " and ".join(args.checkpoint)  # to be named in messages
     model = fold_batch_norm(model)
     if device.type == "cpu":
         compute_in_bands(model)
@@ -134,17 +133,10 @@ def overall_progress(scenes, args):
     return tqdm(total=pixels, unit="px", unit_scale=True, disable=None)
 
 
-def torchrun_environment():
-    """Rank, rank on this machine, and number of processes; 0, 0, 1 without torchrun."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes <= 1:
-        return 0, 0, 1
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), processes
-
-
 def map_scene(path, model, meta, device, args, progress):
     """Predict one scene and write its files; returns the path of the class map."""
-    with open_as_trained(path, meta, args.checkpoint, args.max_pixels) as raster:
+    trained = " and ".join(args.checkpoint)  # to be named in messages
+    with open_as_trained(path, meta, trained, args.max_pixels) as raster:
         file_size = raster.height, raster.width
         raster = at_scale(raster, args.scale)
         warn_of_scale(raster, meta["gsd_m"], args.scale)
@@ -203,8 +195,11 @@ class WindowPredictor:
         """A RowBlock for a row of windows, to be filled in."""
         height = row.keep_to - row.keep_from
         width = self.raster.width
-        num_bands = 2 if self.args.polygons else 1
-        num_bands = 2 + count_levels(self.meta) if self.args.probabilities else num_bands
+        num_bands = 1  # the classes
+        if self.args.polygons:
+            num_bands = 2  # and the confidence
+        if self.args.probabilities:
+            num_bands = 2 + count_levels(self.meta)
         bands = np.empty((height, width, num_bands), dtype=np.uint8)
         stride = self.overview_stride
         shown_rows = range(-row.keep_from % stride, height, stride)

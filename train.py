@@ -13,7 +13,6 @@ was stopped and resumed ends like one that never was.
 
 import engine.startup  # first: what may happen while torch is imported
 import copy
-import importlib.util
 import math
 import pathlib
 import time
@@ -28,13 +27,14 @@ import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.device import amp_dtype, autocast, compile_network, peak_memory_mb, pick_device
+from engine.checks import check_args, check_data
+from engine.device import amp_dtype, autocast, compile_network, pick_device
 from engine.distributed import (
-    all_reduce, average_buffers, broadcast, data_parallel, init_distributed)
+    all_reduce, average_buffers, broadcast, data_parallel, init_distributed, rank_and_size)
 from engine.folds import take_fold, train_folds
 from engine.length import TimeLeft, choose_length
 from engine.meta import checkpoint_meta
-from engine.prepared import SPARSE_SHARE, data_fingerprint, labelled_share, load_meta
+from engine.prepared import data_fingerprint, default_points, load_meta
 from evaluate import evaluate
 from losses import build_loss, class_weights, count_labelled
 from networks import build_model, freeze_encoder
@@ -43,44 +43,6 @@ from weak.ema import update_ema
 WARM_UP = 0.05  # share of the cosine schedule's steps in which the rate rises to its peak
 GRADIENT_CLIP = 1.0  # largest gradient norm
 SAVE_EVERY = 100  # steps between checkpoints
-
-
-def check_args(args):
-    """Refuse flags that contradict each other or need what is missing: ValueError naming them."""
-    build_loss(args.loss)
-    pixelwise = {"ce", "focal"} & set(args.loss.split("+"))
-    if args.bs and args.accumulate > args.bs:
-        raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
-    if args.teacher and not args.ema:
-        raise ValueError("--teacher uses the averaged weights: give --ema too, such as 0.99")
-    if args.class_weights != "none" and not args.superpixels and not pixelwise:
-        raise ValueError(f"--class-weights: --loss {args.loss} weighs all classes alike already: "
-                         "leave it out")
-    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise ValueError("--tensorboard: the package is missing: pip install tensorboard")
-
-
-def check_data(args, train_tiles, val_tiles, world_size):
-    """Refuse a set without labels, and flags that do not fit it: ValueError naming them."""
-    tile = train_tiles.meta["tile"]
-    batch = min(args.bs, args.passes * len(train_tiles))
-    if train_tiles.labelled_pixels == 0:
-        raise ValueError(f"{args.data} has no labelled training pixel: look at its preview.png and "
-                         "at the masks")
-    if val_tiles.labelled_pixels == 0 and (args.final == "best" or args.schedule == "plateau"):
-        raise ValueError(f"{args.data} has no labelled validation pixel, so no epoch is best: give "
-                         "--final last, and no --schedule plateau")
-    if args.patience and not val_tiles.labelled_pixels:
-        raise ValueError(f"--patience: {args.data} has no labelled validation pixel: leave it out")
-    if args.folds and world_size > 1:
-        raise ValueError("--folds: one process trains all networks: start it without torchrun")
-    if args.crop == 1 or args.crop > tile:
-        raise ValueError(f"--crop {args.crop}: give 2 to {tile} px, the tiles' side")
-    if not args.points and args.points_per != "image":
-        raise ValueError("--points-per is for points that are drawn: give --points too")
-    if batch % world_size:
-        raise ValueError(f"--bs {args.bs}: {world_size} processes cannot share {batch} tiles "
-                         f"equally: give a multiple of {world_size}")
 
 
 def main(args):
@@ -92,28 +54,16 @@ def main(args):
     check_args(args)
     device = pick_device(args.device)
     rank, world_size = init_distributed(device)
-    if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
-        from prepare_data import make_demo
-        print("making the demo data set: synthetic scenes, some seconds", flush=True)
-        make_demo(DEMO)
-    broadcast("rank 0 has written the data")
-    dataset_meta = load_meta(args.data)
-    if args.points is None:
-        args.points = 0 if labelled_share(dataset_meta) < SPARSE_SHARE else 20
-    train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
-    val_tiles = TileDataset(args.data, "val", may_be_empty=True)
-    choose_length(args, len(train_tiles))
-    if not len(val_tiles):
-        args.final = "last"
+    make_missing_demo(args, rank)
+    train_tiles, val_tiles = open_tiles(args)
     check_data(args, train_tiles, val_tiles, world_size)
     held_out = None
     if args.folds:
         train_tiles, held_out = take_fold(train_tiles, args.folds, args.fold)
-    meta = checkpoint_meta(dataset_meta)
+    meta = checkpoint_meta(train_tiles.meta)
     run = build_run(args, meta, train_tiles, device)
-    run.rank = rank
-    run.world_size = world_size
-    with runs.run_dir_lock(args, rank) as run.lock:
+    with runs.run_dir_lock(args, rank) as lock:
+        run.lock = lock
         args.out = broadcast(args.out)
         if args.resume:
             runs.resume(run, args, meta, device)
@@ -133,7 +83,28 @@ def main(args):
             print(f"paused after {run.epoch} of {args.epochs} epochs; go on with: python train.py "
                   f"--out {args.out} --resume")
             return None
-        return report(run, args, meta, device, held_out)
+        return finish_run(run, args, meta, device, held_out)
+
+
+def make_missing_demo(args, rank):
+    """Make the demo data set if a new run is to learn from it and it is not there yet."""
+    if args.data == DEMO and rank == 0 and not (args.resume or pathlib.Path(DEMO).exists()):
+        from prepare_data import make_demo
+        print("making the demo data set: synthetic scenes, some seconds", flush=True)
+        make_demo(DEMO)
+    broadcast("rank 0 has written the data")
+
+
+def open_tiles(args):
+    """Open the training and the validation tiles, and choose what the flags leave open."""
+    if args.points is None:
+        args.points = default_points(load_meta(args.data))
+    train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
+    val_tiles = TileDataset(args.data, "val", may_be_empty=True)
+    choose_length(args, len(train_tiles))
+    if not len(val_tiles):
+        args.final = "last"
+    return train_tiles, val_tiles
 
 
 def has_ended(run, args):
@@ -146,14 +117,10 @@ def build_run(args, meta, tiles, device):
     torch.manual_seed(args.seed)
     kwargs = {"bands": meta["bands"], "classes": len(meta["classes"]), "encoder": args.encoder,
               "width": args.width, "depth": args.depth, "fusion": args.fusion, "stem": args.stem}
-    weights = None if args.resume else args.weights
-    model = build_model(args.model, weights=weights, **kwargs)
-    model = model.to(device, memory_format=torch.channels_last)
-    if args.encoder_lr == 0:
-        freeze_encoder(model)
-        if not args.weights:
-            print("warning: --encoder-lr 0 without --weights keeps a random encoder", flush=True)
-    ema_model = copy.deepcopy(model).requires_grad_(False).eval() if args.ema else None
+    model = build_network(args, kwargs, device)
+    ema_model = None
+    if args.ema:
+        ema_model = copy.deepcopy(model).requires_grad_(False).eval()
     if args.compile:
         compile_network(model, device)
     optimizer = build_optimizer(model, args)
@@ -161,8 +128,8 @@ def build_run(args, meta, tiles, device):
     if args.schedule == "plateau":
         scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5,
                                                                patience=PATIENCE)
-    float16 = amp_dtype(device, args.amp) == torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=float16)
+    amp = amp_dtype(device, args.amp)
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
     class_weight = class_weights(tiles.class_counts, args.class_weights)
     if class_weight is not None:
         class_weight = class_weight.to(device)
@@ -171,11 +138,26 @@ def build_run(args, meta, tiles, device):
         from weak.supervision import WeakSupervision
         weak = WeakSupervision(tiles, args.superpixels, args.teacher, args.seed, class_weight)
     steps = max(1, args.passes * len(tiles) // args.bs)  # an incomplete last batch is dropped
+    rank, world_size = rank_and_size()
     return runs.TrainState(
         model=model, parallel=data_parallel(model, device), ema_model=ema_model,
-        optimizer=optimizer, scheduler=scheduler, scaler=scaler, kwargs=kwargs,
-        class_weight=class_weight, weak=weak, step_log=torch.zeros(2, steps, device=device),
-        labelled_pixels=tiles.labelled_pixels, fingerprint=data_fingerprint(args.data))
+        optimizer=optimizer, scheduler=scheduler, scaler=scaler, amp=amp, kwargs=kwargs,
+        criterion=build_loss(args.loss, tiles.ignore, class_weight), class_weight=class_weight,
+        weak=weak, step_log=torch.zeros(2, steps, device=device),
+        labelled_pixels=tiles.labelled_pixels, fingerprint=data_fingerprint(args.data),
+        rank=rank, world_size=world_size)
+
+
+def build_network(args, kwargs, device):
+    """Build the network of `kwargs`, with --weights in its encoder, which may be frozen."""
+    weights = None if args.resume else args.weights
+    model = build_model(args.model, weights=weights, **kwargs)
+    model = model.to(device, memory_format=torch.channels_last)
+    if args.encoder_lr == 0:
+        freeze_encoder(model)
+        if not args.weights:
+            print("warning: --encoder-lr 0 without --weights keeps a random encoder", flush=True)
+    return model
 
 
 def build_optimizer(model, args):
@@ -183,20 +165,23 @@ def build_optimizer(model, args):
 
     Weight decay applies to convolution weights only. The encoder may have a rate of its own.
     """
-    encoder = model.encoder if hasattr(model, "encoder") else None
-    in_encoder = {id(p) for p in encoder.parameters() if p.requires_grad} if encoder else set()
+    in_encoder = set()  # ids of parameters
+    if hasattr(model, "encoder"):
+        in_encoder = {id(p) for p in model.encoder.parameters() if p.requires_grad}
     if 0 < args.encoder_lr < 1 and not in_encoder:
         raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder "
                          "that is trained: leave it out")
-    groups = {}
+    groups = {}  # {(in the encoder, convolution weights): parameters}
     for p in model.parameters():
         if p.requires_grad:
-            groups.setdefault((id(p) in in_encoder, p.ndim > 1), []).append(p)
+            kind = (id(p) in in_encoder, p.ndim > 1)
+            groups.setdefault(kind, []).append(p)
     settings = []
     for (is_encoder, is_matrix), parameters in groups.items():
         share = args.encoder_lr if is_encoder else 1.0
+        decay = args.weight_decay if is_matrix else 0.0
         settings.append({"params": parameters, "share": share, "lr": args.lr * share,
-                         "weight_decay": args.weight_decay if is_matrix else 0.0})
+                         "weight_decay": decay})
     if args.optimizer == "sgd":
         return torch.optim.SGD(settings, momentum=0.9)
     kind = torch.optim.AdamW if args.optimizer == "adamw" else torch.optim.Adam
@@ -220,9 +205,10 @@ def learning_rate(args, step, steps):
 
 def train(run, train_tiles, val_tiles, meta, args, device):
     """Train until the last epoch, or the one of --stop-after."""
-    size = train_tiles.images.nbytes
-    if device.type == "cuda" and 2 * size < torch.cuda.mem_get_info(device)[0]:
-        train_tiles.images_to(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)  # bytes
+        if 2 * train_tiles.images.nbytes < free:
+            train_tiles.images_to(device)
     last = min(args.epochs, args.stop_after or args.epochs)
     run.time_left = TimeLeft(run, args.epochs)
     with runs.catch_signals() as stop_signals:
@@ -237,27 +223,25 @@ def train(run, train_tiles, val_tiles, meta, args, device):
 def train_one_epoch(run, tiles, meta, args, device, stop_signals):
     """Train on all tiles once, from run.step on; returns the seconds and images per second."""
     how = Augmentation(args.flips, args.rotate, args.shift, args.zoom, args.crop, args.jitter)
-    criterion = build_loss(args.loss, tiles.ignore, run.class_weight)
-    amp = amp_dtype(device, args.amp)
     steps = range(run.step, run.steps)
     batches = training_batches(tiles, how, args.seed, run.epoch, args.bs, steps, run.rank,
                                run.world_size, args.passes)
     run.model.train()
     started = time.perf_counter()
     for batch in run.time_left.watch(batches, len(steps)):
+        done = run.epoch * run.steps + batch.step  # steps of the run before this one
+        torch.manual_seed(args.seed + done)  # dropout, too, is a function of the step
         images = normalise(batch.images.to(device), meta["mean"], meta["std"], meta["nodata"])
         images, labels = augment(images, batch.labels.to(device), batch.views)
-        done = run.epoch * run.steps + batch.step
-        torch.manual_seed(args.seed + done)  # dropout, too, is a function of the step
         num_labelled = all_reduce(count_labelled(labels, run.class_weight))  # of the whole batch
         if run.weak:
             run.weak.begin_batch(batch, run.epoch, done / (args.epochs * run.steps), device)
         parts = slices(len(images), args.accumulate)
+        num_parts = len(parts) * run.world_size
         for part in parts:
-            with autocast(device, amp):
+            with autocast(device, run.amp):
                 logits = run.parallel(images[part])
-            loss = criterion(logits.float(), labels[part], num_labelled,
-                             len(parts) * run.world_size)
+            loss = run.criterion(logits.float(), labels[part], num_labelled, num_parts)
             if run.weak:
                 loss = loss + run.weak.loss(part, images[part], labels[part], logits, run.parallel,
                                             run.ema_model)
@@ -301,8 +285,9 @@ def optimizer_step(run, args, done):
 
 def save_if_due(run, meta, args, stop_signals):
     """Save every SAVE_EVERY steps, after an epoch, and before a signal ends the run."""
-    interrupted = bool(stop_signals) and run.world_size == 1  # several leave where they save
-    if run.step % SAVE_EVERY and run.step < run.steps and not interrupted:
+    due = run.step % SAVE_EVERY == 0 or run.step == run.steps
+    interrupted = stop_signals and run.world_size == 1  # several processes leave where they save
+    if not (due or interrupted):
         return
     runs.check_step_log(run, args)
     runs.save("last.pt", run, meta, args)
@@ -314,20 +299,9 @@ def save_if_due(run, meta, args, stop_signals):
 def finish_epoch(run, val_tiles, meta, args, device, speed):
     """Validate, log, keep the best weights, count the epoch as done."""
     scored = run.ema_model or run.model
-    matrix, val_loss = evaluate(scored, val_tiles, meta, device, args.bs,
-                                build_loss(args.loss, val_tiles.ignore),
-                                amp_dtype(device, args.amp))
-    taken = run.step_log[1].isfinite()  # the other steps overflowed
-    row = {"epoch": run.epoch + 1,
-           "train_loss": all_reduce(run.step_log[0].mean()).item(),
-           "val_loss": val_loss,
-           "val_accuracy": matrix.pixel_accuracy(),
-           "val_miou": matrix.miou(),
-           "lr": max(group["lr"] for group in run.optimizer.param_groups),
-           "gradient_norm": run.step_log[1, taken].mean().item(),
-           "overflows": int((~taken).sum()),
-           **speed,
-           "peak_memory_mb": peak_memory_mb(device)}
+    criterion = build_loss(args.loss, val_tiles.ignore)
+    matrix, val_loss = evaluate(scored, val_tiles, meta, device, args.bs, criterion, run.amp)
+    row = runs.log_row(run, matrix, val_loss, device, speed)
     runs.print_epoch(run, args, row)
     runs.log_epoch(run, args, row)
     if run.writer:
@@ -340,8 +314,8 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
     run.epoch += 1
     run.step = 0
     run.step_log = torch.zeros_like(run.step_log)
-    score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
     run.waited += 1
+    score = 0.0 if math.isnan(row["val_miou"]) else row["val_miou"]
     if val_tiles.labelled_pixels and (score, -val_loss) > (run.best, -run.best_loss):
         run.best = score
         run.best_loss = val_loss
@@ -353,11 +327,13 @@ def finish_epoch(run, val_tiles, meta, args, device, speed):
               f"score in {args.patience} (--patience)", flush=True)
 
 
-def report(run, args, meta, device, held_out=None):
+def finish_run(run, args, meta, device, held_out=None):
     """Score the chosen weights on the test split, or on `held_out` of a fold; write the results.
 
     Args:
         held_out: TileDataset of the labels that only the networks of other folds learn from.
+    Returns:
+        the dict of metrics.json, or None without a split to score, and on ranks above 0.
     """
     from engine.checkpoint import load_model
     from report.closing import next_command, report_folds, save_pictures, write_report
@@ -375,16 +351,17 @@ def report(run, args, meta, device, held_out=None):
         split = next(name for name in ("test", "val", "train") if count[name])
         tiles = TileDataset(args.data, split)
         pointed = TileDataset(args.data, split, args.points, args.points_per, args.seed)
-    if split != "train":
-        matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=amp_dtype(device, args.amp))
+    if split == "train":  # no tile is left to score
+        if run.rank == 0:
+            picture = preview(model, tiles, pointed, meta, device, title=args.out)
+            save_pictures(run, args, picture)
+            print(f"{args.data} has no test and no validation split: no scores, unless with "
+                  f"--folds\n{next_command(args)}")
+        return None
+    matrix, _ = evaluate(model, tiles, meta, device, args.bs, amp=run.amp)
     if run.rank:
         return None
     picture = preview(model, tiles, pointed, meta, device, title=args.out)
-    if split == "train":
-        save_pictures(run, args, picture)
-        print(f"{args.data} has no test and no validation split: no scores, unless with --folds\n"
-              f"{next_command(args)}")
-        return None
     floors = floor_scores(training_tiles(vars(args)), meta, tiles)
     return write_report(run, args, meta, split, tiles, matrix, floors, picture)
 

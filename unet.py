@@ -24,7 +24,7 @@ def pad_to_stride(x, stride):
         (B, C, H', W') with the edge pixels repeated, or x itself where no padding is needed.
     """
     height, width = x.shape[-2:]
-    bottom = max(-height % stride, 2 * stride - height)
+    bottom = max(-height % stride, 2 * stride - height)  # -h % s: from h to the next multiple of s
     right = max(-width % stride, 2 * stride - width)
     if bottom == 0 and right == 0:
         return x
@@ -36,10 +36,15 @@ def upsample(x, factor):
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
+def conv(in_channels, out_channels, kernel, stride=1):
+    """Convolution with an odd kernel and without bias; at stride 1 height and width stay."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+
+
 def conv_norm_relu(in_channels, out_channels, kernel=3):
     """Convolution with an odd kernel, batch norm, ReLU; height and width stay."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        conv(in_channels, out_channels, kernel),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
@@ -233,9 +238,9 @@ class BasicBlock(nn.Module):
 
     def __init__(self, in_channels, width, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.conv1 = conv(in_channels, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = shortcut(in_channels, width, stride)
 
@@ -255,13 +260,14 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels, width, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        out_channels = self.expansion * width
+        self.conv1 = conv(in_channels, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = conv(width, width, 3, stride)
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = shortcut(in_channels, 4 * width, stride)
+        self.conv3 = conv(width, out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = shortcut(in_channels, out_channels, stride)
 
     def forward(self, x):
         """(B, in_channels, H, W) -> (B, 4 * width, H / stride, W / stride)."""
@@ -275,8 +281,7 @@ def shortcut(in_channels, out_channels, stride):
     """The layer beside a residual block: identity, or a 1x1 convolution where the shape changes."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+    return nn.Sequential(conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
 
 
 def residual_stage(block, in_channels, width, count, stride):
@@ -313,10 +318,9 @@ class ResNet(nn.Module):
     def __init__(self, name, in_channels):
         super().__init__()
         block, counts, self.radius = RESNETS[name]
-        expansion = block.expansion
-        self.widths = [64, 64 * expansion, 128 * expansion, 256 * expansion, 512 * expansion]
+        self.widths = [64] + [width * block.expansion for width in (64, 128, 256, 512)]
         self.frozen = False
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = conv(in_channels, 64, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
         self.layer1 = residual_stage(block, self.widths[0], 64, counts[0], stride=1)
         self.layer2 = residual_stage(block, self.widths[1], 128, counts[1], stride=2)
@@ -356,8 +360,9 @@ class ResUNet(nn.Module):
         self.encoder = encoder
         # Channels at strides 16, 8, 4, 2 and 1. A decoder of four ends at stride 2.
         widths = getattr(encoder, "decoder_widths", (256, 128, 64, 32, 16))
-        in_widths = (encoder.widths[4], *widths)
-        skip_widths = (*encoder.widths[3::-1], 0)
+        *skips, deepest = encoder.widths
+        in_widths = [deepest, *widths]
+        skip_widths = [*reversed(skips), 0]  # none at stride 1
         self.last_stride = 2 ** (5 - len(widths))  # of the logits before they are upsampled
         self.up = nn.ModuleList()
         self.merge = nn.ModuleList()

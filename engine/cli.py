@@ -1,4 +1,4 @@
-"""What the command lines share: flags with limits, help with defaults, errors in one line."""
+"""Helpers of all command lines: flags with limits, help with defaults, errors in one line."""
 
 import argparse
 import contextlib

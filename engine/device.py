@@ -1,4 +1,4 @@
-"""Where a network computes: the device, its precision, compilation, memory."""
+"""The device on which a network computes: its precision, compilation and memory."""
 
 import ctypes
 import functools
@@ -8,7 +8,10 @@ import time
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # glibc's malloc.h
+# of glibc's malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+M_ARENA_MAX = -8
 
 
 def pick_device(name="auto"):
@@ -100,7 +103,8 @@ def bfloat16_speedup():
     seconds = {torch.float32: [], torch.bfloat16: []}
     for _ in range(5):  # in turns, so that what else the machine does meets both
         for dtype, times in seconds.items():
-            inputs, kernel = image.to(dtype), weight.to(dtype)
+            inputs = image.to(dtype)
+            kernel = weight.to(dtype)
             started = time.perf_counter()
             torch.conv2d(inputs, kernel)
             times.append(time.perf_counter() - started)

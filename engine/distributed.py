@@ -40,6 +40,14 @@ def init_distributed(device):
     return rank, world_size
 
 
+def torchrun_environment():
+    """Rank, rank on this machine, and number of processes; 0, 0, 1 without torchrun."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes <= 1:
+        return 0, 0, 1
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("LOCAL_RANK", "0")), processes
+
+
 @contextlib.contextmanager
 def leave_at_once():
     """Within it, one of several processes ends without Python's own shutdown.

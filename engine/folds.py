@@ -8,6 +8,7 @@ are alike, so whole squares of ground go to one fold:
 """
 
 import argparse
+import copy
 import math
 import pathlib
 import sys
@@ -194,8 +195,28 @@ def take_fold(tiles, folds, fold):
     parts = []
     for chosen in (learned_labels(labels, fold_of, fold), fold_of == fold):
         ends = np.searchsorted(labels.tile[chosen], np.arange(1, len(tiles)))
-        parts.append(tiles.with_points(np.split(labels.place[chosen], ends)))
+        parts.append(keep_labels(tiles, np.split(labels.place[chosen], ends)))
     return parts
+
+
+def keep_labels(tiles, points):
+    """Copy tiles into memory with fewer labels, without tiles that have no label left.
+
+    Args:
+        tiles: data.TileDataset.
+        points: list of N arrays of positions row * W + col, the labels to keep.
+    Returns:
+        TileDataset.
+    """
+    kept = [index for index, chosen in enumerate(points) if len(chosen)]
+    part = copy.copy(tiles)
+    part.points = points
+    part.images, part.labels = part.get_batch(kept)
+    part.points = [points[index] for index in kept]
+    classes = part.labels[part.labels != tiles.ignore].numpy()
+    part.class_counts = np.bincount(classes, minlength=len(tiles.class_counts))
+    part.labelled_pixels = len(classes)
+    return part
 
 
 def describe_folds(tiles, folds):

@@ -1,4 +1,4 @@
-"""How long a run is: its batch, its passes over the tiles, and the time that is left."""
+"""The length of a run: its batch, its passes over the tiles, and the time that is left."""
 
 import sys
 import time

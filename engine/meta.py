@@ -7,7 +7,7 @@ KEPT = ("name", "ignore", "mean", "std", "bands", "dtype", "gsd_m", "rgb", "noda
 
 
 def checkpoint_meta(dataset_meta):
-    """What a checkpoint keeps of dataset.json, as plain types.
+    """The entries of dataset.json that a checkpoint keeps, as plain types.
 
     Args:
         dataset_meta: see `prepared.load_meta`.
@@ -17,10 +17,14 @@ def checkpoint_meta(dataset_meta):
         scene_nodata and scales, unless the set was made when alpha was still a band.
     """
     meta = {key: dataset_meta.get(key) for key in KEPT}
-    meta.update({key: dataset_meta[key] for key in READING if key in dataset_meta})
-    if meta.get("scene_nodata") is not None and meta["nodata"] == meta["scene_nodata"]:
-        meta["nodata"] = [meta["nodata"]] * meta["bands"]  # other scenes may lack single bands
-    meta["scale"] = dataset_meta.get("arguments", {}).get("scale", 1.0)
+    for key in READING:
+        if key in dataset_meta:
+            meta[key] = dataset_meta[key]
+    nodata = meta["nodata"]
+    if nodata is not None and nodata == meta.get("scene_nodata"):
+        meta["nodata"] = [nodata] * meta["bands"]  # other scenes may lack single bands
+    arguments = dataset_meta.get("arguments", {})
+    meta["scale"] = arguments.get("scale", 1.0)
     meta["classes"] = [entry["name"] for entry in dataset_meta["classes"]]
     meta["colours"] = [list(entry["colour"]) for entry in dataset_meta["classes"]]
     return meta
@@ -29,16 +33,21 @@ def checkpoint_meta(dataset_meta):
 def check_checkpoint_meta(classes, colours, ignore, mean, std, bands, dtype, rgb, nodata=None,
                           scale=1.0, **others):
     """Refuse a checkpoint's metadata that make no sense: an error of any kind."""
-    if not (len(classes) == len(colours) and all(name.isprintable() for name in classes)):
-        raise ValueError("its classes make no sense")
-    if not (all(map(is_colour, colours)) and is_shown(rgb, bands)):
-        raise ValueError("its colours or shown bands make no sense")
-    if not (is_normalisation(mean, std, bands) and is_nodata(nodata, bands, dtype)
-            and is_nodata(others.get("scene_nodata"), bands, dtype)
-            and are_scales(others.get("scales"), bands)):
-        raise ValueError("its normalisation makes no sense")
-    if not (ignore == 255 and 0 < scale <= 16):
-        raise ValueError("its ignored label or scale makes no sense")
+    scene_nodata = others.get("scene_nodata")
+    checks = {
+        "number of colours": len(classes) == len(colours),
+        "class names": all(name.isprintable() for name in classes),
+        "colours": all(map(is_colour, colours)),
+        "shown bands": is_shown(rgb, bands),
+        "normalisation": is_normalisation(mean, std, bands),
+        "nodata": is_nodata(nodata, bands, dtype) and is_nodata(scene_nodata, bands, dtype),
+        "scales of the bands": are_scales(others.get("scales"), bands),
+        "ignored label": ignore == 255,
+        "scale": 0 < scale <= 16,
+    }
+    for entry, holds in checks.items():
+        if not holds:
+            raise ValueError(f"its {entry} cannot be right")
 
 
 def is_colour(value):
@@ -55,9 +64,11 @@ def is_shown(value, bands):
 
 def is_normalisation(mean, std, bands):
     """Whether mean and std list a finite number, and one above 0, per band; others may raise."""
-    mean, std = np.array([mean, std])
-    finite = abs(mean).max() < 1e38 and 1e-38 < std.min() <= std.max() < 1e38
-    return mean.shape == (bands,) and finite
+    mean = np.array(mean)
+    std = np.array(std)
+    if not mean.shape == std.shape == (bands,):
+        return False
+    return abs(mean).max() < 1e38 and std.min() > 1e-38 and std.max() < 1e38
 
 
 def is_nodata(value, bands, dtype):

@@ -18,6 +18,7 @@ from engine.lock import locked_beside
 from engine.meta import fits, is_colour, is_nodata, is_normalisation, is_shown
 
 SPLITS = ("train", "val", "test")
+POINTS = 20  # per training tile, unless the labels are points already
 SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by points already
 META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
               "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
@@ -110,10 +111,15 @@ def classes_without_labels(meta):
     return lines
 
 
-def labelled_share(meta):
-    """Share of the training pixels that are labelled, 0..1; meta: content of dataset.json."""
+def default_points(meta):
+    """Points per training tile unless --points is given; 0, all labels, where these are points.
+
+    Args:
+        meta: content of dataset.json.
+    """
     pixels = meta["tiles"]["train"] * meta["tile"] ** 2
-    return sum(meta["pixels"]["train"]) / max(1, pixels)
+    share = sum(meta["pixels"]["train"]) / max(1, pixels)
+    return 0 if share < SPARSE_SHARE else POINTS
 
 
 def wrong_entry(meta):
@@ -191,7 +197,7 @@ def open_array(path, shape, dtype):
 
 
 def data_fingerprint(folder):
-    """What tells this prepared data set from another one in the same folder.
+    """Fingerprint of a prepared data set, by which a run that goes on notices other data.
 
     Returns:
         {"tiles of train": count, "pixels of train": K counts, "look of train": digest of eight
@@ -485,8 +491,8 @@ def class_entries(classes):
         except (TypeError, ValueError, KeyError, AttributeError):
             fine = False
         if not fine or len(entry["colour"]) != 3:
-            raise ValueError(f"classes: {entry!r:.80}; give names of at most {MAX_NAME} characters, "
-                             "or dicts of a name and a colour [r, g, b] from 0 to 255")
+            raise ValueError(f"classes: {entry!r:.80}; give names of at most {MAX_NAME} "
+                             "characters, or dicts of a name and a colour [r, g, b] from 0 to 255")
         entries.append(entry)
     names = {entry["name"] for entry in entries}
     if not 1 <= len(entries) <= 255 or len(names) < len(entries):

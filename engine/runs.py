@@ -23,7 +23,7 @@ import torch
 
 from engine.checkpoint import load_checkpoint, save_checkpoint
 from engine.cli import plural
-from engine.device import describe_amp, out_of_memory
+from engine.device import describe_amp, out_of_memory, peak_memory_mb
 from engine.distributed import all_reduce
 from engine.files import check_file, read_text, writing
 from engine.length import describe_length
@@ -41,14 +41,16 @@ REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dr
 
 @dataclasses.dataclass
 class TrainState:
-    """All that changes while a run trains, and what it trains with."""
+    """The state of a run while it trains: network, optimiser, losses and progress."""
     model: torch.nn.Module
     parallel: torch.nn.Module  # the model as several processes run it; see `data_parallel`
     ema_model: torch.nn.Module | None  # of --ema; if there is one, it is scored and kept as best
     optimizer: torch.optim.Optimizer
     scheduler: object  # torch's ReduceLROnPlateau, for --schedule plateau
     scaler: torch.amp.GradScaler
+    amp: torch.dtype | None  # in which the network computes, see `device.amp_dtype`
     kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
+    criterion: object  # of the training labels, see `losses.build_loss`
     class_weight: torch.Tensor | None  # (K,)
     weak: object  # WeakSupervision of --superpixels and --teacher, or None
     step_log: torch.Tensor  # (2, steps) loss and gradient norm per step of this epoch
@@ -222,8 +224,9 @@ def print_summary(args, run, train_tiles, val_tiles, device):
     print(f"{args.model}, {parameters:,} parameters, on "
           f"{describe_amp(device, args.amp)} -> {args.out}")
     print(describe_length(args, run, len(train_tiles)), flush=True)
-    for line in () if run.rank or args.fold else classes_without_labels(meta):
-        print(f"warning: {line}", file=sys.stderr)
+    if run.rank == 0 and not args.fold:
+        for line in classes_without_labels(meta):
+            print(f"warning: {line}", file=sys.stderr)
 
 
 def print_epoch(run, args, row):
@@ -269,33 +272,10 @@ def resume(run, args, meta, device):
     path = pathlib.Path(args.out, "last.pt")
     content = load_checkpoint(path, device)
     check_same_command(args, content["args"])
-    train = content["train"]
-    counts = train.get("counts") or {}  # missing in older files
-    if not isinstance(counts, dict):
-        raise ValueError(f"{path} lacks what going on needs (counts): start a new run")
-    known = content["data"] | counts
-    known.pop("scores", None)  # see `folds.add_scores`
-    changed = changed_data(args.data, known, meta | run.fingerprint)
-    if changed:
-        raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
-                         f"({', '.join(map(str, changed[:3]))} differ): start a new run")
+    check_same_data(args, content, meta | run.fingerprint)
     try:
         run.model.load_state_dict(content["model"]["state"])
-        if run.ema_model:
-            run.ema_model.load_state_dict(train["ema"])
-        load_optimizer(run.optimizer, train["optimizer"])
-        run.scaler.load_state_dict(train["scaler"])
-        if run.scheduler:
-            load_scheduler(run.scheduler, train["scheduler"], args.lr)
-        run.step_log.copy_(train["record"])
-        run.epoch = int(train["epoch"])
-        run.step = int(train["step"])
-        run.best = float(train["best"])
-        # Earlier versions kept the first of equal scores, and no loss.
-        run.best_loss = float(train.get("best_loss", -math.inf))
-        run.waited = int(train.get("waited", 0))
-        if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.steps):
-            raise ValueError(f"epoch {run.epoch}, step {run.step}")
+        restore_progress(run, content["train"], args)
     except Exception as error:  # of many kinds, depending on what is missing
         if out_of_memory(error):
             raise
@@ -317,6 +297,47 @@ def check_same_command(args, saved):
     if changed:
         raise ValueError(f"{'; '.join(changed)}: resume with the flags in {args.out}/args.json, or "
                          "start a new run")
+
+
+def check_same_data(args, content, now):
+    """Refuse to go on with other data than the run was started on: ValueError naming what differs.
+
+    Args:
+        content: of last.pt.
+        now: metadata and fingerprint of the data set, as last.pt keeps them.
+    """
+    counts = content["train"].get("counts") or {}  # missing in older files
+    if not isinstance(counts, dict):
+        raise ValueError(f"{args.out}/last.pt lacks what going on needs (counts): start a new run")
+    known = content["data"] | counts
+    known.pop("scores", None)  # see `folds.add_scores`
+    changed = changed_data(args.data, known, now)
+    if changed:
+        raise ValueError(f"{args.data} is not the data set that {args.out} was started on "
+                         f"({', '.join(map(str, changed[:3]))} differ): start a new run")
+
+
+def restore_progress(run, train, args):
+    """Restore all but the weights of a run from what `save` has put into last.pt.
+
+    Raises:
+        an error of any kind: something is missing or makes no sense.
+    """
+    if run.ema_model:
+        run.ema_model.load_state_dict(train["ema"])
+    load_optimizer(run.optimizer, train["optimizer"])
+    run.scaler.load_state_dict(train["scaler"])
+    if run.scheduler:
+        load_scheduler(run.scheduler, train["scheduler"], args.lr)
+    run.step_log.copy_(train["record"])
+    run.epoch = int(train["epoch"])
+    run.step = int(train["step"])
+    run.best = float(train["best"])
+    # Earlier versions kept the first of equal scores, and no loss.
+    run.best_loss = float(train.get("best_loss", -math.inf))
+    run.waited = int(train.get("waited", 0))
+    if not (0 <= run.epoch <= args.epochs and 0 <= run.step <= run.steps):
+        raise ValueError(f"epoch {run.epoch}, step {run.step}")
 
 
 def load_optimizer(optimizer, saved):
@@ -379,6 +400,31 @@ def cut_log(path, epochs):
     if path.exists():
         # Nothing is written anew, so nothing can be lost on a full disk.
         os.truncate(path, sum(map(len, kept)))
+
+
+def log_row(run, matrix, val_loss, device, speed):
+    """The row of log.csv of the epoch that was just trained.
+
+    Args:
+        matrix, val_loss: of the validation split, see `evaluate.evaluate`.
+        speed: dict of seconds and images_per_s.
+    Returns:
+        {column: number}.
+    """
+    losses, norms = run.step_log
+    taken = norms.isfinite()  # the other steps overflowed
+    return {
+        "epoch": run.epoch + 1,
+        "train_loss": all_reduce(losses.mean()).item(),
+        "val_loss": val_loss,
+        "val_accuracy": matrix.pixel_accuracy(),
+        "val_miou": matrix.miou(),
+        "lr": max(group["lr"] for group in run.optimizer.param_groups),
+        "gradient_norm": norms[taken].mean().item(),
+        "overflows": int((~taken).sum()),
+        **speed,
+        "peak_memory_mb": peak_memory_mb(device),
+    }
 
 
 def log_epoch(run, args, row):

@@ -118,7 +118,7 @@ def test_main__a_run_without_its_report_writes_it_when_resumed(data, tmp_path, c
     assert "finished" in capsys.readouterr().out
 
 
-def test_report__metrics_are_written_last(data, tmp_path, monkeypatch):
+def test_finish_run__metrics_are_written_last(data, tmp_path, monkeypatch):
     def full(*_, **options):
         raise OSError("the disk is full")
     with monkeypatch.context() as patch:
@@ -414,47 +414,6 @@ def test_main__refuses_in_one_line_and_leaves_nothing(data, tmp_path, words, nam
     with pytest.raises((ValueError, OSError), match=named) as error:
         run(data, tmp_path / "run", *words.split())
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
-
-
-def test_check_args__missing_tensorboard_is_named(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="--tensorboard"):
-        train.check_args(train.parse_args(["--tensorboard"]))
-
-
-def test_check_data__processes_must_share_a_batch_equally(data):
-    args = train.parse_args(["--data", data, "--points", "5", "--bs", "3", "--epochs", "1"])
-    tiles = train.TileDataset(data, "train")
-    with pytest.raises(ValueError, match="--bs 3"):
-        train.check_data(args, tiles, tiles, 2)
-    train.check_data(args, tiles, tiles, 3)
-    args.folds = 2
-    with pytest.raises(ValueError, match="--folds.*torchrun"):
-        train.check_data(args, tiles, tiles, 3)
-
-
-def unlabel(folder, split):
-    """Take all labels of a split away."""
-    meta = json.loads((folder / "dataset.json").read_text())
-    edit(folder, "pixels", meta["pixels"] | {split: [0, 0, 0]})
-    np.save(folder / f"{split}_labels.npy", np.full((5, 16, 16), 255, np.uint8))
-
-
-@pytest.mark.parametrize("points", ["0", "5"])
-def test_check_data__no_training_label_is_refused(data, tmp_path, points):
-    unlabel(tmp_path / "data", "train")
-    with pytest.raises(ValueError, match="training"):
-        run(data, tmp_path / "run", "--points", points)
-
-
-def test_check_data__no_validation_label_needs_final_last(data, tmp_path):
-    unlabel(tmp_path / "data", "val")
-    with pytest.raises(ValueError, match="--final last"):
-        run(data, tmp_path / "run")
-    with pytest.raises(ValueError, match="--patience"):
-        run(data, tmp_path / "run", "--final", "last", "--patience", "1")
-    scores = run(data, tmp_path / "run", "--final", "last", "--epochs", "1")
-    assert scores["checkpoint"].endswith("last.pt")
 
 
 def test_main__without_validation_keeps_the_last_weights_and_gives_no_scores(tmp_path, capsys):

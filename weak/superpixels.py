@@ -2,12 +2,11 @@
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
 from data import normalise
 from engine.distributed import disable_tqdm
-
-OFFSETS = [(row, col) for row in (0, 1, 2) for col in (0, 1, 2)]  # the 3 x 3 cells around a cell
 
 
 def superpixels(image, size, compactness=0.5, rounds=5):
@@ -52,34 +51,39 @@ def _cell_features(image, size, compactness):
     image = np.pad(image, margins, mode="edge")
     position = np.stack(np.indices(image.shape[:2]), -1) * (compactness / size)  # (H', W', 2)
     pixels = np.concatenate([image * bands ** -0.5, position], -1, dtype=np.float32)
-    pixels = pixels.reshape(rows, size, cols, size, -1).swapaxes(1, 2)
-    return pixels.reshape(rows, cols, size * size, -1)
+    cells = pixels.reshape(rows, size, cols, size, -1).swapaxes(1, 2)
+    return cells.reshape(rows, cols, size * size, -1)
 
 
 def _nearest_centres(pixels, centres):
     """The patch whose centre is nearest to each pixel, among the nine cells around its own."""
     rows, cols = centres.shape[:2]
     padded = np.pad(centres, ((1, 1), (1, 1), (0, 0)))
-    lengths = np.pad((centres ** 2).sum(-1), 1, constant_values=np.inf)  # nothing beyond the grid
-    around = [padded[row:row + rows, col:col + cols] for row, col in OFFSETS]
-    around_lengths = [lengths[row:row + rows, col:col + cols] for row, col in OFFSETS]
-    products = pixels @ np.stack(around, -1)  # (rows, cols, pixels of a cell, 9)
-    distances = np.stack(around_lengths, -1)[:, :, None] - 2 * products  # |c|^2 - 2 x.c
-    steps = np.array([(row - 1) * cols + col - 1 for row, col in OFFSETS])
-    own = np.arange(rows * cols).reshape(rows, cols, 1)
-    return own + steps[distances.argmin(-1)]
+    lengths = (centres ** 2).sum(-1)  # |c|^2
+    lengths = np.pad(lengths, 1, constant_values=np.inf)  # no pixel joins what lies off the grid
+    around = sliding_window_view(padded, (3, 3), axis=(0, 1))  # (rows, cols, features, 3, 3)
+    around = around.reshape(rows, cols, -1, 9)
+    around_lengths = sliding_window_view(lengths, (3, 3)).reshape(rows, cols, 1, 9)
+    distances = around_lengths - 2 * (pixels @ around)  # |c|^2 - 2 x.c, without |x|^2
+    nearest = distances.argmin(-1)  # (rows, cols, pixels of a cell), 0 to 8, row by row
+    down, right = np.divmod(nearest, 3)  # 1 is the pixel's own cell
+    row = np.arange(rows)[:, None, None] + down - 1
+    col = np.arange(cols)[:, None] + right - 1
+    return row * cols + col
 
 
 def _mean_features(pixels, segments, centres):
     """Centres moved to the mean of their patches; the centre of an empty patch stays."""
-    rows, cols, features = centres.shape
-    flat = segments.reshape(-1)
-    counts = np.bincount(flat, minlength=rows * cols)[:, None]
-    sums = np.stack([np.bincount(flat, pixels[..., feature].reshape(-1), rows * cols)
-                     for feature in range(features)], -1)
-    means = sums / np.maximum(counts, 1)
-    means = np.where(counts > 0, means, centres.reshape(rows * cols, features))
-    return means.reshape(rows, cols, features).astype(np.float32)
+    features = centres.shape[-1]
+    before = centres.reshape(-1, features)  # (patches, features)
+    patches = segments.reshape(-1)  # of each pixel
+    counts = np.bincount(patches, minlength=len(before))[:, None]
+    sums = np.empty(before.shape)
+    for feature in range(features):
+        values = pixels[..., feature].reshape(-1)
+        sums[:, feature] = np.bincount(patches, values, len(before))
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), before)
+    return means.reshape(centres.shape).astype(np.float32)
 
 
 def propagate_to_superpixels(labels, segments, ignore=255):
@@ -94,8 +98,9 @@ def propagate_to_superpixels(labels, segments, ignore=255):
     labels = np.asarray(labels)
     segments = np.asarray(segments)
     known = labels != ignore
-    lowest = np.full(segments.max() + 1, 255)
-    highest = np.full(segments.max() + 1, -1)
+    count = segments.max() + 1
+    lowest = np.full(count, 255)
+    highest = np.full(count, -1)
     np.minimum.at(lowest, segments[known], labels[known])
     np.maximum.at(highest, segments[known], labels[known])
     classes = np.where(lowest == highest, lowest, ignore).astype(np.uint8)

@@ -60,14 +60,17 @@ def strong_augment(images, seed, epoch, places):
     draws = []
     for place in places:
         random = np.random.default_rng([seed, epoch, int(place), 1])  # draw_views uses no fourth
-        light = random.normal(0, STRONG_JITTER, (2, 1))
-        light = light + random.normal(0, STRONG_JITTER / 2, (2, bands))
-        blur = float(random.random() < 0.5)
-        draws.append(np.concatenate([np.exp(light[0]), light[1], [blur]]))
-    draws = to_device(np.stack(draws), images.device).float()[:, :, None, None]
-    gains, offsets, blur = draws.split([bands, bands, 1], 1)  # (B, C, 1, 1), ..., (B, 1, 1, 1)
+        light_of_all = random.normal(0, STRONG_JITTER, (2, 1))
+        light_of_band = random.normal(0, STRONG_JITTER / 2, (2, bands))
+        log_gains, offsets = light_of_all + light_of_band
+        is_blurred = random.random() < 0.5
+        draws.append(np.concatenate([np.exp(log_gains), offsets, [is_blurred]]))
+    draws = to_device(np.stack(draws), images.device).float()
+    draws = draws[:, :, None, None]  # (B, 2 * C + 1, 1, 1)
+    gains, offsets, is_blurred = draws.split([bands, bands, 1], dim=1)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
-    images = torch.where(blur > 0, F.avg_pool2d(padded, 3, stride=1), images)
+    blurred = F.avg_pool2d(padded, 3, stride=1)
+    images = torch.where(is_blurred > 0, blurred, images)
     return images * gains + offsets
 
 

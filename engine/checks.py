@@ -1,0 +1,43 @@
+"""Checks of train.py before it begins: do the flags go together, and do they fit the data?"""
+
+import importlib.util
+
+from losses import PIXELWISE, build_loss
+
+
+def check_args(args):
+    """Refuse flags that contradict each other or need what is missing: ValueError naming them."""
+    build_loss(args.loss)
+    pixelwise = set(PIXELWISE) & set(args.loss.split("+"))
+    if args.bs and args.accumulate > args.bs:
+        raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
+    if args.teacher and not args.ema:
+        raise ValueError("--teacher uses the averaged weights: give --ema too, such as 0.99")
+    if args.class_weights != "none" and not args.superpixels and not pixelwise:
+        raise ValueError(f"--class-weights: --loss {args.loss} weighs all classes alike already: "
+                         "leave it out")
+    if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise ValueError("--tensorboard: the package is missing: pip install tensorboard")
+
+
+def check_data(args, train_tiles, val_tiles, world_size):
+    """Refuse a set without labels, and flags that do not fit it: ValueError naming them."""
+    tile = train_tiles.meta["tile"]
+    batch = min(args.bs, args.passes * len(train_tiles))
+    if train_tiles.labelled_pixels == 0:
+        raise ValueError(f"{args.data} has no labelled training pixel: look at its preview.png and "
+                         "at the masks")
+    if val_tiles.labelled_pixels == 0 and (args.final == "best" or args.schedule == "plateau"):
+        raise ValueError(f"{args.data} has no labelled validation pixel, so no epoch is best: give "
+                         "--final last, and no --schedule plateau")
+    if args.patience and not val_tiles.labelled_pixels:
+        raise ValueError(f"--patience: {args.data} has no labelled validation pixel: leave it out")
+    if args.folds and world_size > 1:
+        raise ValueError("--folds: one process trains all networks: start it without torchrun")
+    if args.crop == 1 or args.crop > tile:
+        raise ValueError(f"--crop {args.crop}: give 2 to {tile} px, the tiles' side")
+    if not args.points and args.points_per != "image":
+        raise ValueError("--points-per is for points that are drawn: give --points too")
+    if batch % world_size:
+        raise ValueError(f"--bs {args.bs}: {world_size} processes cannot share {batch} tiles "
+                         f"equally: give a multiple of {world_size}")
