@@ -218,10 +218,10 @@ class WindowPredictor:
         inputs = self.network_input(image, missing)
         missing = self.without_data(image, missing)[in_window].copy()
         del image  # the network needs the memory
-        classes, probabilities = self.predict(inputs, margin)
-        self.keep(block, col, missing, in_prediction, classes, probabilities)
         if row.size > WINDOW:  # smaller ones would take longer, and have less to return
             return_freed_memory()
+        classes, probabilities = self.predict(inputs, margin)
+        self.keep(block, col, missing, in_prediction, classes, probabilities)
         return (row.keep_to - row.keep_from) * (col.keep_to - col.keep_from)
 
     def read(self, row, col):

@@ -84,7 +84,7 @@ def figure(rows):
     ticks = {n: f"x {2 ** n}" for n in range(7)}
     return curves(series, "more tiles, classes, bands or pixels",
                   "doublings of the time (1: twice as long, 6: 64 times as long)",
-                  "How the time grows with the data", (0, 6), ticks)
+                  "How the time grows with the data", (-1, 6), ticks)
 
 
 def main(args):
