@@ -111,6 +111,8 @@ def main(args):
     if device.type == "cpu":
         compute_in_bands(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
+    if args.window > WINDOW:
+        return_freed_memory()
     args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)
     scenes = args.scenes[rank::processes]
@@ -218,8 +220,6 @@ class WindowPredictor:
         inputs = self.network_input(image, missing)
         missing = self.without_data(image, missing)[in_window].copy()
         del image  # the network needs the memory
-        if row.size > WINDOW:  # smaller ones would take longer, and have less to return
-            return_freed_memory()
         classes, probabilities = self.predict(inputs, margin)
         self.keep(block, col, missing, in_prediction, classes, probabilities)
         return (row.keep_to - row.keep_from) * (col.keep_to - col.keep_from)

@@ -17,7 +17,7 @@ from networks.ensemble import Ensemble, mutual_information
 from unet import ResUNet, UNet, pad_to_stride, upsample
 
 WINDOW = 1024  # px
-BAND_VALUES = 2**23  # in the widest map of a block while a band of rows is computed
+BAND_VALUES = 2**22  # in the widest map of a block while a band of rows is computed
 BAND_HALO = 4  # rows beyond a band, at least the reach of a block, a multiple of its stride
 MARGIN_WITHOUT_RADIUS = 64  # px, for networks whose receptive field is the whole image
 
