@@ -33,7 +33,7 @@ def labelled_pixels(logits, labels, ignore=255):
     """
     if logits.shape[:1] + logits.shape[2:] != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} "
-                         "differ in size")
+                         "differ in size: a network's logits must have its images' size")
     if labels.device.type != "cpu":
         return logits, labels.long()
     num_classes = logits.shape[1]

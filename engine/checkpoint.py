@@ -107,8 +107,8 @@ def load_model(path, device="cpu"):
             if not value.isfinite().all():
                 raise ValueError(f"{name} is not finite")
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} does not fit this version's networks ({error!r:.80}): train "
-                         "again") from None
+        raise ValueError(f"{path} does not fit this version's networks ({error!r:.200}): use "
+                         "the version or fork that it was trained with, or train again") from None
     model = model.to(device, torch.float32, memory_format=torch.channels_last).eval()
     return model, content["data"]
 

@@ -10,6 +10,7 @@ import torch
 
 # of glibc's malloc.h
 M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 M_MMAP_MAX = -4
 M_ARENA_MAX = -8
 
@@ -53,7 +54,7 @@ def keep_freed_memory():
 
 
 def return_freed_memory():
-    """Have glibc return freed blocks to the kernel at once, after `keep_freed_memory`.
+    """Have glibc return blocks that are freed from now on to the kernel, as it does by itself.
 
     Large windows need less memory so, a fifth less (measured): among kept blocks of many sizes are
     gaps that fit none of the next ones.

@@ -32,7 +32,7 @@ def test_pick_device__refuses_a_device_that_is_missing():
 def test_keep_freed_memory__serves_the_next_tensor():
     code = """
 import resource, threading, torch
-from engine.device import pick_device
+from engine.device import pick_device, return_freed_memory
 
 def faults(turns, numbers):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,10 +46,13 @@ print(faults(10, 16 * 2**20))  # 64 MiB: 16,384 pages, which the kernel clears a
 thread = threading.Thread(target=lambda: print(faults(10, 4 * 2**20)))  # from what main() kept
 thread.start()
 thread.join()
+return_freed_memory()
+print(faults(10, 32 * 2**20))  # more than what is kept from before
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
-    main, thread = map(int, done.stdout.split())
-    assert main < 10 * 4096 and thread < 4096
+    kept, in_thread, returned = map(int, done.stdout.split())
+    assert kept < 10 * 4096 and in_thread < 4096
+    assert returned > 5 * 32_768
 
 
 CPU = torch.device("cpu")
