@@ -230,7 +230,7 @@ def test_main__scene_of_odd_size_ends_where_its_map_ends(tmp_path):
     write_checkpoint(tmp_path / "best.pt", arguments={"scale": 0.5})
     odd = random_scene(59, 81)  # 29.5 x 40.5 px, rounded to 30 x 40
     tifffile.imwrite(tmp_path / "odd.tif", odd, photometric="rgb", extratags=UTM_TAGS)
-    path, = run(tmp_path, "odd.tif", flags=["--suggest", "1000", "--window", "1040"])
+    path, = run(tmp_path, "odd.tif", flags=["--suggest", "50", "--window", "1040"])
     with open_raster(path) as raster:
         assert (raster.height, raster.width) == (30, 40)
         corner = raster.georeference.to_map(30, 40)
