@@ -83,8 +83,7 @@ import torch
 from tqdm import tqdm
 
 from data import normalise
-from engine.device import (
-    amp_dtype, autocast, describe_amp, pick_device, return_freed_memory)
+from engine.device import amp_dtype, autocast, describe_amp, pick_device, return_freed_memory
 from engine.distributed import torchrun_environment
 from engine.ensemble import load_ensemble
 from engine.meta import display_limits
@@ -111,7 +110,7 @@ def main(args):
     if device.type == "cpu":
         compute_in_bands(model)
     args.window, args.margin = window_and_margin(args.window, args.margin, model)
-    if args.window > WINDOW:
+    if args.window > WINDOW:  # smaller ones would take longer, and have less to return
         return_freed_memory()
     args.scale = args.scale or meta.get("scale") or 1.0
     check_names(args.scenes)
