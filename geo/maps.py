@@ -19,7 +19,7 @@ from geo.polygons import map_polygons
 from geo.raster import open_raster, write_geotiff
 from report.figures import save_png
 from report.overviews import map_overview, points_overview
-from weak.suggest import RandomPoints
+from weak.suggest import DISTANCE, RandomPoints
 
 OVERVIEW_SIDE = 2000  # px, the longer side of an overview at most
 NO_DATA = 255  # in class maps; 0 in probabilities, because the best class of a pixel has more
@@ -149,20 +149,27 @@ def write_maps(row_blocks, raster, meta, out, probabilities=False, suggest=0, fi
         picture = map_overview(summary.rgb, summary.classes, meta, summary.counts, raster.path.name)
         save_png(picture, f"{stem}_overlay.png")
         if suggest:
-            points = summary.points.choose()
             file_size = file_size or (raster.height, raster.width)
-            write_points(f"{stem}_points.csv", points, raster, meta["classes"], file_size)
-            rows, cols, classes = points
-            stride = summary.stride
-            picture = points_overview(summary.rgb, rows // stride, cols // stride, classes, meta,
-                                      f"{raster.path.name}: label these next")
-            save_png(picture, f"{stem}_points.png")
+            write_suggested(stem, summary, raster, meta, file_size)
         files = sorted(os.listdir(work))
         remove_old(out, name, files)
         for file in files:
             os.replace(pathlib.Path(work, file), pathlib.Path(out, file))
     list_files(out, name, files)
     return pathlib.Path(out, f"{name}_classes.tif")
+
+
+def write_suggested(stem, summary, raster, meta, file_size):
+    """Write the points to label next and their picture; the arguments are those of `write_maps`."""
+    rows, cols, classes = points = summary.points.choose()
+    if len(rows) < summary.points.count:
+        print(f"{raster.path.name}: {len(rows)} points to label in place of {summary.points.count}, "
+              f"because there is no room for more that lie {DISTANCE} px apart")
+    write_points(f"{stem}_points.csv", points, raster, meta["classes"], file_size)
+    stride = summary.stride
+    picture = points_overview(summary.rgb, rows // stride, cols // stride, classes, meta,
+                              f"{raster.path.name}: label these next")
+    save_png(picture, f"{stem}_points.png")
 
 
 def remove_old(out, name, files):

@@ -128,6 +128,14 @@ def test_write_points__can_be_read_by_prepare_data_once_classes_are_given(tmp_pa
     assert (int(rows[0]), int(cols[0])) == (row, col)
 
 
+def test_write_suggested__states_that_there_is_no_room_for_all(tmp_path, scene, capsys):
+    write_maps(split(predicted(), 13), scene, META, tmp_path, suggest=50)
+    points = read_rows(tmp_path / "scene_points.csv")  # of 30 x 40 px, so at most 3 x 3
+    assert 2 <= len(points) <= 9
+    assert capsys.readouterr().out.startswith(
+        f"scene.tif: {len(points)} points to label in place of 50, because there is no room ")
+
+
 def test_write_points__without_a_map_are_pixels_of_the_file(tmp_path):
     with open_raster(write_photo(tmp_path / "photo.png", 60, 80)) as raster:
         raster.height = 30  # as predict.py has it at scale 0.5
