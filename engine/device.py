@@ -107,14 +107,15 @@ def cpu_has_bfloat16():
 def bfloat16_speedup():
     """How many times as fast a convolution is in bfloat16 on this CPU, measured in about 50 ms.
 
-    On one thread, because several would wait for each other where other programs run.
+    On one thread, because several would wait for each other where other programs run, and of a
+    small image, because those programs would interrupt a longer convolution each time.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    image = torch.ones(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    image = torch.ones(1, 64, 32, 32).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last)
     seconds = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(5):  # in turns, so that what else the machine does meets both
+    for _ in range(25):  # in turns, so that what else the machine does meets both
         for dtype, times in seconds.items():
             inputs = image.to(dtype)
             kernel = weight.to(dtype)
