@@ -364,6 +364,7 @@ def test_read_weights__by_class():
             read_weights(words, rows, how)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "rachel_carson").exists(), reason="the imagery is not here")
 def test_split_by_polygon__rachel_carson(tmp_path):
     files = sorted((SHARED / "rachel_carson").glob("*_B0*.tiff"))
