@@ -27,7 +27,7 @@ import torch
 
 from data import Augmentation, TileDataset, augment, normalise, training_batches
 from engine import runs
-from engine.checks import check_args, check_data
+from engine.checks import check_args, check_data, default_class_weights
 from engine.device import amp_dtype, autocast, compile_network, pick_device
 from engine.distributed import (
     all_reduce, average_buffers, broadcast, data_parallel, init_distributed, rank_and_size)
@@ -101,6 +101,7 @@ def open_tiles(args):
         args.points = default_points(load_meta(args.data))
     train_tiles = TileDataset(args.data, "train", args.points, args.points_per, args.seed)
     val_tiles = TileDataset(args.data, "val", may_be_empty=True)
+    args.class_weights = args.class_weights or default_class_weights(args, train_tiles)
     choose_length(args, len(train_tiles))
     if not len(val_tiles):
         args.final = "last"

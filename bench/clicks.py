@@ -40,7 +40,8 @@ from weak.pixel_classifier import PixelClassifier
 DRAWS = 3
 SETTINGS = {  # flags of prepare_data.py and of train.py
     "default": ("", ""),
-    "pretrained": ("", "--encoder efficientnet_lite0 --weights imagenet"),
+    "weighed": ("", "--encoder efficientnet_lite0 --weights imagenet"),
+    "pretrained": ("", "--encoder efficientnet_lite0 --weights imagenet --class-weights none"),
     "blocks": ("--split-by block", ""),
     "tiles-64": ("--tile 64", ""),
     "tiles-256": ("--tile 256", "")}
@@ -53,11 +54,11 @@ COLOURS = {"building": (200, 60, 60), "land": (235, 215, 165), "road": (60, 60, 
            "vegetation": (70, 150, 70), "water": (60, 110, 200)}
 HEAD = """Written by `python bench/clicks.py` from clicks.csv and clicks_intervals.csv.
 
-Default: every command ran with its defaults. Pretrained: train.py with `--encoder
-efficientnet_lite0 --weights imagenet`. Blocks: prepare_data.py with `--split-by block`, which was
-its default when these rows were made. Tiles: prepare_data.py with `--tile`. Network and pixel
-classifier learned from the same clicks, those of the training split, and are scored on all labelled
-pixels of the scene that were not clicked. Printed is what train.py printed of its test clicks, with
+Default: every command ran with its defaults. Weighed: train.py with `--encoder efficientnet_lite0
+--weights imagenet`, whose default are class weights. Pretrained: the same without them. Blocks:
+prepare_data.py with `--split-by block`, which was its default when these rows were made. Tiles:
+prepare_data.py with `--tile`. Network and pixel classifier learned from the same clicks, those of
+the training split, and are scored on all labelled pixels of the scene that were not clicked. Printed is what train.py printed of its test clicks, with
 its 95 % interval. It holds if the score on all other pixels lies in it. Minutes are processor
 seconds of prepare_data.py, train.py and predict.py, divided by 120: what two cores need at best.
 """

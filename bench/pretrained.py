@@ -42,7 +42,8 @@ from report.figures import save_png
 from report.layout import PAPER, page
 
 PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
-LITE = "--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --encoder efficientnet_lite0"
+LITE = ("--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --class-weights none "
+        "--encoder efficientnet_lite0")
 EPOCHS = {"dubai": "--crop 160 --epochs 10", "dunes-a": "--epochs 16", "dunes-b": "--epochs 16",
           "obx": "--crop 160 --epochs 10", "roads": "--crop 160 --epochs 16"}
 # The plain U-Net has twice the epochs. On dubai it has 40 and on roads 20, as in points.py.

@@ -27,7 +27,7 @@ FOLDS = {"demo": {"a": "place_01 place_02 place_03 place_04",
                   "b": "place_05 place_06 place_07 place_08"},
          "dubai": {"a": "2 6", "b": "2 5", "c": "2", "d": "4+7+8"}}
 FEW_TILES = "d"  # trains on a quarter of the tiles, four times as many epochs
-LITE = "--stem 1 --encoder efficientnet_lite0"
+LITE = "--stem 1 --class-weights none --encoder efficientnet_lite0"
 SETTINGS = {  # flags beside the base; of a flag given twice the last counts; None as in Experiment
     "base": "",
     "30 epochs": "--epochs 30",

@@ -1,23 +1,47 @@
-"""Checks of train.py before it begins: do the flags go together, and do they fit the data?"""
+"""Checks of train.py before it begins: do the flags go together, and do they fit the data?
+
+And the default that depends on both.
+"""
 
 import importlib.util
 
+from engine.flags import is_pretrained
+from engine.prepared import SPARSE_SHARE
 from losses import PIXELWISE, build_loss
 
 
 def check_args(args):
     """Refuse flags that contradict each other or need what is missing: ValueError naming them."""
     build_loss(args.loss)
-    pixelwise = set(PIXELWISE) & set(args.loss.split("+"))
     if args.bs and args.accumulate > args.bs:
         raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
     if args.teacher and not args.ema:
         raise ValueError("--teacher uses the averaged weights: give --ema too, such as 0.99")
-    if args.class_weights != "none" and not args.superpixels and not pixelwise:
+    if args.class_weights not in (None, "none") and not takes_class_weights(args):
         raise ValueError(f"--class-weights: --loss {args.loss} weighs all classes alike already: "
                          "leave it out")
     if args.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise ValueError("--tensorboard: the package is missing: pip install tensorboard")
+
+
+def takes_class_weights(args):
+    """Whether a term of the loss can weigh classes: one that sums over pixels."""
+    return bool(args.superpixels or set(PIXELWISE) & set(args.loss.split("+")))
+
+
+def default_class_weights(args, tiles):
+    """The --class-weights of a run that names none: "sqrt" where they gained, else "none".
+
+    That is from few labels on a pretrained network: on three real sets from one point per tile,
+    see results/pretrained.md. On the demo, where no class is rare, they cost about a point.
+
+    Args:
+        args: train.py's; tiles: TileDataset to train on.
+    """
+    sparse = tiles.labelled_pixels < SPARSE_SHARE * tiles.labels.numel()
+    if sparse and is_pretrained(args.encoder, args.weights) and takes_class_weights(args):
+        return "sqrt"
+    return "none"
 
 
 def check_data(args, train_tiles, val_tiles, world_size):

@@ -72,7 +72,8 @@ def add_learning_flags(parser):
     flag("--points-per", default="image", choices=("image", "class"), help="what --points counts")
     losses = ", ".join(names("losses.py", "LOSSES"))
     flag("--loss", default="ce", help=f"{losses}, or a sum such as focal+jaccard")
-    flag("--class-weights", default="none", choices=("none", "inverse", "sqrt"), help="by rarity")
+    flag("--class-weights", choices=("none", "inverse", "sqrt"), help="by rarity; default none, or "
+         "sqrt for few labels and an EfficientNet with --weights")
     flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
          "the class of their points, px, such as 16; 0 is off")
     flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
@@ -144,6 +145,13 @@ def default_rates(encoder, weights):
     Returns:
         (rate, share 0..1).
     """
-    if weights is not None and encoder in names("networks/efficientnet.py", "EFFICIENTNETS"):
-        return 2e-3, 0.3
-    return 1e-3, 1.0
+    return (2e-3, 0.3) if is_pretrained(encoder, weights) else (1e-3, 1.0)
+
+
+def is_pretrained(encoder, weights):
+    """Whether a run has the network that defaults of its own were chosen for.
+
+    Args:
+        encoder, weights: as in `build_model`, or None.
+    """
+    return weights is not None and encoder in names("networks/efficientnet.py", "EFFICIENTNETS")

@@ -221,6 +221,9 @@ def print_summary(args, run, train_tiles, val_tiles, device):
           f"{meta['tile']} px, {plural(meta['bands'], 'band')}, {len(meta['classes'])} classes")
     print(f"labels: {train_tiles.labelled_pixels:,} px, {share:.3%} of the training tiles, {kept}; "
           f"{validation}")
+    if args.class_weights != "none":
+        print(f"class weights {args.class_weights}: rare classes count more; --class-weights none: "
+              "all alike")
     print(f"{args.model}, {parameters:,} parameters, on "
           f"{describe_amp(device, args.amp)} -> {args.out}")
     print(describe_length(args, run, len(train_tiles)), flush=True)

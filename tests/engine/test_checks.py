@@ -25,6 +25,24 @@ def test_check_args__missing_tensorboard_is_named(monkeypatch):
         check_args(train.parse_args(["--tensorboard"]))
 
 
+LITE = "--encoder efficientnet_lite0 --weights imagenet"
+
+
+@pytest.mark.parametrize("words, how", [
+    (f"{LITE} --points 1", "sqrt"),  # one of 256 pixels
+    (f"{LITE} --points 1 --class-weights none", "none"),
+    (f"{LITE} --points 1 --loss dice", "none"),  # which weighs all classes alike already
+    (f"{LITE} --points 1 --loss dice --superpixels 4", "sqrt"),
+    (f"{LITE} --points 9", "none"),  # 3.5 %
+    ("--encoder efficientnet_lite0 --points 1", "none"),
+    ("--points 1", "none"),
+    ("--points 1 --class-weights inverse", "inverse")])
+def test_default_class_weights__are_for_few_labels_on_a_pretrained_network(data, words, how):
+    args = train.parse_args(["--data", data, *words.split()])
+    train.open_tiles(args)
+    assert args.class_weights == how
+
+
 def test_check_data__processes_must_share_a_batch_equally(data):
     args = train.parse_args(["--data", data, "--points", "5", "--bs", "3", "--epochs", "1"])
     tiles = TileDataset(data, "train")

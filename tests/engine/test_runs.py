@@ -455,9 +455,11 @@ def test_save__the_average_is_what_is_kept_as_best(data, tmp_path):
 
 def test_print_summary__shows_which_points_a_run_learns_from(data, tmp_path, capsys):
     draws = []
-    for name, flags in (("a", ["--lr", "0.1"]), ("b", ["--lr", "0.2"]), ("c", ["--seed", "1"])):
+    for name, flags in (("a", []), ("b", ["--class-weights", "sqrt"]), ("c", ["--seed", "1"])):
         run(data, tmp_path / name, "--epochs", "2", "--stop-after", "1", *flags)
-        draws += re.findall(r"5 points per tile, draw ([0-9a-f]{8})", capsys.readouterr().out)
+        printed = capsys.readouterr().out
+        draws += re.findall(r"5 points per tile, draw ([0-9a-f]{8})", printed)
+        assert ("class weights sqrt" in printed) == (name == "b")
     assert len(draws) == 3 and draws[0] == draws[1] != draws[2]
 
 
