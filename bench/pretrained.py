@@ -272,12 +272,14 @@ def technique_table(data, rows):
         there = [rows[run] for run in one.runs if run in rows]
         if there:
             gains = paired_gains(one.runs, experiment(data, points, PRETRAINED).runs, rows)
+            to_plain = paired_gains(one.runs, experiment(data, points, PLAIN).runs, rows)
             table.append({
                 "points per tile": points,
                 "technique": name,
                 "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
                 "difference to pretrained": difference(gains),
                 "by draw": listed(gains),
+                "difference to plain": difference(to_plain),
                 "IoU by class": mean_class_iou(there)})
     return table
 
