@@ -43,9 +43,9 @@ METHODS = {  # flags beside the recipe, {} is the side of superpixels; None as i
     WEIGHTS: "--class-weights sqrt",
     "superpixels": "--superpixels {}",
     BEST: "--class-weights sqrt --superpixels {}",
-    "teacher": "--teacher 0.7",
+    "teacher": None,
     "gated CRF": None,
-    "superpixels, class weights, teacher": "--class-weights sqrt --superpixels {} --teacher 0.7",
+    "superpixels, class weights, teacher": None,
     TWICE: "--epochs 40",
 }
 OTHERS = {FULL: "", FULL_TWICE: "--epochs 40", FRESH: ""}

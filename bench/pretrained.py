@@ -51,12 +51,12 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
-TECHNIQUES = {  # flags for the pretrained network, beside those of its recipe
+TECHNIQUES = {  # flags beside those of the pretrained network, {} is twice its epochs
     "class weights": "--class-weights sqrt",
     "superpixels": "--superpixels 8",
     "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
-    "teacher": "--teacher 0.7 --ema 0.98",
-    "twice the epochs": None}  # see `experiment`
+    "teacher": None,  # its flag left the project
+    "twice the epochs": "--epochs {}"}
 CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
 JUDGED = {"dubai": (1, 5), "dunes-a": (1, 5), "roads": (1, 5)}  # points per tile
 
@@ -205,13 +205,11 @@ def runs_of(data, points, words):
 
 def technique(data, points, name):
     """The Experiment of one of TECHNIQUES on the pretrained network."""
-    flags = experiment(data, points, PRETRAINED).flags
     more = TECHNIQUES[name]
-    if more is None:
-        epochs = EPOCHS[data].split()[-1]
-        flags = flags.replace(f"--epochs {epochs}", f"--epochs {2 * int(epochs)}")
-    else:
-        flags = f"{flags} {more}"
+    flags = None
+    if more is not None:
+        twice = 2 * int(EPOCHS[data].split()[-1])
+        flags = f"{experiment(data, points, PRETRAINED).flags} {more.format(twice)}"
     words = f"pretrained {name}".replace(",", "").replace(" ", "-")
     return Experiment(runs_of(data, points, words), flags)
 

@@ -15,8 +15,6 @@ def check_args(args):
     build_loss(args.loss)
     if args.bs and args.accumulate > args.bs:
         raise ValueError(f"--accumulate {args.accumulate}: give at most --bs {args.bs}")
-    if args.teacher and not args.ema:
-        raise ValueError("--teacher uses the averaged weights: give --ema too, such as 0.99")
     if args.class_weights not in (None, "none") and not takes_class_weights(args):
         raise ValueError(f"--class-weights: --loss {args.loss} weighs all classes alike already: "
                          "leave it out")

@@ -76,8 +76,6 @@ def add_learning_flags(parser):
          "sqrt for few labels and an EfficientNet with --weights")
     flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
          "the class of their points, px, such as 16; 0 is off")
-    flag("--teacher", type=number(float, 0, 1), default=0.0, help="confidence, 0 to 1, from which "
-         "the weights of --ema label other pixels, such as 0.9; 0 is off")
     flag = parser.add_argument_group("network").add_argument
     networks = ", ".join(names("networks/__init__.py", "NETWORKS"))
     flag("--model", help=f"{networks}; default unet, or resunet with --encoder")
@@ -98,7 +96,7 @@ def add_learning_flags(parser):
     flag("--ema", type=number(float, 0, 0.99999), default=0.0, help="score and keep averaged "
          "weights, with this decay per step, such as 0.99; 0 is off")
     flag("--accumulate", type=number(int, 1), default=1, help="parts a batch is cut into, to save "
-         "memory; exact for ce and focal, but batch norm, dice, jaccard and --teacher see parts")
+         "memory; exact for ce and focal, but batch norm, dice and jaccard see parts")
 
 
 def add_augmentation_flags(parser):

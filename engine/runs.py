@@ -36,7 +36,7 @@ SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
                  "fusion_at": "bottleneck", "upsampling": None, "skips": True, "output_stride": 16,
                  "hardest": 1.0, "crf": 0.0, "sync_bn": False, "deterministic": False,
-                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False}
+                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False, "teacher": 0.0}
 
 
 @dataclasses.dataclass
@@ -52,7 +52,7 @@ class TrainState:
     kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
     criterion: object  # of the training labels, see `losses.build_loss`
     class_weight: torch.Tensor | None  # (K,)
-    weak: object  # WeakSupervision of --superpixels and --teacher, or None
+    superpixel_loss: object  # superpixels.SuperpixelLoss of --superpixels, or None
     step_log: torch.Tensor  # (2, steps) loss and gradient norm per step of this epoch
     labelled_pixels: int
     fingerprint: dict  # of the data set, see `prepared.data_fingerprint`

@@ -12,7 +12,7 @@ from helpers import TINY, run, write_set
 import data as tiles_module
 import evaluate
 import train
-import weak.supervision
+import weak.superpixels
 from data import Augmentation, TileDataset, augment, draw_views
 from engine.checkpoint import load_checkpoint
 from geo.raster import open_raster
@@ -53,10 +53,10 @@ def watched(tmp_path_factory):
         watch(patch, train, "update_ema", lambda ema, model, decay, updates: (decay, updates))
         watch(patch, train, "evaluate",
               lambda model, tiles, *rest: (tiles.points, tiles.labelled_pixels, model.training))
-        watch(patch, weak.supervision.WeakSupervision, "begin_batch",
-              lambda self, batch, epoch, progress, device: (epoch, progress))
+        watch(patch, weak.superpixels.SuperpixelLoss, "begin_batch",
+              lambda self, batch, progress, device: progress)
         words = ["--data", str(folder / "data"), *TINY, "--epochs", "3", "--stop-after",
-                 str(EPOCHS), "--ema", "0.9", "--teacher", "0.5", "--lr", "0.1", "--out",
+                 str(EPOCHS), "--ema", "0.9", "--superpixels", "4", "--lr", "0.1", "--out",
                  str(folder / "run")]
         args = train.parse_args(words)
         train.main(args)
@@ -81,10 +81,10 @@ def test_optimizer_step__the_average_counts_the_steps_of_the_run(watched):
     assert seen["update_ema"] == [(0.9, step + 1) for step in range(EPOCHS * STEPS)]
 
 
-def test_train_one_epoch__the_teacher_is_told_how_much_of_the_run_is_done(watched):
+def test_train_one_epoch__superpixels_are_told_how_much_of_the_run_is_done(watched):
     seen, _, _ = watched
     assert seen["begin_batch"] == [
-        (step // STEPS, pytest.approx(step / TOTAL)) for step in range(EPOCHS * STEPS)]
+        pytest.approx(step / TOTAL) for step in range(EPOCHS * STEPS)]
 
 
 def test_finish_epoch__validation_uses_every_label(watched):

@@ -69,7 +69,6 @@ RESUMED = {
     "ema, bfloat16": ["--ema", "0.9", "--amp", "bf16"],
     "plateau, superpixels": ["--schedule", "plateau", "--superpixels", "4", "--class-weights",
                              "sqrt"],
-    "teacher": ["--ema", "0.9", "--teacher", "0.3"],
     "augmentation, sgd": ["--rotate", "10", "--zoom", "1.2", "--crop", "8", "--jitter", "0.3",
                           "--optimizer", "sgd", "--loss", "focal+jaccard", "--accumulate", "2"],
 }
@@ -403,7 +402,6 @@ def test_parse_args__refuses_in_one_line(words, capsys):
     ("--encoder-lr 0.1", "--encoder-lr"),
     ("--loss iou", "--loss iou"),
     ("--accumulate 3", "--accumulate 3"),
-    ("--teacher 0.9", "--ema"),
     ("--loss dice+jaccard --class-weights sqrt", "--class-weights"),
     ("--points 0 --points-per class", "--points-per"),
     ("--crop 1", "--crop 1"),

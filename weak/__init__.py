@@ -1,1 +1,1 @@
-"""Learning beyond the labelled pixels: EMA, superpixels, a teacher, what to label next."""
+"""Learning beyond the labelled pixels: averaged weights, superpixels, what to label next."""

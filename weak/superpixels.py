@@ -1,12 +1,56 @@
-"""Superpixels: patches of similar colour that take the class of the labelled points inside them."""
+"""Superpixels: patches of similar colour that take the class of the labelled points inside them.
+
+A point's class is given to the patch around it. Patches are partly wrong, so the loss that learns
+from them fades out.
+"""
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
-from data import normalise
-from engine.distributed import disable_tqdm
+from data import crop_labels, missing_pixels, normalise
+from engine.distributed import all_reduce, disable_tqdm
+from losses import count_labelled, partial_cross_entropy
+
+WEIGHT = 0.5  # of the superpixels' loss at the start
+END = 0.6  # share of training after which it is 0
+
+
+class SuperpixelLoss:
+    """The superpixels' loss of a run: `begin_batch` once per batch, then a call for each part.
+
+    Args:
+        tiles: TileDataset to train on.
+        size: side of the superpixels, px.
+        class_weight: (K,) of the points' loss, or None; superpixels take the same.
+    """
+
+    def __init__(self, tiles, size, class_weight=None):
+        self.ignore = tiles.ignore
+        self.nodata = tiles.meta.get("nodata")
+        self.label_maps = superpixel_labels(tiles, size)
+        self.class_weight = class_weight
+
+    def begin_batch(self, batch, progress, device):
+        """Prepare the labels of a batch, and count what the loss is divided by.
+
+        Args:
+            batch: data.Batch.
+            progress: share of all steps of the run that are done, 0..1.
+            device: where the network computes.
+        """
+        self.weight = WEIGHT * max(0.0, 1 - progress / END)
+        missing = missing_pixels(batch.images, self.nodata).cpu()  # (B, H, W)
+        labels = self.label_maps[batch.indices].masked_fill(missing, self.ignore)
+        self.labels = crop_labels(labels.to(device), batch.views, self.ignore)
+        self.num_labelled = all_reduce(
+            count_labelled(self.labels, self.class_weight, self.ignore))
+
+    def __call__(self, part, logits):
+        """The loss () of a part, a slice of the batch, with logits (B', K, H, W)."""
+        return self.weight * partial_cross_entropy(
+            logits, self.labels[part], self.ignore, self.class_weight, self.num_labelled)
 
 
 def superpixels(image, size, compactness=0.5, rounds=5):
