@@ -58,9 +58,10 @@ Default: every command ran with its defaults. Weighed: train.py with `--encoder 
 --weights imagenet`, whose default are class weights. Pretrained: the same without them. Blocks:
 prepare_data.py with `--split-by block`, which was its default when these rows were made. Tiles:
 prepare_data.py with `--tile`. Network and pixel classifier learned from the same clicks, those of
-the training split, and are scored on all labelled pixels of the scene that were not clicked. Printed is what train.py printed of its test clicks, with
-its 95 % interval. It holds if the score on all other pixels lies in it. Minutes are processor
-seconds of prepare_data.py, train.py and predict.py, divided by 120: what two cores need at best.
+the training split, and are scored on all labelled pixels of the scene that were not clicked.
+Printed is what train.py printed of its test clicks, with its 95 % interval. It holds if the score
+on all other pixels lies in it. Minutes are processor seconds of prepare_data.py, train.py and
+predict.py, divided by 120: what two cores need at best.
 """
 INTERVALS_HEAD = """## intervals of two splits
 

@@ -31,7 +31,7 @@ def default_class_weights(args, tiles):
     """The --class-weights of a run that names none: "sqrt" where they gained, else "none".
 
     That is from few labels on a pretrained network: on three real sets from one point per tile,
-    see results/pretrained.md. On the demo, where no class is rare, they cost about a point.
+    see results/pretrained.md. On the plain U-Net they cost the demo about a point.
 
     Args:
         args: train.py's; tiles: TileDataset to train on.

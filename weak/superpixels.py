@@ -41,6 +41,8 @@ class SuperpixelLoss:
             device: where the network computes.
         """
         self.weight = WEIGHT * max(0.0, 1 - progress / END)
+        if self.weight == 0:
+            return
         missing = missing_pixels(batch.images, self.nodata).cpu()  # (B, H, W)
         labels = self.label_maps[batch.indices].masked_fill(missing, self.ignore)
         self.labels = crop_labels(labels.to(device), batch.views, self.ignore)
@@ -48,7 +50,9 @@ class SuperpixelLoss:
             count_labelled(self.labels, self.class_weight, self.ignore))
 
     def __call__(self, part, logits):
-        """The loss () of a part, a slice of the batch, with logits (B', K, H, W)."""
+        """The loss () of a part, a slice of the batch, with logits (B', K, H, W); 0.0 at last."""
+        if self.weight == 0:
+            return 0.0
         return self.weight * partial_cross_entropy(
             logits, self.labels[part], self.ignore, self.class_weight, self.num_labelled)
 
