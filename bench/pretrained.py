@@ -17,8 +17,8 @@ roads   images, groundtruth: the EPFL road segmentation set
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
 once, with the weights of the last step. The techniques for few labels are judged on the pretrained
-network. All of it makes results/pretrained.md, docs/few-labels.png and, where the run of SHOWN lies
-in runs/pretrained, docs/dubai.png.
+network, class weights on the plain U-Net too. All of it makes results/pretrained.md,
+docs/few-labels.png and, where the run of SHOWN lies in runs/pretrained, docs/dubai.png.
 """
 
 import bisect
@@ -51,14 +51,17 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
-TECHNIQUES = {  # flags beside those of the pretrained network, {} is twice its epochs
-    "class weights": "--class-weights sqrt",
+WEIGHTS, PLAIN_WEIGHTS = "class weights", "plain U-Net, class weights"
+TECHNIQUES = {  # flags beside those of the network, {} is twice the pretrained network's epochs
+    WEIGHTS: "--class-weights sqrt",
     "superpixels": "--superpixels 8",
     "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
     "teacher": None,  # its flag left the project
-    "twice the epochs": "--epochs {}"}
+    "twice the epochs": "--epochs {}",
+    "twice the epochs, class weights": "--epochs {} --class-weights sqrt",
+    PLAIN_WEIGHTS: "--class-weights sqrt"}
 CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
-JUDGED = {"dubai": (1, 5), "dunes-a": (1, 5), "roads": (1, 5)}  # points per tile
+JUDGED = ("dubai", "dunes-a", "roads")  # sets on which techniques are judged
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
     "water": "water", "marsh": "water", "ag": "other", "beach": "sand", "foredune": "sand",
@@ -204,13 +207,15 @@ def runs_of(data, points, words):
 
 
 def technique(data, points, name):
-    """The Experiment of one of TECHNIQUES on the pretrained network."""
+    """The Experiment of one of TECHNIQUES."""
     more = TECHNIQUES[name]
+    network = PLAIN if name == PLAIN_WEIGHTS else PRETRAINED
     flags = None
     if more is not None:
         twice = 2 * int(EPOCHS[data].split()[-1])
-        flags = f"{experiment(data, points, PRETRAINED).flags} {more.format(twice)}"
-    words = f"pretrained {name}".replace(",", "").replace(" ", "-")
+        flags = f"{experiment(data, points, network).flags} {more.format(twice)}"
+    words = "plain class weights" if network == PLAIN else f"pretrained {name}"
+    words = words.replace(",", "").replace(" ", "-")
     return Experiment(runs_of(data, points, words), flags)
 
 
@@ -224,8 +229,11 @@ def experiments_of(data):
 
 def techniques_of(data):
     """The experiments on techniques, {(points, name): Experiment}."""
-    return {(points, name): technique(data, points, name)
-            for points in JUDGED.get(data, ()) for name in TECHNIQUES}
+    if data not in JUDGED:
+        return {}
+    lines = [(points, name) for points in (1, 5) for name in TECHNIQUES
+             if name != PLAIN_WEIGHTS or data in PLAIN_RECIPES]
+    return {line: technique(data, *line) for line in [*lines, (20, WEIGHTS)]}
 
 
 def floor_of(data, points, experiments, rows):
@@ -309,7 +317,7 @@ def report_lines():
             lines += [f"## {data}", "", *markdown(table), ""]
         table = technique_table(data, rows)
         if table:
-            lines += [f"Techniques on the pretrained network, {data}:", "", *markdown(table), ""]
+            lines += [f"Techniques, {data}:", "", *markdown(table), ""]
         table = choice_table(data, rows)
         if table:
             lines += [f"Choices of five points per tile, {data}:", "", *markdown(table), ""]
