@@ -16,9 +16,9 @@ roads   images, groundtruth: the EPFL road segmentation set
 
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
-once, with the weights of the last step. The techniques for few labels are judged on the pretrained
-network, class weights on the plain U-Net too. All of it makes results/pretrained.md,
-docs/few-labels.png and, where the run of SHOWN lies in runs/pretrained, docs/dubai.png.
+once, with the weights of the last step. From points, the pretrained network has class weights, as
+by default. All of it makes results/pretrained.md, docs/few-labels.png and, where the run of SHOWN
+lies in runs/pretrained, docs/dubai.png.
 """
 
 import bisect
@@ -42,6 +42,7 @@ from report.figures import save_png
 from report.layout import PAPER, page
 
 PLAIN, SCRATCH, PRETRAINED = "plain U-Net", "the pretrained network from scratch", "pretrained"
+BARE = "pretrained, no class weights"
 LITE = ("--bs 8 --lr 2e-3 --loss ce+jaccard --jitter 0.2 --final last --class-weights none "
         "--encoder efficientnet_lite0")
 EPOCHS = {"dubai": "--crop 160 --epochs 10", "dunes-a": "--epochs 16", "dunes-b": "--epochs 16",
@@ -51,9 +52,8 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
-WEIGHTS, PLAIN_WEIGHTS = "class weights", "plain U-Net, class weights"
-TECHNIQUES = {  # flags beside those of the network, {} is twice the pretrained network's epochs
-    WEIGHTS: "--class-weights sqrt",
+PLAIN_WEIGHTS = "plain U-Net, class weights"
+TECHNIQUES = {  # flags beside those of BARE or of the plain U-Net, {} is twice the epochs of BARE
     "superpixels": "--superpixels 8",
     "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
     "teacher": None,  # its flag left the project
@@ -86,12 +86,16 @@ Mean ± standard deviation over draws (seeds). "Of every label" is the share of 
 mean IoU with every label. "Distance covered" is the share of the way from the floor to there. The
 floor is the better of the pixel classifier on the same points and the commonest class everywhere.
 Differences are in points of mean IoU to the plain U-Net, paired by draw, with a 95 % t interval and
-the p value of a paired t test. Intervals of few draws are wide: read the draws too.
+the p value of a paired t test. Intervals of few draws are wide: read the draws too. From points,
+"pretrained" has class weights, as by default. No other network has them.
+
+Techniques are compared with the pretrained network without class weights, too.
 
 Choices of points begin with one random point per tile, and add four. Suggested: drawn where the
 network from the first points was unsure, 16 px apart. Spaced: at random, 16 px apart. Balanced: at
 random, each of a class drawn among those that the tile holds. Their rows are in suggest.csv, made
-by `bench/suggest.py` at their commits. They are compared with five random points.
+by `bench/suggest.py` at their commits. They are without class weights, and compared with five
+random points without.
 """
 
 
@@ -185,19 +189,26 @@ def prepare_dunes(data, source):
 
 
 def experiment(data, points, network):
-    """The Experiment of a network or of the pixel classifier, from so many points per tile."""
+    """The Experiment of a network or of the pixel classifier, from so many points per tile.
+
+    With every label PRETRAINED and BARE are the same.
+    """
     if data in RECIPES and network in (PLAIN, PIXELS):  # rows of points.csv
         method = {PIXELS: PIXELS, PLAIN: BASE if points else FULL}[network]
         return Experiment(experiment_of_points(data, points, "", method).runs, None)
-    words = {PLAIN: "plain", SCRATCH: "scratch", PRETRAINED: "pretrained", PIXELS: "pixels"}
+    weighed = network == PRETRAINED and points > 0
+    words = {PLAIN: "plain", SCRATCH: "scratch", BARE: "pretrained", PIXELS: "pixels",
+             PRETRAINED: "pretrained-class-weights" if weighed else "pretrained"}
     runs = runs_of(data, points, words[network])
     flags = f"--data data/{data} --points {points} "
     if network in (PLAIN, PIXELS):
         flags += PLAIN_RECIPES[data]
     else:
         flags += f"{LITE} {EPOCHS[data]}"
-    if network == PRETRAINED:
+    if network in (PRETRAINED, BARE):
         flags += " --weights imagenet"
+    if weighed:
+        flags += " --class-weights sqrt"
     return Experiment(runs, flags, "bench/pixel_classifier.py" if network == PIXELS else "train.py")
 
 
@@ -209,7 +220,7 @@ def runs_of(data, points, words):
 def technique(data, points, name):
     """The Experiment of one of TECHNIQUES."""
     more = TECHNIQUES[name]
-    network = PLAIN if name == PLAIN_WEIGHTS else PRETRAINED
+    network = PLAIN if name == PLAIN_WEIGHTS else BARE
     flags = None
     if more is not None:
         twice = 2 * int(EPOCHS[data].split()[-1])
@@ -221,8 +232,8 @@ def technique(data, points, name):
 
 def experiments_of(data):
     """The experiments of a set's main comparison, {(points, network): Experiment}."""
-    lines = [(points, network) for points in POINTS for network in (PRETRAINED, PLAIN, PIXELS)
-             if points or network != PIXELS]
+    lines = [(points, network) for points in POINTS for network in (PRETRAINED, PLAIN, PIXELS, BARE)
+             if points or network in (PRETRAINED, PLAIN)]
     lines += [(points, SCRATCH) for points in POINTS]
     return {line: experiment(data, *line) for line in lines}
 
@@ -231,9 +242,9 @@ def techniques_of(data):
     """The experiments on techniques, {(points, name): Experiment}."""
     if data not in JUDGED:
         return {}
-    lines = [(points, name) for points in (1, 5) for name in TECHNIQUES
-             if name != PLAIN_WEIGHTS or data in PLAIN_RECIPES]
-    return {line: technique(data, *line) for line in [*lines, (20, WEIGHTS)]}
+    return {(points, name): technique(data, points, name)
+            for points in (1, 5) for name in TECHNIQUES
+            if name != PLAIN_WEIGHTS or data in PLAIN_RECIPES}
 
 
 def floor_of(data, points, experiments, rows):
@@ -253,9 +264,9 @@ def set_table(data, rows):
         if not there:
             continue
         gains = []
-        if network in (PRETRAINED, SCRATCH):
+        if network in (PRETRAINED, BARE, SCRATCH):
             gains = paired_gains(one.runs, experiments[points, PLAIN].runs, rows)
-        full = experiments[0, network if network != PIXELS else PLAIN]
+        full = experiments[0, {PIXELS: PLAIN, BARE: PRETRAINED}.get(network, network)]
         share, distance = shares(scores_of(one.runs, rows), scores_of(full.runs, rows),
                                  floor_of(data, points, experiments, rows))
         table.append({
@@ -273,17 +284,19 @@ def set_table(data, rows):
 
 def technique_table(data, rows):
     """The table of the techniques on a set, a list of dict."""
+    experiments = {(points, "class weights"): experiment(data, points, PRETRAINED)
+                   for points in POINTS if points}
     table = []
-    for (points, name), one in techniques_of(data).items():
+    for (points, name), one in sorted((experiments | techniques_of(data)).items()):
         there = [rows[run] for run in one.runs if run in rows]
         if there:
-            gains = paired_gains(one.runs, experiment(data, points, PRETRAINED).runs, rows)
+            gains = paired_gains(one.runs, experiment(data, points, BARE).runs, rows)
             to_plain = paired_gains(one.runs, experiment(data, points, PLAIN).runs, rows)
             table.append({
                 "points per tile": points,
                 "technique": name,
                 "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
-                "difference to pretrained": difference(gains),
+                "difference to no class weights": difference(gains),
                 "by draw": listed(gains),
                 "difference to plain": difference(to_plain),
                 "IoU by class": mean_class_iou(there)})
@@ -297,7 +310,7 @@ def choice_table(data, rows):
         runs = numbered(f"{data}-{way}", word="draw")
         there = [rows[run] for run in runs if run in rows]
         if there:
-            gains = paired_gains(runs, experiment(data, 5, PRETRAINED).runs, rows)
+            gains = paired_gains(runs, experiment(data, 5, BARE).runs, rows)
             table.append({
                 "points": way,
                 "mean IoU": mean_and_spread(scores_of(runs, rows)),
@@ -359,8 +372,8 @@ def panel(data, title, rows):
     for x, points in zip(ticks, ticks.values()):
         floor = floor_of(data, int(points), experiments, rows)
         series["floor: each pixel by its colour"] += [(x, value) for value in floor]
-    return curves(series, "labelled points per training tile", "mean IoU", title, (0, 0.7), ticks,
-                  size=(400, 420))
+    return curves(series, "labelled points per training tile", "mean IoU", title, (0, 0.9), ticks,
+                  size=(360, 420))
 
 
 def spread_marks(x, scores):
