@@ -29,7 +29,7 @@ SHORT = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last"
 LONG = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2"
         " --final last")
 RECIPES = {"demo": SHORT, "dubai": LONG, "roads": SHORT}
-POINTS = {"demo": (1, 5, 20, 100), "dubai": (1, 5, 20), "roads": (1, 5)}  # per tile
+POINTS = {"demo": (1, 5, 20, 100), "dubai": (1, 5, 20), "roads": (1, 5, 20)}  # per tile
 SUPERPIXEL = {"demo": 16, "dubai": 8, "roads": 8}  # px
 
 FULL, FULL_TWICE = "every label", "every label, twice the epochs"

@@ -72,6 +72,9 @@ SETTINGS = {  # flags beside the base; of a flag given twice the last counts; No
     "pretrained, encoder 0.1": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 0.1",
     "pretrained, frozen encoder": f"{LITE} --weights imagenet --lr 2e-3 --encoder-lr 0",
     "pretrained, ResNet decoder": None,
+    "pretrained, class weights": f"{LITE} --weights imagenet --lr 2e-3 --class-weights sqrt",
+    "pretrained, 30 epochs": f"{LITE} --weights imagenet --lr 2e-3 --epochs 30",
+    "pretrained, crops of 224 px": f"{LITE} --weights imagenet --lr 2e-3 --crop 224",
 }
 HEAD = """Written by `python bench/tune.py` from tune.csv: on training sites that were held out.
 
