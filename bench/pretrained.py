@@ -53,13 +53,14 @@ PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
 PLAIN_WEIGHTS = "plain U-Net, class weights"
-TECHNIQUES = {  # flags beside those of BARE or of the plain U-Net, {} is twice the epochs of BARE
-    "superpixels": "--superpixels 8",
-    "superpixels, class weights": "--superpixels 8 --class-weights sqrt",
+TECHNIQUES = {  # {bare}, {plain}: the flags of BARE and PLAIN; {twice}: twice the epochs of BARE
+    "superpixels": "{bare} --superpixels 8",
+    "superpixels, class weights": "{bare} --superpixels 8 --class-weights sqrt",
     "teacher": None,  # its flag left the project
-    "twice the epochs": "--epochs {}",
-    "twice the epochs, class weights": "--epochs {} --class-weights sqrt",
-    PLAIN_WEIGHTS: "--class-weights sqrt"}
+    "twice the epochs": "{bare} --epochs {twice}",
+    "twice the epochs, class weights": "{bare} --epochs {twice} --class-weights sqrt",
+    "every default": "{data} --encoder efficientnet_lite0 --weights imagenet",
+    PLAIN_WEIGHTS: "{plain} --class-weights sqrt"}
 CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
 JUDGED = ("dubai", "dunes-a", "roads")  # sets on which techniques are judged
 
@@ -219,14 +220,14 @@ def runs_of(data, points, words):
 
 def technique(data, points, name):
     """The Experiment of one of TECHNIQUES."""
-    more = TECHNIQUES[name]
-    network = PLAIN if name == PLAIN_WEIGHTS else BARE
-    flags = None
-    if more is not None:
-        twice = 2 * int(EPOCHS[data].split()[-1])
-        flags = f"{experiment(data, points, network).flags} {more.format(twice)}"
-    words = "plain class weights" if network == PLAIN else f"pretrained {name}"
+    words = "plain class weights" if name == PLAIN_WEIGHTS else f"pretrained {name}"
     words = words.replace(",", "").replace(" ", "-")
+    flags = TECHNIQUES[name]
+    if flags is not None:
+        flags = flags.format(data=f"--data data/{data} --points {points}",
+                             bare=experiment(data, points, BARE).flags,
+                             plain=experiment(data, points, PLAIN).flags,
+                             twice=2 * int(EPOCHS[data].split()[-1]))
     return Experiment(runs_of(data, points, words), flags)
 
 
