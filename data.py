@@ -338,11 +338,11 @@ def _recenter_on_label(labelled, turn, size, room, random):
     return random.uniform(lowest, highest)
 
 
-def augment(images, labels, views):
+def augment(images, labels, views, ignore=255):
     """Cut the crops of a batch out of its tiles, and change their light.
 
-    The image is reflected beyond the tile's edge, and the label there is 255, because that ground
-    was not seen. Labels move by nearest pixel.
+    The image is reflected beyond the tile's edge, and the label there is `ignore`, because that
+    ground was not seen. Labels move by nearest pixel.
 
     Args:
         images: (B, C, S, S) float32, normalised.
@@ -352,27 +352,16 @@ def augment(images, labels, views):
         images (B, C, S', S') channels-last, labels (B, S', S').
     """
     device = images.device
-    grid = _sampling_grid(views, device)
+    frames = to_device(views.frames, device)
+    shape = (len(frames), 1, views.side, views.side)
+    grid = F.affine_grid(frames, shape, align_corners=False)  # (B, S', S', 2): places in the tile
     images = F.grid_sample(images, grid, "bilinear", "reflection", align_corners=False)
     gains = to_device(views.gains, device)[:, :, None, None]
     images = images * gains + to_device(views.offsets, device)[:, :, None, None]
     images = images.contiguous(memory_format=torch.channels_last)
-    return images, crop_labels(labels, views)
-
-
-def crop_labels(labels, views, ignore=255):
-    """Cut the crops of a batch out of its label maps alone; see `augment`."""
-    grid = _sampling_grid(views, labels.device)
     values = labels[:, None] + 1.0  # (B, 1, S, S); 0 is left for what lies beyond the tile
     values = F.grid_sample(values, grid, "nearest", "zeros", align_corners=False)[:, 0]
-    return torch.where(values == 0, ignore, values - 1).to(torch.uint8)
-
-
-def _sampling_grid(views, device):
-    """Where each pixel of the crops lies in its tile: (B, side, side, 2), see `_draw_view`."""
-    frames = to_device(views.frames, device)
-    shape = (len(frames), 1, views.side, views.side)
-    return F.affine_grid(frames, shape, align_corners=False)
+    return images, torch.where(values == 0, ignore, values - 1).to(torch.uint8)
 
 
 def epoch_order(count, seed, epoch, passes=1):
@@ -384,8 +373,6 @@ def epoch_order(count, seed, epoch, passes=1):
 class Batch(NamedTuple):
     """What one training step learns from: (B,) tiles, as `TileDataset.get_batch` returns them."""
     step: int  # of the epoch, from 0
-    places: np.ndarray  # (B,) of the images in the epoch's order
-    indices: np.ndarray  # (B,) of the tiles
     images: torch.Tensor  # (B, H, W, C) as stored
     labels: torch.Tensor  # (B, H, W) uint8
     views: Views
@@ -408,10 +395,9 @@ def training_batches(tiles, how, seed, epoch, batch_size, steps, rank=0, world_s
         first = step * batch_size
         end = min(first + batch_size, len(order))
         places = np.arange(first + rank, end, world_size)
-        indices = order[places]
-        images, labels = tiles.get_batch(indices)
+        images, labels = tiles.get_batch(order[places])
         views = draw_views(labels, images.shape[-1], how, seed, epoch, places, tiles.ignore)
-        return Batch(step, places, indices, images, labels, views)
+        return Batch(step, images, labels, views)
 
     return prefetch(make, steps)
 

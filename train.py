@@ -134,17 +134,13 @@ def build_run(args, meta, tiles, device):
     class_weight = class_weights(tiles.class_counts, args.class_weights)
     if class_weight is not None:
         class_weight = class_weight.to(device)
-    superpixel_loss = None
-    if args.superpixels:
-        from weak.superpixels import SuperpixelLoss
-        superpixel_loss = SuperpixelLoss(tiles, args.superpixels, class_weight)
     steps = max(1, args.passes * len(tiles) // args.bs)  # an incomplete last batch is dropped
     rank, world_size = rank_and_size()
     return runs.TrainState(
         model=model, parallel=data_parallel(model, device), ema_model=ema_model,
         optimizer=optimizer, scheduler=scheduler, scaler=scaler, amp=amp, kwargs=kwargs,
         criterion=build_loss(args.loss, tiles.ignore, class_weight), class_weight=class_weight,
-        superpixel_loss=superpixel_loss, step_log=torch.zeros(2, steps, device=device),
+        step_log=torch.zeros(2, steps, device=device),
         labelled_pixels=tiles.labelled_pixels, fingerprint=data_fingerprint(args.data),
         rank=rank, world_size=world_size)
 
@@ -235,16 +231,12 @@ def train_one_epoch(run, tiles, meta, args, device, stop_signals):
         images = normalise(batch.images.to(device), meta["mean"], meta["std"], meta["nodata"])
         images, labels = augment(images, batch.labels.to(device), batch.views)
         num_labelled = all_reduce(count_labelled(labels, run.class_weight))  # of the whole batch
-        if run.superpixel_loss:
-            run.superpixel_loss.begin_batch(batch, done / (args.epochs * run.steps), device)
         parts = slices(len(images), args.accumulate)
         num_parts = len(parts) * run.world_size
         for part in parts:
             with autocast(device, run.amp):
                 logits = run.parallel(images[part]).float()
             loss = run.criterion(logits, labels[part], num_labelled, num_parts)
-            if run.superpixel_loss:
-                loss = loss + run.superpixel_loss(part, logits)
             # Several processes average their gradients, and the loss wants their sum.
             run.scaler.scale(loss * run.world_size).backward()
             run.step_log[0, batch.step] += loss.detach()

@@ -30,19 +30,18 @@ LONG = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --ji
         " --final last")
 RECIPES = {"demo": SHORT, "dubai": LONG, "roads": SHORT}
 POINTS = {"demo": (1, 5, 20, 100), "dubai": (1, 5, 20), "roads": (1, 5, 20)}  # per tile
-SUPERPIXEL = {"demo": 16, "dubai": 8, "roads": 8}  # px
 
 FULL, FULL_TWICE = "every label", "every label, twice the epochs"
 BASE, LAST, TWICE = "partial CE", "partial CE, last weights", "partial CE, twice the epochs"
 WEIGHTS, BEST = "partial CE, class weights", "superpixels, class weights"
 PIXELS, FRESH = "pixel classifier", "points drawn anew at each visit"
-METHODS = {  # flags beside the recipe, {} is the side of superpixels; None as in Experiment
+METHODS = {  # flags beside the recipe; None: its flag left the project
     PIXELS: "",
     LAST: "",
     BASE: "",
     WEIGHTS: "--class-weights sqrt",
-    "superpixels": "--superpixels {}",
-    BEST: "--class-weights sqrt --superpixels {}",
+    "superpixels": None,
+    BEST: None,
     "teacher": None,
     "gated CRF": None,
     "superpixels, class weights, teacher": None,
@@ -107,7 +106,7 @@ def experiment(data, points, family, method):
     more = (METHODS | OTHERS)[method]
     if more is None or family == "jitter":
         return Experiment(runs, None)
-    flags = f"--data data/{data} {RECIPES[data]} {more.format(SUPERPIXEL[data])} --points {points}"
+    flags = f"--data data/{data} {RECIPES[data]} {more} --points {points}"
     if data != "dubai" and method != LAST:  # the baseline too: a method adds something else
         flags += " --ema 0.98"
     if family:

@@ -54,9 +54,9 @@ PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
 PLAIN_WEIGHTS = "plain U-Net, class weights"
 TECHNIQUES = {  # {bare}, {plain}: the flags of BARE and PLAIN; {twice}: twice the epochs of BARE
-    "superpixels": "{bare} --superpixels 8",
-    "superpixels, class weights": "{bare} --superpixels 8 --class-weights sqrt",
-    "teacher": None,  # its flag left the project
+    "superpixels": None,  # None: its flag left the project
+    "superpixels, class weights": None,
+    "teacher": None,
     "twice the epochs": "{bare} --epochs {twice}",
     "twice the epochs, class weights": "{bare} --epochs {twice} --class-weights sqrt",
     "every default": "{data} --encoder efficientnet_lite0 --weights imagenet",

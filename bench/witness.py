@@ -26,7 +26,7 @@ COMMANDS = [
     "prepare_data.py demo --out data/demo",
     TRAIN + "points",
     TRAIN + "accumulate --accumulate 2",
-    TRAIN + "weak --ema 0.9 --superpixels 16",
+    TRAIN + "weak --ema 0.9",
     TRAIN + "stopped --stop-after 1",
     "train.py --out runs/stopped --resume",
     "evaluate.py --checkpoint runs/points/best.pt",

@@ -24,7 +24,7 @@ def check_args(args):
 
 def takes_class_weights(args):
     """Whether a term of the loss can weigh classes: one that sums over pixels."""
-    return bool(args.superpixels or set(PIXELWISE) & set(args.loss.split("+")))
+    return bool(set(PIXELWISE) & set(args.loss.split("+")))
 
 
 def default_class_weights(args, tiles):

@@ -74,8 +74,6 @@ def add_learning_flags(parser):
     flag("--loss", default="ce", help=f"{losses}, or a sum such as focal+jaccard")
     flag("--class-weights", choices=("none", "inverse", "sqrt"), help="by rarity; default none, or "
          "sqrt for few labels and an EfficientNet with --weights")
-    flag("--superpixels", type=number(int, 0, 256), default=0, help="side of superpixels that take "
-         "the class of their points, px, such as 16; 0 is off")
     flag = parser.add_argument_group("network").add_argument
     networks = ", ".join(names("networks/__init__.py", "NETWORKS"))
     flag("--model", help=f"{networks}; default unet, or resunet with --encoder")

@@ -36,7 +36,8 @@ SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
                  "fusion_at": "bottleneck", "upsampling": None, "skips": True, "output_stride": 16,
                  "hardest": 1.0, "crf": 0.0, "sync_bn": False, "deterministic": False,
-                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False, "teacher": 0.0}
+                 "limit_batches": 0, "clip": 1.0, "freeze_encoder": False, "teacher": 0.0,
+                 "superpixels": 0}
 
 
 @dataclasses.dataclass
@@ -52,7 +53,6 @@ class TrainState:
     kwargs: dict  # build_model's, to rebuild the model from the checkpoint alone
     criterion: object  # of the training labels, see `losses.build_loss`
     class_weight: torch.Tensor | None  # (K,)
-    superpixel_loss: object  # superpixels.SuperpixelLoss of --superpixels, or None
     step_log: torch.Tensor  # (2, steps) loss and gradient norm per step of this epoch
     labelled_pixels: int
     fingerprint: dict  # of the data set, see `prepared.data_fingerprint`

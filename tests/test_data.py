@@ -11,7 +11,6 @@ from data import (
     Augmentation,
     TileDataset,
     augment,
-    crop_labels,
     draw_views,
     epoch_order,
     missing_pixels,
@@ -20,7 +19,6 @@ from data import (
     training_batches,
 )
 from engine.prepared import load_meta
-from weak.superpixels import superpixel_labels
 
 STILL = Augmentation(flips=False, rotate=0, shift=0, zoom=1, crop=0, jitter=0)
 
@@ -356,17 +354,6 @@ def test_prefetch_keeps_order_and_hands_on_errors():
         next(made)
 
 
-def test_a_bar_counts_the_tiles_whose_superpixels_are_cut(tmp_path, monkeypatch):
-    write_set(tmp_path, count=3)
-    bars = []
-    monkeypatch.setattr(
-        "weak.superpixels.tqdm",
-        lambda items, *_, **how: bars.append((len(items), how["disable"])) or items,
-    )
-    superpixel_labels(TileDataset(tmp_path, "train", points=1), 4)
-    assert bars == [(3, None)]
-
-
 def test_missing_pixels__all_bands_nodata_or_not_finite():
     nan = float("nan")
     images = torch.tensor([[[[nan, nan], [nan, 1.0], [-9.0, -9.0], [-9.0, nan], [-9.0, 2.0]]]])
@@ -374,26 +361,16 @@ def test_missing_pixels__all_bands_nodata_or_not_finite():
     assert missing_pixels(images).tolist() == [[[True, False, False, False, False]]]
 
 
-def test_crop_labels__a_second_label_map_moves_with_the_first():
-    images, labels = batch()
-    how = Augmentation(rotate=30, zoom=1.5, shift=0.2, crop=9)
-    views = draw_views(labels, 3, how, 1, 0, range(8))
-    _, moved = augment(images, labels, views)
-    other = crop_labels(labels + 100, views)
-    assert (moved == 255).any() and torch.equal(other == 255, moved == 255)
-    assert torch.equal(other[moved != 255], moved[moved != 255] + 100)
-
-
 def test_training_batches__every_tile_once_and_shared_among_processes(tmp_path):
     write_set(tmp_path, count=6)
     tiles = TileDataset(tmp_path, "train")
     whole = list(training_batches(tiles, STILL, 0, 3, 2, range(3)))
     assert [batch.step for batch in whole] == [0, 1, 2]
-    assert sorted(np.concatenate([batch.indices for batch in whole])) == list(range(6))
-    assert np.array_equal(np.concatenate([batch.indices for batch in whole]), epoch_order(6, 0, 3))
+    order = epoch_order(6, 0, 3)
+    assert sorted(order) == list(range(6))
+    assert torch.equal(torch.cat([batch.images for batch in whole]), tiles.images[order])
     for rank in range(2):
         for batch, one in zip(whole, training_batches(tiles, STILL, 0, 3, 2, range(3), rank, 2)):
-            assert one.places.tolist() == [2 * batch.step + rank]
             assert torch.equal(one.images[0], batch.images[rank])
     later = list(training_batches(tiles, STILL, 0, 3, 2, range(2, 3)))
     assert [batch.step for batch in later] == [2] and torch.equal(later[0].images, whole[2].images)

@@ -654,7 +654,7 @@ def spoil_arguments(random):
         "split-by fractions split-list "
         "test-places val-places masks images classes out",
         "train.py": "lr bs width depth points seed crop zoom rotate shift jitter weight-decay "
-        "accumulate patience folds stop-after epochs ema superpixels loss "
+        "accumulate patience folds stop-after epochs ema loss "
         "model encoder fusion stem data weights out",
         "evaluate.py": "bs split data checkpoint out device",
         "predict.py": "window margin scale max-pixels checkpoint out",

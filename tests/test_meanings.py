@@ -12,14 +12,12 @@ from helpers import TINY, run, write_set
 import data as tiles_module
 import evaluate
 import train
-import weak.superpixels
 from data import Augmentation, TileDataset, augment, draw_views
 from engine.checkpoint import load_checkpoint
 from geo.raster import open_raster
 from losses import build_loss
 from metrics import ConfusionMatrix
 from unet import BasicBlock, Bottleneck
-from weak.superpixels import propagate_to_superpixels, superpixels
 
 CPU = torch.device("cpu")
 EPOCHS = 2  # of 3, after which the run is paused
@@ -53,10 +51,8 @@ def watched(tmp_path_factory):
         watch(patch, train, "update_ema", lambda ema, model, decay, updates: (decay, updates))
         watch(patch, train, "evaluate",
               lambda model, tiles, *rest: (tiles.points, tiles.labelled_pixels, model.training))
-        watch(patch, weak.superpixels.SuperpixelLoss, "begin_batch",
-              lambda self, batch, progress, device: progress)
         words = ["--data", str(folder / "data"), *TINY, "--epochs", "3", "--stop-after",
-                 str(EPOCHS), "--ema", "0.9", "--superpixels", "4", "--lr", "0.1", "--out",
+                 str(EPOCHS), "--ema", "0.9", "--lr", "0.1", "--out",
                  str(folder / "run")]
         args = train.parse_args(words)
         train.main(args)
@@ -79,12 +75,6 @@ def test_train_one_epoch__order_and_augmentation_are_the_epochs_own(watched):
 def test_optimizer_step__the_average_counts_the_steps_of_the_run(watched):
     seen, _, _ = watched
     assert seen["update_ema"] == [(0.9, step + 1) for step in range(EPOCHS * STEPS)]
-
-
-def test_train_one_epoch__superpixels_are_told_how_much_of_the_run_is_done(watched):
-    seen, _, _ = watched
-    assert seen["begin_batch"] == [
-        pytest.approx(step / TOTAL) for step in range(EPOCHS * STEPS)]
 
 
 def test_finish_epoch__validation_uses_every_label(watched):
@@ -194,17 +184,6 @@ def test_augment__a_shifted_image_is_reflected_and_not_padded():
     moved, moved_labels = augment(images, labels, draw_views(
         labels, 1, Augmentation(shift=0.4, jitter=0), 0, 0, range(30)))
     assert torch.allclose(moved, images) and (moved_labels == 255).any()
-
-
-def test_superpixels__of_one_colour_are_the_cells_of_the_grid():
-    segments = superpixels(np.zeros((8, 12, 2)), 4)
-    assert (segments == np.kron(np.arange(6).reshape(2, 3), np.ones((4, 4)))).all()
-
-
-def test_propagate_to_superpixels__points_that_disagree_give_no_label():
-    labels = np.array([[0, 1, 2, 255, 255]])
-    segments = np.array([[0, 0, 1, 1, 2]])
-    assert propagate_to_superpixels(labels, segments).tolist() == [[255, 255, 2, 2, 255]]
 
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])

@@ -1,10 +1,9 @@
-"""Points are a pure function of (seed, tile index), nested and uniform; superpixels."""
+"""Points are a pure function of (seed, tile index), nested and uniform."""
 
 import numpy as np
 import pytest
 
 from data import choose_points, point_labels
-from weak.superpixels import propagate_to_superpixels, superpixels
 
 
 def dense(side=16, classes=4):
@@ -83,59 +82,3 @@ def test_what_makes_no_sense_is_refused():
         choose_points(dense(), -1, 0, 0)
     with pytest.raises(ValueError, match="choose image or class"):
         choose_points(dense(), 1, 0, 0, "tile")
-
-
-def two_fields(side=40, border=18):
-    """(side, side, 2): dark left of the border, light right of it, with a little noise."""
-    image = np.random.default_rng(0).normal(0, 0.1, (side, side, 2))
-    image[:, border:] += 1
-    return image
-
-
-def test_superpixels_follow_an_edge_that_the_grid_does_not():
-    segments = superpixels(two_fields(), 8)
-    assert segments.shape == (40, 40) and len(np.unique(segments)) >= 20
-    assert not set(np.unique(segments[:, :18])) & set(np.unique(segments[:, 18:]))
-
-
-def test_superpixels_of_a_plain_image_are_the_grid():
-    cells = np.arange(5).repeat(8)[:36]
-    assert np.array_equal(
-        superpixels(np.zeros((36, 30, 3)), 8), (4 * cells[:, None] + cells)[:36, :30]
-    )
-
-
-def test_superpixels_stay_near_their_seed_and_are_the_same_each_time():
-    image = np.random.default_rng(1).normal(size=(50, 60, 4))
-    segments = superpixels(image, 10)
-    rows, cols = np.indices(segments.shape)
-    assert (
-        np.abs(rows // 10 - segments // 6).max() <= 1
-        and np.abs(cols // 10 - segments % 6).max() <= 1
-    )
-    assert np.array_equal(segments, superpixels(image, 10))
-    with pytest.raises(ValueError, match="2 px or more"):
-        superpixels(image, 1)
-
-
-def test_superpixels_are_the_nearest_of_nine_centres():
-    # The last assignment written out pixel by pixel: after it, no pixel is nearer to another
-    # patch's mean than to its own by more than what the last move of the means explains. With many
-    # rounds that is nothing.
-    image = np.random.default_rng(2).normal(size=(12, 12, 1)).astype(np.float32)
-    segments = superpixels(image, 4, compactness=1.0, rounds=50)
-    points = np.concatenate([image, np.stack(np.indices((12, 12)), -1) / 4], -1).astype(np.float64)
-    means = {s: points[segments == s].mean(0) for s in np.unique(segments)}
-    for row, col in np.ndindex(12, 12):
-        near = [s for s in means if abs(s // 3 - row // 4) <= 1 and abs(s % 3 - col // 4) <= 1]
-        distances = {s: ((points[row, col] - means[s]) ** 2).sum() for s in near}
-        assert distances[segments[row, col]] <= min(distances.values()) + 1e-5
-
-
-def test_points_are_spread_where_they_agree():
-    segments = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3]])
-    labels = np.array([[7, 255, 4, 255], [255, 7, 5, 255], [255, 255, 255, 0]], np.uint8)
-    spread = propagate_to_superpixels(labels, segments)
-    assert spread.dtype == np.uint8
-    assert np.array_equal(spread, [[7, 7, 255, 255], [7, 7, 255, 255], [255, 255, 0, 0]])
-    assert (propagate_to_superpixels(np.full((3, 4), 255, np.uint8), segments) == 255).all()

@@ -67,8 +67,7 @@ def test_main__leaves_the_files_of_a_run(data, tmp_path, capsys):
 
 RESUMED = {
     "ema, bfloat16": ["--ema", "0.9", "--amp", "bf16"],
-    "plateau, superpixels": ["--schedule", "plateau", "--superpixels", "4", "--class-weights",
-                             "sqrt"],
+    "plateau, class weights": ["--schedule", "plateau", "--class-weights", "sqrt"],
     "augmentation, sgd": ["--rotate", "10", "--zoom", "1.2", "--crop", "8", "--jitter", "0.3",
                           "--optimizer", "sgd", "--loss", "focal+jaccard", "--accumulate", "2"],
 }

@@ -1,1 +1,1 @@
-"""Learning beyond the labelled pixels: averaged weights, superpixels, what to label next."""
+"""What few labels ask for: averaged weights, a classifier of single pixels, the next clicks."""

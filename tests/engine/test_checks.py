@@ -32,7 +32,6 @@ LITE = "--encoder efficientnet_lite0 --weights imagenet"
     (f"{LITE} --points 1", "sqrt"),  # one of 256 pixels
     (f"{LITE} --points 1 --class-weights none", "none"),
     (f"{LITE} --points 1 --loss dice", "none"),  # which weighs all classes alike already
-    (f"{LITE} --points 1 --loss dice --superpixels 4", "sqrt"),
     (f"{LITE} --points 9", "none"),  # 3.5 %
     ("--encoder efficientnet_lite0 --points 1", "none"),
     ("--points 1", "none"),

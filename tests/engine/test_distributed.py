@@ -148,7 +148,7 @@ def test_commands__two_processes_have_one_writer_and_score_every_tile_once(tmp_p
     (data / "tiles.csv").write_text("\n".join(rows) + "\n")
     out = tmp_path / "run"
     printed, silent = start_two("train.py", "--data", data, "--out", out, *TINY, "--epochs", "2",
-                                "--ema", "0.9", "--superpixels", "4")
+                                "--ema", "0.9")
     assert "mean IoU" in printed and silent == "" and len(log(out)) == 2
     words = ["--checkpoint", str(out / "best.pt"), "--bs", "2", "--out"]
     printed, silent = start_two("evaluate.py", *words, tmp_path / "two")

@@ -28,7 +28,7 @@ from engine.meta import checkpoint_meta
 ROOT = pathlib.Path(train.__file__).parent
 # Everything random in play at once.
 RICH = ["--epochs", "3", "--bs", "1", "--rotate", "10", "--zoom", "1.2", "--ema", "0.9",
-        "--loss", "ce+jaccard", "--class-weights", "sqrt", "--superpixels", "4"]
+        "--loss", "ce+jaccard", "--class-weights", "sqrt"]
 
 
 @pytest.fixture
