@@ -52,8 +52,9 @@ STEM = "--stem 2 --bs 8 --lr 3e-3 --loss ce+jaccard --jitter 0.2 --final last"
 PLAIN_RECIPES = {"dunes-a": f"{STEM} --epochs 32", "dunes-b": f"{STEM} --epochs 32",
                  "obx": f"{STEM} --crop 160 --epochs 20"}
 POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they are trained
-PLAIN_WEIGHTS = "plain U-Net, class weights"
+WEIGHTS, PLAIN_WEIGHTS = "class weights", "plain U-Net, class weights"
 TECHNIQUES = {  # {bare}, {plain}: the flags of BARE and PLAIN; {twice}: twice the epochs of BARE
+    WEIGHTS: "{bare} --class-weights sqrt",
     "superpixels": None,  # None: its flag left the project
     "superpixels, class weights": None,
     "teacher": None,
@@ -243,9 +244,10 @@ def techniques_of(data):
     """The experiments on techniques, {(points, name): Experiment}."""
     if data not in JUDGED:
         return {}
-    return {(points, name): technique(data, points, name)
-            for points in (1, 5) for name in TECHNIQUES
-            if name != PLAIN_WEIGHTS or data in PLAIN_RECIPES}
+    lines = [(0, WEIGHTS)]  # those from points are PRETRAINED
+    lines += [(points, name) for points in (1, 5) for name in TECHNIQUES
+              if name != WEIGHTS and (name != PLAIN_WEIGHTS or data in PLAIN_RECIPES)]
+    return {line: technique(data, *line) for line in lines}
 
 
 def floor_of(data, points, experiments, rows):
@@ -285,16 +287,17 @@ def set_table(data, rows):
 
 def technique_table(data, rows):
     """The table of the techniques on a set, a list of dict."""
-    experiments = {(points, "class weights"): experiment(data, points, PRETRAINED)
+    experiments = {(points, WEIGHTS): experiment(data, points, PRETRAINED)
                    for points in POINTS if points}
     table = []
-    for (points, name), one in sorted((experiments | techniques_of(data)).items()):
+    for (points, name), one in sorted((experiments | techniques_of(data)).items(),
+                                      key=lambda item: item[0][0] or 999):
         there = [rows[run] for run in one.runs if run in rows]
         if there:
             gains = paired_gains(one.runs, experiment(data, points, BARE).runs, rows)
             to_plain = paired_gains(one.runs, experiment(data, points, PLAIN).runs, rows)
             table.append({
-                "points per tile": points,
+                "points per tile": points or "all",
                 "technique": name,
                 "mean IoU": mean_and_spread(scores_of(one.runs, rows)),
                 "difference to no class weights": difference(gains),
