@@ -81,7 +81,7 @@ ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "
 SHOWN = "dubai-20-pretrained-draw0"  # the run whose maps stand in README
 SHOWN_TILES = 4
 DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
-PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads"}
+PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads", "obx": "coast"}
 HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
 
 Mean ± standard deviation over draws (seeds). "Of every label" is the share of the same network's
