@@ -17,8 +17,8 @@ roads   images, groundtruth: the EPFL road segmentation set
 Rows go to results/pretrained.csv. The plain U-Net and the pixel classifier of dubai and roads are
 those of points.csv. One seed is one draw of points for every network. The test split is scored
 once, with the weights of the last step. From points, the pretrained network has class weights, as
-by default. All of it makes results/pretrained.md, docs/few-labels.png and, where the run of SHOWN
-lies in runs/pretrained, docs/dubai.png.
+by default. All of it makes results/pretrained.md, README's table, docs/few-labels.png and, where
+the run of SHOWN lies in runs/pretrained, docs/dubai.png.
 """
 
 import bisect
@@ -81,6 +81,9 @@ ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "
 SHOWN = "dubai-20-pretrained-draw0"  # the run whose maps stand in README
 SHOWN_TILES = 4
 DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
+README_COLUMNS = {"ImageNet weights": PRETRAINED, "U-Net from scratch": PLAIN,
+                  "pixel classifier": PIXELS}
+README_LABELS = {0: "every label", 20: "20 points per tile", 1: "1 point per tile"}
 PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads", "obx": "coast"}
 HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
 
@@ -285,6 +288,34 @@ def set_table(data, rows):
     return table
 
 
+def readme_table(rows):
+    """The table of README: the networks and the floor on all sets, a list of dict."""
+    table = []
+    for data, title in PANELS.items():
+        experiments = experiments_of(data)
+        for points, labels in README_LABELS.items():
+            there = [rows[run] for run in experiments[points, PRETRAINED].runs if run in rows]
+            if not there:
+                continue
+            clicks = f"{int(there[0]['labelled_pixels']):,}"
+            line = {"set, labels": f"{title}, {labels}",
+                    "clicks in all": clicks if points else f"{clicks} px"}
+            for column, network in README_COLUMNS.items():
+                one = experiments.get((points, network))  # the classifier has points alone
+                line[column] = mean_and_spread(scores_of(one.runs, rows) if one else [])
+            table.append(line)
+    return table
+
+
+def write_readme(lines):
+    """Put the lines of a table in the place of README's table with the same header."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    start = text.index(lines[0])
+    end = text.index("\n\n", start)
+    path.write_text(text[:start] + "\n".join(lines) + text[end:], encoding="utf-8")
+
+
 def technique_table(data, rows):
     """The table of the techniques on a set, a list of dict."""
     experiments = {(points, WEIGHTS): experiment(data, points, PRETRAINED)
@@ -426,6 +457,7 @@ def main(args):
             experiments += [*experiments_of(data).values(), *techniques_of(data).values()]
         run_missing(RESULTS / "pretrained.csv", experiments, args)
     write_report("pretrained.md", report_lines())
+    write_readme(markdown(readme_table(all_rows())))
     save_png(figure(all_rows()), ROOT / "docs" / "few-labels.png")
     if (ROOT / "runs" / "pretrained" / SHOWN / "last.pt").exists():
         save_png(picture().quantize(256, dither=Image.Dither.NONE), ROOT / "docs" / "dubai.png")

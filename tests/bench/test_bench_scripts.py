@@ -15,7 +15,7 @@ import pretrained
 import pytest
 import torch
 import tune
-from experiments import RESULTS, read_csv, read_rows
+from experiments import RESULTS, ROOT, markdown, read_csv, read_rows
 from helpers import BENCH, write_set
 
 EXPERIMENTS = {
@@ -54,6 +54,13 @@ def test_dunes_splits__holds_out_blocks_and_leaves_out_their_borders():
     assert list(splits.values()) == ["val", "train", "test", "test", "train"]
     assert list(splits) == [names[index] for index in (0, 1, 4, 5, 6)]
     assert set(pretrained.dunes_splits("dunes-b", names[4:]).values()) == {"val", "train", "test"}
+
+
+def test_readme_table__stands_in_readme():
+    lines = markdown(pretrained.readme_table(pretrained.all_rows()))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(lines) > 10
+    assert "\n".join(lines) in readme
 
 
 def test_set_table__pairs_draws_and_measures_from_the_floor():
