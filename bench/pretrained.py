@@ -78,7 +78,7 @@ OBX = ("deep water", "shallow water, surf or wet sand", "land")
 FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
 # Mean IoU on the test split of the commonest training class everywhere
 ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "roads": 0.390}
-SHOWN = "dubai-20-pretrained-draw0"  # the run whose maps stand in README
+SHOWN = "dubai-20-pretrained-class-weights-draw0"  # the run whose maps stand in README
 SHOWN_TILES = 4
 DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
 README_COLUMNS = {"ImageNet weights": PRETRAINED, "U-Net from scratch": PLAIN,
