@@ -30,8 +30,8 @@ def takes_class_weights(args):
 def default_class_weights(args, tiles):
     """The --class-weights of a run that names none: "sqrt" where they gained, else "none".
 
-    That is from few labels on a pretrained network: on three real sets from one point per tile,
-    see results/pretrained.md. On the plain U-Net they cost the demo about a point.
+    That is from few labels on a pretrained network: on two real sets of three from one point per
+    tile, see results/pretrained.md. On the plain U-Net they cost the demo about a point.
 
     Args:
         args: train.py's; tiles: TileDataset to train on.
