@@ -78,7 +78,7 @@ OBX = ("deep water", "shallow water, surf or wet sand", "land")
 FLIGHTS = {"2018-10": "train", "2020-02": "val", "2020-05": "test"}
 # Mean IoU on the test split of the commonest training class everywhere
 ONE_CLASS = {"dubai": 0.112, "dunes-a": 0.005, "dunes-b": 0.012, "obx": 0.184, "roads": 0.390}
-SHOWN = "dubai-20-pretrained-class-weights-draw0"  # the run whose maps stand in README
+SHOWN = "dubai-20-pretrained-class-weights-draw0"  # the run whose maps stand in docs/results.md
 SHOWN_TILES = 4
 DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (50, 110, 200)]
 README_COLUMNS = {"ImageNet weights": PRETRAINED, "U-Net from scratch": PLAIN,
@@ -92,9 +92,9 @@ mean IoU with every label. "Distance covered" is the share of the way from the f
 floor is the better of the pixel classifier on the same points and the commonest class everywhere.
 Differences are in points of mean IoU to the plain U-Net, paired by draw, with a 95 % t interval and
 the p value of a paired t test. Intervals of few draws are wide: read the draws too. From points,
-"pretrained" has class weights, as by default. No other network has them.
+"pretrained" has class weights, as by default, the plain U-Net and the network from scratch do not.
 
-Techniques are compared with the pretrained network without class weights, too.
+Techniques are compared with the pretrained network without class weights, and with the plain U-Net.
 
 Choices of points begin with one random point per tile, and add four. Suggested: drawn where the
 network from the first points was unsure, 16 px apart. Spaced: at random, 16 px apart. Balanced: at
