@@ -249,10 +249,10 @@ def scores_of(runs, rows):
     return [float(rows[name]["miou"]) for name in runs if name in rows]
 
 
-def mean_and_spread(values):
+def mean_and_spread(values, digits=3):
     """Mean ± sample standard deviation as text; the mean alone of one value, "" of none."""
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}" if values else ""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}" if values else ""
 
 
 def paired_gains(runs, others, rows, other_rows=None):

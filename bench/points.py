@@ -150,7 +150,7 @@ def set_table(data, rows, p_values):
             "distance covered": distance if method != PIXELS else "",
             "difference to partial CE": difference(gains),
             "by draw": listed(gains),
-            "IoU by class": mean_class_iou(there)})
+            "IoU by class": class_means(there)})
     return table
 
 
@@ -165,11 +165,11 @@ def shares(scores, full, floor):
     return f"{score / full:.0%}", f"{(score - floor) / (full - floor):.0%}"
 
 
-def mean_class_iou(rows):
-    """IoU by class, means over rows, as text."""
+def class_means(rows):
+    """IoU by class, mean ± standard deviation over rows, as text."""
     draws = [json.loads(row["class_iou"]) for row in rows]
-    means = {name: statistics.mean(draw[name] for draw in draws) for name in draws[0]}
-    return ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+    means = {name: mean_and_spread([draw[name] for draw in draws], 2) for name in draws[0]}
+    return ", ".join(f"{name} {mean}" for name, mean in means.items())
 
 
 def baseline_table(rows):

@@ -34,7 +34,7 @@ from experiments import (
     mean_and_spread, numbered, paired_gains, read_rows, run_missing, scores_of,
     write_report)
 from PIL import Image
-from points import BASE, FULL, PIXELS, RECIPES, mean_class_iou, shares
+from points import BASE, FULL, PIXELS, RECIPES, class_means, shares
 from points import experiment as experiment_of_points
 
 from report.curves import curves
@@ -284,7 +284,7 @@ def set_table(data, rows):
             "distance covered": distance if network != PIXELS else "",
             "difference to plain": difference(gains),
             "by draw": listed(gains),
-            "IoU by class": mean_class_iou(there)})
+            "IoU by class": class_means(there)})
     return table
 
 
@@ -334,7 +334,7 @@ def technique_table(data, rows):
                 "difference to no class weights": difference(gains),
                 "by draw": listed(gains),
                 "difference to plain": difference(to_plain),
-                "IoU by class": mean_class_iou(there)})
+                "IoU by class": class_means(there)})
     return table
 
 
@@ -351,7 +351,7 @@ def choice_table(data, rows):
                 "mean IoU": mean_and_spread(scores_of(runs, rows)),
                 "difference to random": difference(gains),
                 "by draw": listed(gains),
-                "IoU by class": mean_class_iou(there)})
+                "IoU by class": class_means(there)})
     return table
 
 
