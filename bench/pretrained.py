@@ -63,7 +63,7 @@ TECHNIQUES = {  # {bare}, {plain}: the flags of BARE and PLAIN; {twice}: twice t
     "every default": "{data} --encoder efficientnet_lite0 --weights imagenet",
     PLAIN_WEIGHTS: "{plain} --class-weights sqrt"}
 CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
-JUDGED = ("dubai", "dunes-a", "roads")  # sets on which techniques are judged
+JUDGED = ("dubai", "dunes-a", "roads")  # sets on which all techniques are judged
 
 DUNES = {  # the classes in the files, with ids from 1, and the classes that they are merged to
     "water": "water", "marsh": "water", "ag": "other", "beach": "sand", "foredune": "sand",
@@ -245,11 +245,10 @@ def experiments_of(data):
 
 def techniques_of(data):
     """The experiments on techniques, {(points, name): Experiment}."""
-    if data not in JUDGED:
-        return {}
     lines = [(0, WEIGHTS)]  # those from points are PRETRAINED
-    lines += [(points, name) for points in (1, 5) for name in TECHNIQUES
-              if name != WEIGHTS and (name != PLAIN_WEIGHTS or data in PLAIN_RECIPES)]
+    if data in JUDGED:
+        lines += [(points, name) for points in (1, 5) for name in TECHNIQUES
+                  if name != WEIGHTS and (name != PLAIN_WEIGHTS or data in PLAIN_RECIPES)]
     return {line: technique(data, *line) for line in lines}
 
 
