@@ -21,9 +21,9 @@ import json
 import statistics
 
 from experiments import (
-    RESULTS, ROOT, Experiment, class_iou, difference, experiment_parser, listed, make_demo,
-    markdown, mean_and_spread, numbered, paired_gains, paired_p, read_rows, run_missing,
-    score_again, scores_of, write_report)
+    RESULTS, Experiment, class_iou, difference, experiment_parser, listed, make_demo, markdown,
+    mean_and_spread, numbered, paired_gains, paired_p, read_rows, run_missing, score_again,
+    scores_of, write_report)
 
 SHORT = "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last"
 LONG = ("--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 40 --loss ce+jaccard --jitter 0.2"

@@ -59,18 +59,17 @@ def round_up(length, stride):
     return -(-length // stride) * stride
 
 
-def window_origins(length, window, margin, stride):
+def window_origins(length, window, margin):
     """Place windows along one axis so that their valid parts cover it.
 
     The last window is moved inward, never shrunk, so that all windows have the same shape.
 
     Args:
-        length: padded axis length, px, a multiple of the stride.
-        window: window side including both margins, px, a multiple of the stride.
-        margin: px discarded on each inner side, a multiple of the stride, 0 <= 2 * margin < window.
-        stride: the network's stride, px.
+        length: padded axis length, px.
+        window: window side including both margins, px.
+        margin: px discarded on each inner side, 0 <= 2 * margin < window.
     Returns:
-        list of origins, px, ascending.
+        list of origins, px, ascending; multiples of the network's stride, if all arguments are.
     """
     if length <= window:
         return [0]
@@ -82,7 +81,8 @@ def even_window(length, window, margin, stride):
     """The smallest window that needs no more windows along an axis than the one given.
 
     Args:
-        length, window, margin, stride: as in `window_origins`.
+        length, window, margin: as in `window_origins`, multiples of the stride.
+        stride: the network's stride, px.
     Returns:
         side including both margins, px, at most `window`, a multiple of the stride.
     """
@@ -100,13 +100,13 @@ def axis_windows(length, window, margin, stride):
 
     Args:
         length: axis length of the scene, px.
-        window, margin, stride: as in `window_origins`.
+        window, margin, stride: as in `even_window`.
     Returns:
         list of Window, px. The valid parts lie end to end and cover the axis.
     """
     padded = max(round_up(length, stride), 2 * stride)
     window = even_window(padded, window, margin, stride)
-    origins = window_origins(padded, window, margin, stride)
+    origins = window_origins(padded, window, margin)
     bounds = [0] + [origin + margin for origin in origins[1:]] + [length]
     windows = []
     for index, origin in enumerate(origins):

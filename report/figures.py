@@ -63,21 +63,20 @@ def _percentiles(band):
     return np.percentile(values, (2, 98)) if values.size else (0, 1)
 
 
-def colour_map(labels, colours, ignore=255, ignore_colour=IGNORED):
+def colour_map(labels, colours, ignore=255):
     """Show class ids as colours.
 
     Args:
-        labels: (H, W) class ids 0..255, or `ignore`.
+        labels: (H, W) class ids 0..255, or `ignore`, the id that means no label.
         colours: an (r, g, b) per class.
-        ignore, ignore_colour: the id that means no label, and its (r, g, b).
     Returns:
-        (H, W, 3) uint8.
+        (H, W, 3) uint8, IGNORED where there is no label.
     Raises:
         ValueError: an id has no colour.
     """
     table = np.zeros((256, 3), np.uint8)
     table[:len(colours)] = np.reshape(colours, (-1, 3))
-    table[ignore] = ignore_colour
+    table[ignore] = IGNORED
     has_colour = np.zeros(256, bool)
     has_colour[:len(colours)] = True
     has_colour[ignore] = True

@@ -27,7 +27,7 @@ from engine.checkpoint import find_checkpoint, load_model, save_checkpoint
 from engine.meta import checkpoint_meta
 from geo.georeference import from_affine
 from geo.raster import Raster, open_raster, write_geotiff
-from geo.windows import average_symmetries, window_and_margin
+from geo.windows import average_symmetries
 from networks import build_model
 
 CPU = torch.device("cpu")
