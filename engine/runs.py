@@ -31,6 +31,7 @@ from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "final", "tensorboard")
+SCALAR_MOMENTS = {"step", "mu_product"}  # of torch's optimisers; the second is NAdam's
 SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 # Flags of earlier versions, with their defaults: a run that used one cannot go on here.
 REMOVED_FLAGS = {"points_share": 1.0, "point_jitter": 0.0, "oversample": [], "dropout": 0.0,
@@ -357,14 +358,12 @@ def load_optimizer(optimizer, saved):
         group["lr"] = float(before["lr"])
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    expected = {"exp_avg", "exp_avg_sq", "step"}
-    if isinstance(optimizer, torch.optim.SGD):
-        expected = {"momentum_buffer"}
+    expected = next(iter(optimizer.state.values()), {}).keys()
     for p in parameters if optimizer.state else ():
         moments = optimizer.state.get(p, {})
         if moments.keys() != expected:
             raise ValueError("the optimiser's moments are incomplete")
-        if any(value.shape != p.shape for key, value in moments.items() if key != "step"):
+        if any(moments[key].shape != p.shape for key in expected - SCALAR_MOMENTS):
             raise ValueError("the optimiser's moments are of other shapes")
 
 

@@ -351,6 +351,17 @@ def test_load_optimizer__restores_the_rate_that_plateau_has_halved():
     assert optimizer.param_groups[0]["lr"] == 0.2
 
 
+@pytest.mark.parametrize("kind", [torch.optim.RMSprop, torch.optim.NAdam])
+def test_load_optimizer__takes_the_moments_of_an_optimiser_that_a_fork_adds(kind):
+    weight, bias = torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(2))
+    stepped = kind([weight, bias], lr=0.1)
+    (weight.sum() + bias.sum()).backward()
+    stepped.step()
+    optimizer = kind([weight, bias], lr=0.1)
+    runs.load_optimizer(optimizer, stepped.state_dict())
+    assert optimizer.state[bias].keys() == stepped.state[bias].keys()
+
+
 def test_load_optimizer__settings_are_the_commands(data, paused):
     def spoil(content):
         content["train"]["optimizer"]["param_groups"][0]["betas"] = "none"
