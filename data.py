@@ -2,7 +2,7 @@
 
     tiles = TileDataset("data/demo", "train", points=20)    one split, with its training labels
     images, labels = tiles.get_batch([3, 1, 4])             (B, H, W, C) as stored, (B, H, W) uint8
-    views = draw_views(labels, how, seed, epoch, places)    where each crop lies, and its light
+    views = draw_views(labels, C, how, seed, epoch, places) where each crop lies, and its light
     images = normalise(images, mean, std)                   (B, C, H, W) float32, channels-last
     images, labels = augment(images, labels, views)         the whole batch at once
 
@@ -99,6 +99,8 @@ class TileDataset:
     Attributes:
         folder: its path.
         meta: content of its dataset.json; its classes are dicts, a checkpoint's are names.
+        images: (N, S, S, C) as stored.
+        labels: (N, S, S) uint8, also those that this run does not see; see `get_batch`.
         points: list of N arrays of positions row * W + col, see `choose_points`; None with
             points=0.
         labelled_pixels: number of labelled pixels in all tiles, after points were drawn.

@@ -160,7 +160,8 @@ def build_network(args, kwargs, device):
 def build_optimizer(model, args):
     """The optimiser of --optimizer.
 
-    Weight decay applies to convolution weights only. The encoder may have a rate of its own.
+    Weight decay applies to the weights of convolutions and linear layers, not to biases and norms.
+    The encoder may have a rate of its own.
     """
     in_encoder = set()  # ids of parameters
     if hasattr(model, "encoder"):
@@ -168,7 +169,7 @@ def build_optimizer(model, args):
     if 0 < args.encoder_lr < 1 and not in_encoder:
         raise ValueError(f"--encoder-lr {args.encoder_lr}: --model {args.model} has no encoder "
                          "that is trained: leave it out")
-    groups = {}  # {(in the encoder, convolution weights): parameters}
+    groups = {}  # {(in the encoder, weights and not biases or norms): parameters}
     for p in model.parameters():
         if p.requires_grad:
             kind = (id(p) in in_encoder, p.ndim > 1)

@@ -107,7 +107,7 @@ class UNet(nn.Module):
         fusion: "none", or a `FusionBlock` after the bottleneck, "concat" or "sum".
         stem: 2 folds each 2x2 px into channels at the entry and upsamples the logits at the exit.
             The first level, the most expensive one, then has a quarter of the pixels. The network
-            needs about a quarter of the time and loses the finest detail.
+            needs about a third of the time and loses the finest detail.
         upsampling: "transposed" or "bilinear", see `upsample_block`. Transposed is the paper's. It
             costs about the same and has the smaller radius.
     Source: Ronneberger 2015, "U-Net", figure 1. Differs from the paper in padded convolutions, so

@@ -82,7 +82,7 @@ def add_learning_flags(parser):
     flag("--depth", type=number(int, 1, 6), default=4, help="how often the U-Net halves its input")
     flag("--fusion", default="none", choices=("none", "concat", "sum"), help="multi-scale block at "
          "the U-Net's bottleneck")
-    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 4x cheaper")
+    flag("--stem", type=int, default=1, choices=(1, 2), help="2: half resolution, about 3x as fast")
     flag("--weights", help="imagenet, or a file of published encoder weights")
     flag("--encoder-lr", type=number(float, 0, 1), help="share of --lr for the encoder; 0 freezes "
          "it; default 1, or 0.3 for an EfficientNet with --weights")

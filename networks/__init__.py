@@ -148,8 +148,8 @@ def fold_batch_norm(model):
     """Fold batch norms into the convolutions before them: the same logits in less time.
 
     In eval mode a batch norm multiplies each channel by a factor and adds an offset. A convolution
-    right before it can do both. Only layers are changed whose children run in the order in which
-    they are listed: those of nn.Sequential and of the ResNet's classes.
+    right before it can do both. Only layers of IN_ORDER are changed, whose children run in the
+    order in which they are listed.
 
     Args:
         model: from `build_model`, in eval mode, changed in place. Afterwards it can only predict.

@@ -5,7 +5,7 @@ import torch
 
 @torch.no_grad()
 def update_ema(ema_model, model, decay, updates):
-    """Update the average by one step; early on it is the plain mean, which forgets the start.
+    """Update the average by one step; early on it is the plain mean, in which the start fades.
 
     Args:
         ema_model, model: of one kind; batch-norm statistics and counters are copied.
