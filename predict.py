@@ -168,9 +168,8 @@ class WindowPredictor:
         self.device = device
         self.amp = amp_dtype(device, args.amp)
         self.args = args
-        stride = getattr(model, "stride", 1)
-        self.rows = axis_windows(raster.height, args.window, args.margin, stride)
-        self.cols = axis_windows(raster.width, args.window, args.margin, stride)
+        self.rows = axis_windows(raster.height, args.window, args.margin, model.stride)
+        self.cols = axis_windows(raster.width, args.window, args.margin, model.stride)
         self.overview_stride = overview_stride(raster.height, raster.width)
         self.limits = display_limits(meta)
         self.reading = threading.Lock()

@@ -264,7 +264,7 @@ def optimizer_step(run, args, done):
     run.scaler.unscale_(run.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), GRADIENT_CLIP)
     run.step_log[1, done % run.steps] = norm
-    if args.schedule != "plateau":  # whose rate `finish_epoch` sets
+    if run.scheduler is None:  # else `finish_epoch` sets the rate
         rate = learning_rate(args, done, args.epochs * run.steps)
         for group in run.optimizer.param_groups:
             group["lr"] = rate * group["share"]

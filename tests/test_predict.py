@@ -388,6 +388,7 @@ def test_row_blocks__overview_shows_every_so_many_rows_and_columns(tmp_path, mon
 def test_row_blocks__network_without_stride_and_radius(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1)).eval()  # exact with any margin
+    model.stride = 1  # as `build_model` sets it
     image = random_scene(50, 70)
     write_png(tmp_path / "scene.png", image)
     args = predict.parse_args(

@@ -206,7 +206,7 @@ def make_run(*flags):
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     state = types.SimpleNamespace(
-        model=model, optimizer=train.build_optimizer(model, args), ema_model=None,
+        model=model, optimizer=train.build_optimizer(model, args), ema_model=None, scheduler=None,
         scaler=torch.amp.GradScaler("cpu", enabled=False), step_log=torch.zeros(2, 4), steps=4)
     return state, args
 
