@@ -182,7 +182,7 @@ def class_map(logits):
     Returns:
         (B, H, W) uint8.
     """
-    # On the CPU, `max` is more than ten times faster than `argmax`.
+    # On the CPU, `max` is 1.3 to 15 times as fast as `argmax`, depending on the layout.
     return logits.max(dim=1).indices.to(torch.uint8)
 
 
