@@ -31,6 +31,9 @@ from engine.lock import check_lock, locked
 from engine.prepared import changed_data, classes_without_labels
 
 MAY_CHANGE_ON_RESUME = ("out", "resume", "stop_after", "device", "final", "tensorboard")
+ADAM_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of each parameter
+MOMENTS = {torch.optim.Adam: ADAM_MOMENTS, torch.optim.AdamW: ADAM_MOMENTS,
+           torch.optim.SGD: {"momentum_buffer"}}
 SCALAR_MOMENTS = {"step", "mu_product"}  # of torch's optimisers; the second is NAdam's
 SWITCHED_OFF = ("flips", "skips")  # typed as --no-flips, --no-skips
 # Flags of earlier versions, with their defaults: a run that used one cannot go on here.
@@ -358,7 +361,8 @@ def load_optimizer(optimizer, saved):
         group["lr"] = float(before["lr"])
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    expected = next(iter(optimizer.state.values()), {}).keys()
+    first = next(iter(optimizer.state.values()), {})
+    expected = MOMENTS.get(type(optimizer), first.keys())  # a fork may add an optimiser
     for p in parameters if optimizer.state else ():
         moments = optimizer.state.get(p, {})
         if moments.keys() != expected:

@@ -362,6 +362,17 @@ def test_load_optimizer__takes_the_moments_of_an_optimiser_that_a_fork_adds(kind
     assert optimizer.state[bias].keys() == stepped.state[bias].keys()
 
 
+def test_load_optimizer__refuses_moments_that_all_parameters_lack():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    weight.sum().backward()
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"] = {0: {}}
+    with pytest.raises(ValueError, match="incomplete"):
+        runs.load_optimizer(optimizer, saved)
+
+
 def test_load_optimizer__settings_are_the_commands(data, paused):
     def spoil(content):
         content["train"]["optimizer"]["param_groups"][0]["betas"] = "none"
