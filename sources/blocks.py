@@ -100,7 +100,7 @@ def count_in_cells(source, frame, regions):
     """Count the labels of a site's scenes by class in square cells of its frame.
 
     Returns:
-        (K, h, w) labelled px, each grid once; and the side of a cell, px.
+        (K, h, w) labelled px, the labels of a grid once; and the side of a cell, px.
     """
     cell = -(-max(frame.height, frame.width) // CELLS)
     shape = (-(-frame.height // cell), -(-frame.width // cell))
@@ -109,9 +109,10 @@ def count_in_cells(source, frame, regions):
     counted = set()
     for region, to_row, to_col in zip(regions, frame.rows, frame.cols):
         scene = source.scenes[region.scene]
-        if source.grid_of(scene) in counted:
+        labels = source.grid_of(scene), scene.mask
+        if labels in counted:
             continue
-        counted.add(source.grid_of(scene))
+        counted.add(labels)
         for classes, rows, cols in read_labelled_pixels(source, region):
             rows = ((to_row[0] + to_row[1] * (rows + 0.5)) // cell).astype(int)
             cols = ((to_col[0] + to_col[1] * (cols + 0.5)) // cell).astype(int)

@@ -25,27 +25,34 @@ class Footprint(NamedTuple):
 
     def map_bounds(self, row, col, height, width):
         """(left, low, right, high) of a window, px, on the scene's own map."""
-        xs, ys = self._corners(row, col, height, width)
+        xs, ys = self._to_map(*_corners(row, col, height, width))
         return min(xs), min(ys), max(xs), max(ys)
 
     def bounds(self, row, col, height, width):
         """(left, low, right, high) of a window, px, in units of the plane."""
-        xs, ys = self._corners(row, col, height, width)
-        if self.crs:
-            xs, ys = convert(xs, ys, self.crs, self.plane)
+        xs, ys = self.to_plane(*_corners(row, col, height, width))
         return min(xs), min(ys), max(xs), max(ys)
 
-    def _corners(self, row, col, height, width):
-        """(4,) xs and (4,) ys of a window's corners."""
+    def to_plane(self, rows, cols):
+        """xs and ys in units of the plane, of positions in px."""
+        xs, ys = self._to_map(rows, cols)
+        return convert(xs, ys, self.crs, self.plane) if self.crs else (xs, ys)
+
+    def _to_map(self, rows, cols):
+        """xs and ys on the scene's own map, of positions in px."""
         a, b, c, d, e, f = self.affine
-        rows = np.array([row, row, row + height, row + height])
-        cols = np.array([col, col + width, col, col + width])
         return a * cols + b * rows + c, d * cols + e * rows + f
 
     @property
     def whole(self):
         """(left, low, right, high) of the scene, in units of the plane."""
         return self.bounds(0, 0, self.height, self.width)
+
+
+def _corners(row, col, height, width):
+    """Rows (4,) and columns (4,) of the corners of a window."""
+    return (np.array([row, row, row + height, row + height]),
+            np.array([col, col + width, col, col + width]))
 
 
 def footprints(source, sizes, georeferences):
@@ -130,13 +137,15 @@ def join_sites(source, places):
         members.setdefault(find(site), []).append(site)
     scenes = []
     joined = {}
+    grids = {}  # {Footprint: grid of its first scene}
     for scene, place in zip(source.scenes, places):
         together = members[find(scene.site)]
         site = "+".join(together[:LISTED])
         if len(together) > LISTED:
             site += f"+{len(together) - LISTED} more"
         joined[site] = len(together) > 1
-        scenes.append(scene._replace(site=site, grid=source.grid_of(scene), footprint=place))
+        grid = grids.setdefault(place, source.grid_of(scene))
+        scenes.append(scene._replace(site=site, grid=grid, footprint=place))
     shown = [site for site, is_joined in joined.items() if is_joined]
     if shown:
         print("scenes that overlap on the ground are one site, and are in one split together: "

@@ -198,40 +198,74 @@ def split_by_polygon(source, whole, args):
     """Draw a split for each polygon of sparse labels, whose pixels are never in two splits.
 
     A polygon is a group of labelled pixels that touch, if only at a corner, whatever their class.
-    The polygons of a site's seasons are drawn together.
+    The polygons of a site's scenes are drawn together: what lies on the same ground is one polygon.
 
     Returns:
         list of Region: each scene once per split, with the labels of that split.
     Raises:
         ValueError: there are too many labelled pixels: the labels are not sparse.
     """
-    class_of = {}  # {grid: {(row, col): class}}, in the order of the scenes
-    labels_of = []  # SparseLabels of each scene
+    cells = site_cells(source)
+    class_of = {}  # {plane of a site: {place: class}}, in the order of the scenes
+    labels_of = []  # SparseLabels of each scene, its plane, and the places of the labels
     for region in tqdm(whole, "finding polygons", unit="scene", disable=None, leave=False):
         scene = source.scenes[region.scene]
+        plane = scene.site, scene.footprint.plane
         labels = find_labels(source, region)
         if labels is not None:
-            pixels = class_of.setdefault(source.grid_of(scene), {})
-            places = zip(labels.rows.tolist(), labels.cols.tolist())
+            pixels = class_of.setdefault(plane, {})
+            places = label_places(labels, scene.footprint, cells[plane])
             pixels.update(zip(places, labels.indices.tolist()))
         if labels is None or len(pixels) > MAX_LABELLED:
             where = scene.mask or args.points_file
             raise ValueError(f"{where} labels more than {MAX_LABELLED:,} px: --split-by polygon "
                              "is for sparse labels, use --split-by block")
-        labels_of.append(labels)
+        labels_of.append((labels, plane, places))
     random = np.random.default_rng(args.seed)
-    split_of = {grid: draw_polygons(pixels, args.fractions, random)
-                for grid, pixels in class_of.items()}
+    split_of = {plane: draw_polygons(pixels, args.fractions, random)
+                for plane, pixels in class_of.items()}
     regions = []
-    for region, labels in zip(whole, labels_of):
-        splits = split_of[source.grid_of(source.scenes[region.scene])]
-        places = zip(labels.rows.tolist(), labels.cols.tolist())
-        splits = np.array([splits[place] for place in places], str)  # (N,)
+    for region, (labels, plane, places) in zip(whole, labels_of):
+        splits = np.array([split_of[plane][place] for place in places], str)  # (N,)
         for split in ("train", "test", "val"):
             if args.fractions[SPLITS.index(split)]:
                 part = SparseLabels(*(array[splits == split] for array in labels))
                 regions.append(region._replace(split=split, labels=part))
     return regions
+
+
+def site_cells(source):
+    """The size of the places in which labels of a site's scenes lie on the same ground.
+
+    Returns:
+        {(site, plane): (2,) x and y extent of the largest pixel, in units of the plane; None where
+        all scenes have the same pixels}.
+    """
+    scenes_of = {}
+    for scene in source.scenes:
+        scenes_of.setdefault((scene.site, scene.footprint.plane), []).append(scene)
+    cells = {}
+    for plane, scenes in scenes_of.items():
+        pixels = np.array([scene.footprint.bounds(0, 0, 1, 1) for scene in scenes])  # (N, 4)
+        one_grid = len({source.grid_of(scene) for scene in scenes}) == 1
+        cells[plane] = None if one_grid else (pixels[:, 2:] - pixels[:, :2]).max(axis=0)
+    return cells
+
+
+def label_places(labels, footprint, cell):
+    """The place of each of N SparseLabels, as (row, col): its pixel, or the cell on the ground.
+
+    Labels of one click in several scenes are in one cell, or in two that touch.
+
+    Args:
+        labels: SparseLabels; footprint: of their scene.
+        cell: of `site_cells`.
+    """
+    rows, cols = labels.rows, labels.cols
+    if cell is not None:
+        xs, ys = footprint.to_plane(rows + 0.5, cols + 0.5)
+        rows, cols = (ys // cell[1]).astype(int), (xs // cell[0]).astype(int)
+    return list(zip(rows.tolist(), cols.tolist()))
 
 
 def find_labels(source, region):

@@ -13,6 +13,7 @@ from sources.labels import land_classes
 from sources.raw import RawDataset, Region, Scene
 from sources.splits import (
     cut, guess_tile, listed_tiles, number_polygons, plan_regions, split_by_scene)
+from test_overlap import grid
 
 
 @pytest.mark.parametrize("height, width, overlap, pad", [
@@ -121,6 +122,30 @@ def test_split_by_polygon__no_polygon_is_labelled_in_two_splits(tmp_path, overla
             set(np.unique(view)) == {0, 1, 2, 255} for view in views)  # each class is in each split
     for split in ("train", "val", "test"):
         assert (seen["spring_p", split] == seen["autumn_p", split]).all()
+
+
+@pytest.mark.parametrize("how, place", [
+    ("polygon", (0.4, -0.3, 1)), ("polygon", (10, 0, 0.5)), ("tile", (0, 0, 1))])
+def test_plan_regions__a_click_is_in_one_split_in_all_scenes_that_show_it(tmp_path, how, place):
+    """Clicks 8 m apart, in a scene of 1 m pixels, and in another one on the same ground."""
+    places = {"a": (0, 0, 1), "b": place}  # x, y and side of a pixel, m
+    for name, where in places.items():
+        write_geotiff(tmp_path / f"{name}.tif", [np.zeros((40, 40), np.uint8)], 40, 40, 1, "uint8",
+                      georeference=grid(*where))
+    (tmp_path / "clicks.csv").write_text("x,y,class\n" + "".join(
+        f"{8 * i + 4.2},{-8 * j - 4.2},wood\n" for i in range(5) for j in range(5)))
+    main(parse_args(["points", *(str(tmp_path / f"{name}.tif") for name in places),
+                     str(tmp_path / "clicks.csv"), "--split-by", how, "--tile", "16", "--out",
+                     str(tmp_path / "out")]))
+    splits_of = {}  # {click: its splits}
+    with open(tmp_path / "out/tiles.csv", newline="") as file:
+        for tile in csv.DictReader(file):
+            labels = np.load(tmp_path / f"out/{tile['split']}_labels.npy")[int(tile["index"])]
+            x, y, side = places[tile["scene"]]
+            for row, col in np.argwhere(labels != 255) + (int(tile["row"]), int(tile["col"])):
+                click = ((x + (col + 0.5) * side) // 8, (y - (row + 0.5) * side) // 8)
+                splits_of.setdefault(click, set()).add(tile["split"])
+    assert len(splits_of) == 25 and all(len(splits) == 1 for splits in splits_of.values())
 
 
 def test_split_by_polygon__refuses_masks_that_are_not_sparse(tmp_path, monkeypatch):
