@@ -95,41 +95,45 @@ def _iou_correlations(counts, iou):
     return correlation
 
 
-def count_patches(labels, ignore=255):
-    """Number of groups of touching labelled pixels, diagonally too; holes in them are subtracted.
+def patch_sizes(labels, ignore=255):
+    """Size, px, of each group of touching labelled pixels, diagonally too: (N,) int64.
 
     Args:
         labels: (H, W).
         ignore: the label of unlabelled pixels.
-    Source: Gray 1971, "Local Properties of Binary Images in Two Dimensions", the Euler number.
     """
-    known = np.pad(labels != ignore, 1).astype(np.int8)
-    top_left = known[:-1, :-1]
-    bottom_right = known[1:, 1:]
-    labelled = top_left + known[:-1, 1:] + known[1:, :-1] + bottom_right  # in each 2 x 2 square
-    diagonal = (labelled == 2) & (top_left == bottom_right)
-    return int((labelled == 1).sum() - (labelled == 3).sum() - 2 * diagonal.sum()) // 4
+    known = labels != ignore
+    numbers = np.where(known, np.arange(1, known.size + 1).reshape(known.shape), 0)
+    while True:  # until all pixels of a patch have the highest of their numbers
+        padded = np.pad(numbers, 1)
+        highest = np.maximum.reduce([padded[:-2], padded[1:-1], padded[2:]])
+        highest = np.maximum.reduce([highest[:, :-2], highest[:, 1:-1], highest[:, 2:]]) * known
+        if np.array_equal(highest, numbers):
+            break
+        numbers = highest
+    sizes = np.bincount(numbers[known])
+    return sizes[sizes > 0]
 
 
 def independent_observations(tiles):
     """How many independent observations the labelled pixels of a split are worth.
 
-    Touching pixels are alike: each patch of them counts as one observation.
+    Touching pixels are alike: n patches of one size count as n observations, and patches of several
+    sizes as fewer, because the large ones decide the score.
 
     Args:
         tiles: data.TileDataset with the labels that are scored.
     Returns:
         their number, at least 1; None where labels are so many that scores need no interval.
+    Source: Kish 1965, "Survey Sampling", the effective size of a weighted sample.
     """
     pixels = tiles.labelled_pixels
     if pixels >= FEW_PIXELS and pixels >= SPARSE_SHARE * tiles.labels.numel():
         return None
-    observations = 0
+    squares = 0
     for index in range(len(tiles)):
-        labels = tiles.get_batch([index])[1][0].numpy()
-        if (labels != tiles.ignore).any():
-            observations += max(1, count_patches(labels, tiles.ignore))
-    return max(1, observations)
+        squares += int((patch_sizes(tiles.tile_labels(index), tiles.ignore) ** 2).sum())
+    return max(1, round(pixels ** 2 / max(1, squares)))
 
 
 def plain_intervals(matrix, observations, names):

@@ -53,8 +53,8 @@ def _interval_notes(matrix, names, observations):
     pixels = matrix.labelled_pixels()
     notes = ["the 95 % intervals take the labels as drawn at random from the mapped ground"]
     if observations < pixels:
-        notes.append(f"touching pixels are alike: {pixels:,} pixels in {observations:,} patches "
-                     f"count as {observations:,} observations")
+        notes.append(f"touching pixels are alike: {pixels:,} pixels count as {observations:,} "
+                     "observations")
     share = observations / max(1, pixels)
     rare = [name for name, count in zip(names, matrix.counts.sum(1))
             if 0 < count * share < FEW_PER_CLASS]

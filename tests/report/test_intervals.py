@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import write_set
+from helpers import edit, write_set
 
 from data import TileDataset
 from metrics import ConfusionMatrix
-from report.intervals import count_patches, independent_observations, score_intervals, wilson
+from report.intervals import independent_observations, patch_sizes, score_intervals, wilson
 
 
 def matrix_of(counts):
@@ -47,12 +47,22 @@ def test_score_intervals__classes_without_pixels_have_none():
     assert np.isnan(score_intervals(matrix_of([[0, 0], [0, 0]]))["miou"]).all()
 
 
-@pytest.mark.parametrize("rows, patches", [
-    (["....", "...."], 0), (["#...", "...#"], 2), (["##..", "..##"], 1), (["#.#.", ".#.#"], 1),
-    (["####", "####"], 1), (["#..#", "#..#", "####"], 1), (["#..#", "#...", "...#"], 3)])
-def test_count_patches__by_eye(rows, patches):
+@pytest.mark.parametrize("rows, sizes", [
+    (["....", "...."], []), (["#...", "...#"], [1, 1]), (["##..", "..##"], [4]),
+    (["#.#.", ".#.#"], [4]), (["####", "####"], [8]), (["#..#", "#..#", "####"], [8]),
+    (["###.", "#.#.", "###."], [8]), (["#..#", "#...", "...#"], [1, 1, 2])])
+def test_patch_sizes__by_eye(rows, sizes):
     labels = np.where(np.array([list(row) for row in rows]) == "#", 0, 255)
-    assert count_patches(labels) == patches
+    assert sorted(patch_sizes(labels)) == sizes
+
+
+def test_independent_observations__patches_of_several_sizes_are_worth_fewer(tmp_path):
+    write_set(tmp_path)
+    labels = np.full((6, 8, 8), 255, np.uint8)
+    labels[0, 2:4, 2:4] = labels[1, 0, 0] = labels[1, 7, 7] = 0  # patches of 4, 1 and 1 px
+    np.save(tmp_path / "test_labels.npy", labels)
+    edit(tmp_path, "pixels", {split: [6, 0, 0] for split in ("train", "val", "test")})
+    assert independent_observations(TileDataset(tmp_path, "test")) == 2  # 6^2 / (16 + 1 + 1)
 
 
 @pytest.mark.parametrize("ignore_share, side, observations", [
