@@ -22,6 +22,7 @@ from report.figures import save_png
 from report.intervals import plain_intervals
 from report.matrices import confusion_figure
 from report.tables import text_table, write_rows
+from sources.geometry import POINT
 from sources.labels import NO_LABEL, land_classes, read_classes
 from sources.placing import points_in_scene
 from sources.points import name_scenes, read_points
@@ -45,11 +46,16 @@ def check_map(map_path, points_path, classes_path=None, out=None):
     Returns:
         the dict that was written as NAME_check.json.
     Raises:
-        ValueError, OSError: a file is not as it should be, or no point lies on the map.
+        ValueError, OSError: a file is not as it should be, or no point lies on the map, or some
+            shapes are no points.
     """
     path = pathlib.Path(map_path)
     table = class_table(path, classes_path)
     points = read_points(points_path, table)
+    others = int((points.kinds != POINT).sum())
+    if others:
+        raise ValueError(f"{points_path}: {others} of its {len(points.kinds)} shapes are lines or "
+                         "polygons, whose pixels are alike and no sample of the map: give points")
     with open_raster(path) as raster:
         scene = Scene(path.stem.removesuffix("_classes"), path, None, path.stem)
         image = SimpleNamespace(raster=raster, height=raster.height, width=raster.width)
@@ -190,9 +196,8 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
                         "+-": plain(weighted["producers_interval"][k])})
     skipped = [f"{count} {where}" for where, count in left_out.items() if count]
     overall = f"{matrix.pixel_accuracy():.3f} ({_interval(intervals['pixel_accuracy'])})"
-    by_area = "-"
-    if not np.isnan(weighted["overall"]):
-        by_area = f"{weighted['overall']:.3f} +- {weighted['overall_interval']:.3f}"
+    weighted_overall, reach, kappa = map(
+        _three_digits, (weighted["overall"], weighted["overall_interval"], matrix.kappa()))
     untested = [name for name, count in zip(names, matrix.counts.sum(1)) if not count]
     unseen = [row["class"] for row, count in zip(areas, matrix.counts.sum(0))
               if row["mapped_percent"] and count < 2]
@@ -200,15 +205,21 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
         f"{path} at {matrix.labelled_pixels():,} check points"
         + (f"; left out: {', '.join(skipped)}" if skipped else ""),
         text_table(table), "",
-        f"overall accuracy {overall} of the points, {by_area} by area, kappa {matrix.kappa():.3f}",
+        f"overall accuracy {overall} of the points, {weighted_overall} +- {reach} by area, "
+        f"kappa {kappa}",
         text_table(classes),
         "user's accuracy: of what the map shows as a class, the share that is. producer's: of what "
         "is a class, the share that the map shows.",
         *([f"no check point, so not tested: {', '.join(untested)}"] if untested else []), "",
         "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half their 95 % "
         "interval:", text_table(areas),
-        *(["not adjusted, because fewer than two check points lie where the map shows "
+        *(["not adjusted, or without interval: fewer than two check points lie where the map shows "
            + ", ".join(unseen)] if unseen else []), SAMPLE])
+
+
+def _three_digits(value):
+    """A number as text, NaN as a dash."""
+    return "-" if np.isnan(value) else f"{value:.3f}"
 
 
 def _interval(bounds):

@@ -55,11 +55,22 @@ def test_check_map__by_hand(tmp_path, capsys):
     assert {"map_check.csv", "map_check.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_check_map__names_the_class_that_keeps_areas_from_being_adjusted(tmp_path, capsys):
+@pytest.mark.parametrize("points, name", [(POINTS[-3:], "water"), (POINTS[:11], "wood")])
+def test_check_map__names_the_class_of_fewer_than_two_points(tmp_path, capsys, points, name):
     write_map(tmp_path / "map.tif")
-    points = [point for point in POINTS if point[2] == "wood"]
-    check(tmp_path, points[-3:], "--classes", tmp_path / "classes.csv")
-    assert "the map shows water\n" in capsys.readouterr().out
+    check(tmp_path, points, "--classes", tmp_path / "classes.csv")
+    printed = capsys.readouterr().out
+    assert f"the map shows {name}\n" in printed and "nan" not in printed
+
+
+def test_check_map__refuses_polygons_whose_pixels_are_alike(tmp_path):
+    write_map(tmp_path / "map.tif")
+    points = tmp_path / "points.csv"
+    points.write_text('wkt,class\n"POLYGON ((1 1, 5 1, 5 5, 1 1))",wood\n"POINT (3 3)",wood\n')
+    with pytest.raises(ValueError, match="points.csv: 1 of its 2"):
+        evaluate.main(evaluate.parse_args([
+            "--map", str(tmp_path / "map.tif"), "--check-points", str(points), "--classes",
+            str(tmp_path / "classes.csv")]))
 
 
 def test_check_map__ids_without_names_are_classes(tmp_path, capsys):
