@@ -213,10 +213,11 @@ def report_run(run, args, device):
     split = args.split
     names = run.meta["classes"]
     mapped = read_areas(args.areas, names) if args.areas else None
-    tables = split_tables(run.stats, run.matrix.counts, run.positions, names,
-                          run.tiles.meta.get("gsd_m"), mapped)
     floors = floor_scores(training_tiles(run.trained), run.meta, run.tiles)
     text, worth, admission = score_report(run.matrix, run.meta, run.tiles, floors)
+    tables = split_tables(run.stats, run.matrix.counts, run.positions, names,
+                          run.tiles.meta.get("gsd_m"), mapped,
+                          worth.get("intervals", {}).get("observations"))
     print(f"{run.checkpoint} on {run.data}, split {split}: {len(run.tiles)} tiles, "
           f"{run.tiles.labelled_pixels:,} labelled px, loss {run.loss:.4f}")
     print(text, tables_text(tables, is_point_set(run.tiles), bool(mapped)), sep="\n\n")

@@ -13,7 +13,7 @@ from report.tables import text_table, write_rows
 SHOWN_SCENES = 10  # in the terminal; the file has all of them
 
 
-def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
+def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None, observations=None):
     """Everything that is reported of a split beside its confusion matrix, as plain types.
 
     Args:
@@ -24,6 +24,7 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
         gsd_m: size of a pixel, m, or None where it is not known.
         mapped: mapped areas and their sum, as `read_areas` returns them; None: those of the
             labelled pixels.
+        observations: how many independent observations the counts are worth; None: each is one.
     Returns:
         {"boundary", "calibration_error", "uncalibrated_error", "areas", "scenes"}.
     """
@@ -32,10 +33,13 @@ def split_tables(stats, counts, positions, names, gsd_m=None, mapped=None):
         total_ha = int(counts.sum()) * gsd_m ** 2 / 1e4 if gsd_m else None
         mapped = counts.sum(0).tolist(), total_ha
     areas, total_ha = mapped
+    sample = counts.double()
+    if observations is not None:
+        sample = sample * observations / counts.sum()
     return {"boundary": boundary_scores(stats, names),
             "calibration_error": plain(stats.calibration_error()),
             "uncalibrated_error": plain(expected_calibration_error(stats.uncalibrated_bins)),
-            "areas": area_rows(counts, areas, names, total_ha),
+            "areas": area_rows(sample, areas, names, total_ha),
             "scenes": scene_rows(stats, positions, names)}
 
 

@@ -47,6 +47,11 @@ def test_split_tables__areas_are_of_the_labelled_pixels_or_of_a_map():
     areas = split_tables(stats, stats.counts[0], positions, ["x", "y"], 100, mapped)["areas"]
     assert [row["mapped_percent"] for row in areas] == [75, 25]
     assert "mapped_ha" not in areas[0]
+    fewer = split_tables(stats, stats.counts[0], positions, ["x", "y"], 100, mapped, 10)["areas"]
+    assert fewer[0]["adjusted_percent"] == pytest.approx(areas[0]["adjusted_percent"])
+    share = 30 / 40  # of 4 observations that the map shows as x, and 2 / 3 of 6 as y
+    variance = 0.75 ** 2 * share * (1 - share) / 3 + 0.25 ** 2 * 2 / 9 / 5
+    assert fewer[0]["interval_percent"] == pytest.approx(196 * variance ** 0.5)
 
 
 def test_tables_text__shows_the_worst_ten_scenes_and_the_pixels():
