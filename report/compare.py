@@ -1,7 +1,9 @@
 """Several runs on the same tiles: one table, one figure, and intervals of their differences."""
 
 import json
+import math
 import pathlib
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from engine.files import read_text, whole_files
 from metrics import ConfusionMatrix, plain
 from report.curves import curves
 from report.figures import save_png
+from report.intervals import Z
 from report.layout import stack_images
 from report.stats import mean_iou
 from report.tables import read_log, text_table, write_rows
@@ -82,7 +85,7 @@ def paired_intervals(counts, seed=0):
     Returns:
         {"miou": (R, 2), "difference": (R, 2)}; empty with fewer than MIN_BLOCKS blocks.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3,
-        percentile intervals.
+        percentile intervals, at the levels of `expanded_levels`.
     """
     counts = counts[:, labelled_blocks(counts[0])].double()
     runs, blocks, classes = counts.shape[:3]
@@ -96,10 +99,24 @@ def paired_intervals(counts, seed=0):
         resampled = (draw @ flat).reshape(runs, classes, classes)
         scores.append(mean_iou(resampled))
     scores = torch.stack(scores)  # (S, R)
-    levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    levels = torch.tensor(expanded_levels(blocks), dtype=torch.float64)
     differences = scores - scores[:, :1]
     return {"miou": scores.nanquantile(levels, 0).T,
             "difference": differences.nanquantile(levels, 0).T}
+
+
+def expanded_levels(blocks):
+    """Quantiles of a bootstrap over so many blocks that bound a 95 % interval: two floats.
+
+    Draws of few blocks vary too little: of the plain 2.5 and 97.5 % over 8 blocks, 88 % hold.
+
+    Source: Hesterberg 2015, "What Teachers Should Know about the Bootstrap", the expanded
+        percentile interval; t by Abramowitz and Stegun 1964, equation 26.7.5.
+    """
+    freedom = blocks - 1
+    t = Z + (Z ** 3 + Z) / (4 * freedom) + (5 * Z ** 5 + 16 * Z ** 3 + 3 * Z) / (96 * freedom ** 2)
+    tail = NormalDist().cdf(-t * math.sqrt(blocks / freedom))
+    return tail, 1 - tail
 
 
 def labelled_blocks(counts):

@@ -10,7 +10,8 @@ import torch
 from engine.checkpoint import save_checkpoint
 from report import compare
 from report.compare import (
-    common_data, compared_curves, paired_intervals, run_checkpoint, run_rows, write_comparison)
+    common_data, compared_curves, expanded_levels, paired_intervals, run_checkpoint, run_rows,
+    write_comparison)
 from report.stats import EvalStats
 
 
@@ -60,6 +61,12 @@ def test_paired_intervals__what_is_hard_for_both_runs_cancels():
     assert high - low > 0.15
     assert better_low > 0.01
     assert better_high - better_low < 0.05
+
+
+def test_expanded_levels__by_tables_of_t_and_of_the_normal_distribution():
+    low, high = expanded_levels(9)  # t of 8 degrees of freedom is 2.306, times sqrt(9 / 8): 2.446
+    assert low == pytest.approx(0.0072, abs=2e-4) and low + high == 1
+    assert expanded_levels(10**6)[0] == pytest.approx(0.025, abs=1e-5)
 
 
 def test_paired_intervals__draws_are_seeded():
