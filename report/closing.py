@@ -52,6 +52,9 @@ def write_report(run, args, meta, split, tiles, matrix, floors, picture):
               f"the {matrix.labelled_pixels():,} labelled px that it held out")
         return scores
     print(f"{split}{'' if args.folds else ' split'}, {checkpoint}:\n{text}")
+    if split == "val" and args.final == "best":
+        print("there is no test split, and the validation split chose the weights: scores on new "
+              "ground are lower (--final last chooses none)")
     print(*paths, folder / "metrics.json", next_command(args), *admission, sep="\n")
     return scores
 

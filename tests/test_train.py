@@ -170,6 +170,17 @@ def test_main__sparse_labels_are_not_thinned_unless_asked_for(data, tmp_path, ca
     assert args.points == 0
 
 
+@pytest.mark.slow
+def test_main__scores_of_the_split_that_chose_the_weights_are_named_so(data, tmp_path, capsys):
+    for kind in ("images", "labels"):
+        path = tmp_path / "data" / f"test_{kind}.npy"
+        np.save(path, np.load(path)[:0])
+    edit(tmp_path / "data", "tiles", {"train": 5, "val": 5, "test": 0})
+    edit(tmp_path / "data", "pixels", {"train": [1280, 0, 0], "val": [1280, 0, 0], "test": [0] * 3})
+    assert run(data, tmp_path / "run", "--epochs", "1", "--final", "best")["split"] == "val"
+    assert "validation split chose the weights" in capsys.readouterr().out
+
+
 def float16_run(data, out, monkeypatch, scale):
     """Half precision ends at 65,504: gradients times a large scale overflow until it has halved."""
     scaler = functools.partial(torch.amp.GradScaler, init_scale=scale)
