@@ -102,16 +102,22 @@ def patch_sizes(labels, ignore=255):
         labels: (H, W).
         ignore: the label of unlabelled pixels.
     """
-    known = labels != ignore
-    numbers = np.where(known, np.arange(1, known.size + 1).reshape(known.shape), 0)
-    while True:  # until all pixels of a patch have the highest of their numbers
-        padded = np.pad(numbers, 1)
-        highest = np.maximum.reduce([padded[:-2], padded[1:-1], padded[2:]])
-        highest = np.maximum.reduce([highest[:, :-2], highest[:, 1:-1], highest[:, 2:]]) * known
-        if np.array_equal(highest, numbers):
-            break
-        numbers = highest
-    sizes = np.bincount(numbers[known])
+    rows, cols = np.nonzero(labels != ignore)
+    width = labels.shape[1] + 2  # more, so that the ends of rows do not touch
+    keys = rows * width + cols  # (P,) ascending
+    pairs = []
+    for step in (1, width - 1, width, width + 1):  # to the right, and to the three below
+        found = np.searchsorted(keys[:-1], keys + step)
+        first = np.flatnonzero(keys[found] == keys + step)
+        pairs.append((first, found[first]))
+    first, second = np.concatenate(pairs, axis=1)
+    numbers = np.arange(len(keys))  # of each pixel's patch: that of one of its pixels
+    while (numbers[first] != numbers[second]).any():
+        lowest = np.minimum(numbers[first], numbers[second])
+        np.minimum.at(numbers, first, lowest)
+        np.minimum.at(numbers, second, lowest)
+        numbers = numbers[numbers]
+    sizes = np.bincount(numbers)
     return sizes[sizes > 0]
 
 
