@@ -29,6 +29,7 @@ from sources.points import name_scenes, read_points
 from sources.raw import Scene
 
 ROWS = 512  # px, of the map that are read at a time
+ENOUGH = 50  # points per mapped class, of which intervals by area hold: see docs/evaluation.md
 SAMPLE = ("These take the points as drawn at random from the map, or from each of its classes, and "
           "as unseen in training.\nPoints that were chosen by hand make a map look better than it "
           "is.")
@@ -199,8 +200,10 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
     weighted_overall, reach, kappa = map(
         _three_digits, (weighted["overall"], weighted["overall_interval"], matrix.kappa()))
     untested = [name for name, count in zip(names, matrix.counts.sum(1)) if not count]
-    unseen = [row["class"] for row, count in zip(areas, matrix.counts.sum(0))
-              if row["mapped_percent"] and count < 2]
+    points_of = {row["class"]: int(count) for row, count in zip(areas, matrix.counts.sum(0))
+                 if row["mapped_percent"]}
+    unseen = [name for name, count in points_of.items() if count < 2]
+    few = [name for name, count in points_of.items() if 2 <= count < ENOUGH]
     return "\n".join([
         f"{path} at {matrix.labelled_pixels():,} check points"
         + (f"; left out: {', '.join(skipped)}" if skipped else ""),
@@ -214,7 +217,9 @@ def check_text(path, matrix, names, intervals, weighted, areas, left_out):
         "mapped areas, adjusted for the map's errors (Olofsson et al. 2014), with half their 95 % "
         "interval:", text_table(areas),
         *(["not adjusted, or without interval: fewer than two check points lie where the map shows "
-           + ", ".join(unseen)] if unseen else []), SAMPLE])
+           + ", ".join(unseen)] if unseen else []),
+        *([f"every +- is too small, because fewer than {ENOUGH} check points lie where the map "
+           f"shows {', '.join(few)}"] if few else []), SAMPLE])
 
 
 def _three_digits(value):

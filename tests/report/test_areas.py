@@ -25,6 +25,21 @@ def test_adjusted_shares__of_the_published_example():
     assert row["adjusted_percent"] == pytest.approx(100 * shares[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("points, lowest, highest", [(10, 0.62, 0.86), (50, 0.89, 0.94)])
+def test_adjusted_shares__intervals_hold_with_50_points_per_class(points, lowest, highest):
+    """How often they do, over samples of a map of three classes of which 90 % is right."""
+    random = np.random.default_rng(0)
+    mapped = np.array([0.6, 0.3, 0.1])
+    rows = np.full((3, 3), 0.05) + 0.85 * np.eye(3)  # shares of the true classes per mapped one
+    held = []
+    for _ in range(2000):
+        sample = np.array([random.multinomial(points, row) for row in rows])
+        shares, intervals = adjusted_shares(sample.T, mapped)
+        held.append(abs(shares - mapped @ rows) <= intervals)
+    assert (lowest < np.mean(held, axis=0)).all() and (np.mean(held, axis=0) < highest).all()
+
+
 def test_stratified_accuracy__of_the_published_example():
     """Accuracies of the same example; the spread of the producer's as in repeated samples."""
     sample = np.array([[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]])

@@ -61,6 +61,7 @@ def test_check_map__names_the_class_of_fewer_than_two_points(tmp_path, capsys, p
     check(tmp_path, points, "--classes", tmp_path / "classes.csv")
     printed = capsys.readouterr().out
     assert f"the map shows {name}\n" in printed and "nan" not in printed
+    assert "every +- is too small" in printed
 
 
 def test_check_map__refuses_polygons_whose_pixels_are_alike(tmp_path):
