@@ -54,7 +54,7 @@ def write_report(run, args, meta, split, tiles, matrix, floors, picture):
     print(f"{split}{'' if args.folds else ' split'}, {checkpoint}:\n{text}")
     if split == "val" and args.final == "best":
         print("there is no test split, and the validation split chose the weights: scores on new "
-              "ground are lower (--final last chooses none)")
+              "ground tend to be lower (--final last chooses none)")
     print(*paths, folder / "metrics.json", next_command(args), *admission, sep="\n")
     return scores
 
