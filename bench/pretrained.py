@@ -84,7 +84,8 @@ DUBAI_COLOURS = [(200, 60, 50), (225, 205, 165), (95, 95, 105), (70, 140, 60), (
 README_COLUMNS = {"ImageNet weights": PRETRAINED, "U-Net from scratch": PLAIN,
                   "pixel classifier": PIXELS}
 README_LABELS = {0: "every label", 20: "20 points per tile", 1: "1 point per tile"}
-PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "roads": "roads", "obx": "coast"}
+PANELS = {"dubai": "Dubai", "dunes-a": "dunes", "dunes-b": "dunes, other fold", "roads": "roads",
+          "obx": "coast"}
 HEAD = """Written by `python bench/pretrained.py` from pretrained.csv, points.csv and baseline.csv.
 
 Mean ± standard deviation over draws (seeds). "Of every label" is the share of the same network's
