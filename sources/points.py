@@ -251,9 +251,9 @@ def _find_class(path, place, name, index_of):
     for key in (_number(name), name.casefold()):
         if key in index_of:
             return index_of[key]
-    names = [str(key) for key in index_of if isinstance(key, str)]
+    names = {index: key for key, index in index_of.items() if isinstance(key, str)}.values()
     raise ValueError(f"{path}, {place}: '{name[:40]}' is no class: give the name or id of one "
-                     f"({', '.join(names[:20])})")
+                     f"({', '.join(list(names)[:20])})")
 
 
 # Positions in tables

@@ -98,8 +98,10 @@ def test_read_points__what_has_no_class_or_place_yet_is_counted(tmp_path):
 def test_read_points__the_class_is_a_name_or_an_id(tmp_path):
     names = ["wood", " WOOD ", "30", "30.0", "ignore", "10"]
     rows = "".join(f"1;2;{name}\n" for name in names)
-    points = read_points(table(tmp_path, "x;y;class\n" + rows), CLASSES)
-    assert points.indices.tolist() == [1, 1, 1, 1, 255, 0]
+    path = table(tmp_path, "x;y;class\n" + rows)
+    assert read_points(path, CLASSES).indices.tolist() == [1, 1, 1, 1, 255, 0]
+    with pytest.raises(ValueError, match=r"line 2: 'wood' is no class.*\(Lake\)"):  # named once
+        read_points(path, land_classes([(1, "Lake", None)]))
 
 
 def test_read_points__a_class_may_be_called_null(tmp_path):
