@@ -1,5 +1,7 @@
 """The classes of labels, as classes.csv lists them, and the few labelled pixels of a scene."""
 
+import re
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,15 @@ class LandClass(NamedTuple):
     def rgb(self):
         """[r, g, b], 0 to 255, or None."""
         return None if self.colour is None else list(self.colour.to_bytes(3, "big"))
+
+
+def class_name(text):
+    """A class's name in one spelling, so that names that look alike are equal.
+
+    Letters with accents are one character (NFC), spaces are single, and "Ignore" is "ignore".
+    """
+    name = re.sub(r"[^\S\r\n]+", " ", unicodedata.normalize("NFC", text)).strip()
+    return "ignore" if name.casefold() == "ignore" else name
 
 
 def land_classes(rows):
@@ -75,18 +86,19 @@ def _read_class(path, place, line):
     found = {column: line.get(find_column(line, names)) for column, names in COLUMNS.items()}
     if found["name"] is None:
         raise ValueError(f"{path} has no column 'name': its first line must be id,name,r,g,b")
+    name = class_name(found["name"])
     try:
         value = to_float(found["id"]) if found["id"] else None
         colour = None
         if found["r"]:
             colour = int.from_bytes(bytes(int(found[band]) for band in "rgb"), "big")
-        if not np.isfinite(value or 0) or not found["name"] or not found["name"].isprintable():
+        if not np.isfinite(value or 0) or not name or not name.isprintable():
             raise ValueError
     except (ValueError, TypeError):
         raise ValueError(f"{place}: give a name, a number as id, and r, g, b from 0 to "
                          "255") from None
-    check_name(found["name"], place)
-    return value, found["name"], colour
+    check_name(name, place)
+    return value, name, colour
 
 
 class SparseLabels(NamedTuple):

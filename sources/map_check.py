@@ -23,7 +23,7 @@ from report.intervals import plain_intervals
 from report.matrices import confusion_figure
 from report.tables import text_table, write_rows
 from sources.geometry import POINT
-from sources.labels import NO_LABEL, land_classes, read_classes
+from sources.labels import NO_LABEL, class_name, land_classes, read_classes
 from sources.placing import points_in_scene
 from sources.points import name_scenes, read_points
 from sources.raw import Scene
@@ -99,11 +99,12 @@ def class_table(path, classes_path=None):
     if beside.is_file():
         try:
             check_text_file(beside)
-            names = [node.text for node in ElementTree.parse(beside).iter("Category")]
+            names = [class_name(node.text or "")
+                     for node in ElementTree.parse(beside).iter("Category")]
         except ElementTree.ParseError:
             raise ValueError(f"{beside} is damaged: give --classes") from None
     for name in names:
-        check_name(name or "", beside)
+        check_name(name, beside)
     names = names or [None] * NO_LABEL
     return land_classes([(value, name or str(value), None) for value, name in enumerate(names)])
 

@@ -10,7 +10,7 @@ import numpy as np
 from engine.files import check_name
 from geo.crs import WGS84, parse_crs
 from sources.geometry import LARGEST, POINT, from_wkt
-from sources.labels import NO_LABEL, land_classes
+from sources.labels import NO_LABEL, class_name, land_classes
 from sources.tables import find_column, fold, read_csv, to_float
 from sources.vectors import Feature, make_feature, read_vectors
 
@@ -185,7 +185,7 @@ def class_names(path, features, class_column=None):
     if others:
         print(f"{path}: classes are taken from '{chosen}', not from '{', '.join(others)}' "
               "(--class-column names another one)")
-    return [_text(feature.properties.get(chosen)) for feature in features]
+    return [class_name(_text(feature.properties.get(chosen))) for feature in features]
 
 
 def classes_of_names(path, names):

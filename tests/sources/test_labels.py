@@ -40,7 +40,7 @@ def test_read_classes__rows_of_one_name_are_one_class(tmp_path):
         ("id,name\n1\n", "line 2"), ('id,name\n1,"line\nbreak"\n', "line 3: give a name"),
         ("id,name\n1,a\n1,b\n", "line 3: 'b' repeats the id of 'a'"),
         ("id,name\n,a\n", "neither id nor colour"),
-        ("id,name\n1,ignore\n", "lists no class")],
+        ("id,name\n1,ignore\n2,IGNORE\n", "lists no class")],
 )
 def test_read_classes__names_the_bad_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):

@@ -132,6 +132,9 @@ def test_read_points__classes_of_the_file_are_sorted(tmp_path):
     assert classes == [(0, 2.5, "2.5"), (1, 9, "9"), (2, 10, "10"), (3, None, "Field"),
                        (255, None, "ignore"), (4, None, "WOOD")]
     assert points.indices.tolist() == [4, 3, 2, 4, 1, 255, 3, 0]
+    alike = ["wet  wood", "wet\xa0wood", "\xd6de", "O\u0308de", "Ignore"]
+    rows = "".join(f"1;2;{name}\n" for name in alike)
+    assert read_points(table(tmp_path, "x;y;class\n" + rows)).indices.tolist() == [0, 0, 1, 1, 255]
     rows = "".join(f"1,2,{number}\n" for number in range(256))
     with pytest.raises(ValueError, match="more than 255 classes"):
         read_points(table(tmp_path, "x,y,class\n" + rows))
