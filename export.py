@@ -110,15 +110,19 @@ class RawPixelModel(nn.Module):
         if "int" in self.meta["dtype"]:
             images = images.round()  # Deepness scales pixels forth and back, which is not exact
         inputs = normalise(images, self.meta["mean"], self.meta["std"], self.nodata)
-        height, width = inputs.shape[2:]
         if self.free_size:  # `pad_to_stride` branches on the size, which is not known yet
+            height, width = inputs.shape[2:]
             stride = self.model.stride
             bottom = (height + stride - 1) // stride * stride - height
             right = (width + stride - 1) // stride * stride - width
             inputs = F.pad(inputs, (0, right, 0, bottom), mode="replicate")
-        logits = self.model(inputs)[..., :height, :width] / self.model.temperature
+            # Not a slice: the exported program would refuse widths that need no padding.
+            logits = F.pad(self.model(inputs), (0, -right, 0, -bottom))
+        else:
+            logits = self.model(inputs)
         missing = missing_pixels(images, self.nodata)  # (1, H, W)
-        return logits.softmax(1).masked_fill(missing[:, None], 0.0)
+        probabilities = (logits / self.model.temperature).softmax(1)
+        return probabilities.masked_fill(missing[:, None], 0.0)
 
 
 def export_program(model, size):
