@@ -144,8 +144,12 @@ def exit_codes(command, interrupted, out_of_memory_advice):
     except KeyboardInterrupt as error:
         end(command, str(error) or f"interrupted; {interrupted}", 130)
     except (ValueError, OSError) as error:
-        remedy = ": free some space, then give the command again"
-        end(command, f"{error}{remedy if is_full_disk(error) else ''}", 2)
+        message = str(error)
+        if is_full_disk(error):
+            message += ": free some space, then give the command again"
+        elif getattr(error, "filename", None):  # Python's own line starts with [Errno 2]
+            message = f"{error.filename}: {error.strerror}; check the path"
+        end(command, message, 2)
     except (MemoryError, RuntimeError) as error:
         too_large = f"out of memory: {out_of_memory_advice} ({str(error)[:100]!r})"
         if isinstance(error, MemoryError):

@@ -78,6 +78,7 @@ def raising(error):
 @pytest.mark.parametrize("error, code, line", [
     (ValueError("--lr 0:\n  too low"), 2, "train.py: --lr 0: too low"),
     (FileNotFoundError("no x.png"), 2, "train.py: no x.png"),
+    (FileExistsError(17, "File exists", "a/b"), 2, "train.py: a/b: File exists; check the path"),
     (KeyboardInterrupt(), 130, "train.py: interrupted; go on with --resume"),
     (KeyboardInterrupt("stopped after epoch 3"), 130, "train.py: stopped after epoch 3"),
     (ValueError("x" * 10**6), 2, "train.py: " + "x" * 300 + " ... " + "x" * 300),
