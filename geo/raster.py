@@ -42,13 +42,15 @@ def open_raster(path, max_pixels=2**31, page=None):
     Returns:
         Raster.
     Raises:
-        OSError: the file is missing or may not be read.
+        OSError: the file is missing, a folder, or may not be read.
         ValueError: it is empty, cut short, no image, too large, or would be read with loss.
     """
     path = Path(path)
     if path.as_posix().startswith("/vsi"):
         with _one_line_errors(path):
             return _open_with_gdal(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the images in it")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the name")
     with _one_line_errors(path), open(path, "rb") as file:

@@ -384,6 +384,8 @@ def test_open_scene__a_list_of_files_is_a_scene_of_all_their_bands(tmp_path):
     listed.write_text("gone.tif\n")
     with pytest.raises(FileNotFoundError, match="gone.tif: no such file"):
         open_scene(listed)
+    with pytest.raises(IsADirectoryError, match="more is a folder"):
+        open_scene(tmp_path / "more")
     listed.write_text("\n")
     with pytest.raises(ValueError, match="place.txt lists no image"):
         open_scene(listed)
