@@ -51,13 +51,14 @@ def check_map(map_path, points_path, classes_path=None, out=None):
             shapes are no points.
     """
     path = pathlib.Path(map_path)
-    table = class_table(path, classes_path)
-    points = read_points(points_path, table)
-    others = int((points.kinds != POINT).sum())
-    if others:
-        raise ValueError(f"{points_path}: {others} of its {len(points.kinds)} shapes are lines or "
-                         "polygons, whose pixels are alike and no sample of the map: give points")
-    with open_raster(path) as raster:
+    with open_raster(path) as raster:  # first, so that a mistyped path is what is named
+        table = class_table(path, classes_path)
+        points = read_points(points_path, table)
+        others = int((points.kinds != POINT).sum())
+        if others:
+            raise ValueError(f"{points_path}: {others} of its {len(points.kinds)} shapes are lines "
+                             "or polygons, whose pixels are alike and no sample of the map: give "
+                             "points")
         scene = Scene(path.stem.removesuffix("_classes"), path, None, path.stem)
         image = SimpleNamespace(raster=raster, height=raster.height, width=raster.width)
         found = points_in_scene(name_scenes(points, [scene]), scene, image)

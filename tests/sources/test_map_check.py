@@ -107,3 +107,8 @@ def test_check_map__refuses_in_one_line(tmp_path, monkeypatch, values, bands, po
         check(tmp_path, points, *words)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.glob("map_check*"))
+
+
+def test_check_map__names_a_map_that_is_missing_before_its_classes(tmp_path):
+    with pytest.raises(FileNotFoundError, match="map.tif"):
+        check(tmp_path, POINTS)
