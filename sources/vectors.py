@@ -3,6 +3,7 @@
     features, crs = read_vectors("fields.gpkg", layer="training")
 """
 
+import contextlib
 import json
 import sqlite3
 import struct
@@ -122,28 +123,32 @@ def read_geopackage(path, layer=None):
     # A database whose changes wait in a "-wal" file must be opened as usual, or they are missed.
     waiting = Path(f"{path}-wal").exists()
     mode = "mode=ro" if waiting else "mode=ro&immutable=1"
-    database = sqlite3.connect(f"{Path(path).resolve().as_uri()}?{mode}", uri=True)
+    address = f"{Path(path).resolve().as_uri()}?{mode}"
     try:
-        tables = dict(database.execute(
-            "SELECT table_name, column_name FROM gpkg_geometry_columns ORDER BY table_name"))
-        counts = {name: database.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]
-                  for name in tables}
-        name = choose_layer(path, counts, layer)
-        crs = _geopackage_crs(database, name)
-        rows = database.execute(f"SELECT * FROM {_quoted(name)}")
-        columns = [column[0] for column in rows.description]
-        features = []
-        for number, values in enumerate(rows, 1):
-            properties = dict(zip(columns, values))
-            place = f"layer {name}, feature {properties.get('fid', number)}"
-            content = properties.pop(tables[name])
-            geometry = _from_geopackage(path, place, content) if content else None
-            features.append(make_feature(path, place, properties, geometry))
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            return _read_layer(database, path, layer)
     except (sqlite3.Error, KeyError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a GeoPackage of features ({error}): export it "
                          "again") from None
-    finally:
-        database.close()
+
+
+def _read_layer(database, path, layer):
+    """What `read_geopackage` returns, from an open database."""
+    tables = dict(database.execute(
+        "SELECT table_name, column_name FROM gpkg_geometry_columns ORDER BY table_name"))
+    counts = {name: database.execute(f"SELECT count(*) FROM {_quoted(name)}").fetchone()[0]
+              for name in tables}
+    name = choose_layer(path, counts, layer)
+    crs = _geopackage_crs(database, name)
+    rows = database.execute(f"SELECT * FROM {_quoted(name)}")
+    columns = [column[0] for column in rows.description]
+    features = []
+    for number, values in enumerate(rows, 1):
+        properties = dict(zip(columns, values))
+        place = f"layer {name}, feature {properties.get('fid', number)}"
+        content = properties.pop(tables[name])
+        geometry = _from_geopackage(path, place, content) if content else None
+        features.append(make_feature(path, place, properties, geometry))
     return features, crs
 
 

@@ -144,6 +144,16 @@ def test_read_geopackage__refuses_another_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["p.gpkg"]
 
 
+def test_read_geopackage__refuses_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def connect(*_, **__):  # as where the file has no read permission, which root does not need
+        raise sqlite3.OperationalError("unable to open database file")
+
+    (tmp_path / "p.gpkg").touch()
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(ValueError, match="p.gpkg .*unable to open"):
+        read_vectors(tmp_path / "p.gpkg")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="its devices are no files")
 def test_read_vectors__files_beside_it_are_no_pipes_either(tmp_path):
     (tmp_path / "p.shp").touch()
