@@ -79,11 +79,12 @@ def check_free(out, stem, suggest):
     Raises:
         ValueError: there is such a file.
     """
-    legend = out / f"{stem}_classes.tif.aux.xml"  # which every map of ours has
+    legend = out / f"{stem}_classes.tif.aux.xml"  # every map of ours has one, with class names
+    is_ours = legend.is_file() and b"<Category>" in legend.read_bytes()
     points = out / f"{stem}_points.csv"
     for end in MAPS:
         path = out / f"{stem}{end}"
-        if path.exists() and not legend.exists():
+        if path.exists() and not is_ours:
             raise ValueError(f"{path} is there already and belongs to no map of this program: give "
                              "another --out")
     if suggest and points.exists():

@@ -568,7 +568,7 @@ MUTATIONS = [
      "                pass\n",
      "geo/test_maps.py"),
     ("maps: a file of somebody else is replaced", "geo/maps.py",
-     "if path.exists() and not legend.exists():",
+     "if path.exists() and not is_ours:",
      "if path.exists() and legend.is_dir():",
      "test_predict.py::test_check_free__foreign_maps_and_filled_in_points_are_kept"),
 ]
