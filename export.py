@@ -75,10 +75,12 @@ def main(args):
 
 
 def check_writable(onnx, paths):
-    """Refuse missing folders, and --onnx without its packages: OSError, ValueError."""
+    """Refuse folders, files in missing ones, --onnx without its packages: OSError, ValueError."""
     for path in paths:
         if not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: there is no folder {path.parent}: make it first")
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: name a file in it")
     try:
         if onnx:
             import onnxscript  # noqa: F401  (imports onnx, too)

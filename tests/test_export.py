@@ -91,12 +91,14 @@ def test_deepness_metadata__states_centimetres_tile_and_overlap_in_percent():
     assert "resolution" not in deepness_metadata(model, dict(meta, gsd_m=None), 512)
 
 
-def test_main__refuses_nothing_to_write_and_missing_folders(tmp_path, capsys):
+def test_main__refuses_nothing_to_write_and_what_is_no_file(tmp_path, capsys):
     with pytest.raises(SystemExit):
         export_to(tmp_path)
     assert "--onnx" in capsys.readouterr().err
     with pytest.raises(OSError, match="nowhere"):
         export_to(tmp_path, "--torch", str(tmp_path / "nowhere" / "model.pt2"))
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path.name} is a folder"):
+        export_to(tmp_path, "--torch", str(tmp_path))
 
 
 def test_main__names_a_missing_package(tmp_path, monkeypatch):
