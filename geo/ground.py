@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from geo.crs import ETRS89_UTM
 from geo.georeference import (
     LINEAR_UNIT, METHOD, METRES, MODEL_TYPE, PRIVATE, PROJECTION, UTM, WEB_MERCATOR)
 
@@ -55,7 +56,7 @@ def ground_sample_distance(georeference, height, width):
         if keys.get(ANGULAR_UNIT, DEGREE) != DEGREE or np.abs(ys).max() > 90:
             return None, "its coordinates are angles, but not degrees"
         return _at_centre(side * math.radians(1) * np.sqrt(np.prod(_radii(ys), axis=0)))
-    unit = METRES.get(keys.get(LINEAR_UNIT, 9001 if code in UTM else None))
+    unit = METRES.get(keys[LINEAR_UNIT]) if LINEAR_UNIT in keys else _unit_of_code(code)
     if unit is None and MODEL_TYPE not in keys:
         return None, "its file states no coordinate system"
     if unit is None:
@@ -75,6 +76,25 @@ def ground_sample_distance(georeference, height, width):
     if np.abs(areal_scales - 1).max() < TOLERANCE:
         return side * unit, ""
     return _at_centre(side * unit / np.sqrt(areal_scales))
+
+
+def _unit_of_code(code):
+    """Metres per map unit of a projection that its EPSG code alone names; None if not known.
+
+    GDAL leaves the unit out of a system with heights, such as EPSG:25832+7837.
+    """
+    if code in UTM or code in ETRS89_UTM:
+        return 1.0
+    try:
+        from pyproj import CRS
+        from pyproj.exceptions import CRSError
+    except ImportError:
+        return None
+    try:
+        system = CRS.from_epsg(code)
+    except CRSError:  # no code, or none of EPSG's
+        return None
+    return system.axis_info[0].unit_conversion_factor if system.is_projected else None
 
 
 def _at_centre(sides):

@@ -23,7 +23,7 @@ def side_of(code=None, x=500000, y=4600000, side=2, unit=METRE, is_geographic=Fa
 def test_ground_sample_distance__known_by_eye():
     assert ground_sample_distance(None, 9, 9)[0] is None
     assert side_of(32631) == (2, "")
-    assert side_of(32760, unit=None) == (2, "")  # UTM is in metres
+    assert side_of(32760, unit=None) == side_of(25832, unit=None) == (2, "")  # UTM is in metres
     assert side_of(32631, unit=FOOT)[0] == pytest.approx(0.6096)  # unless the file has others
     assert side_of(2263, 1e6, 2e5, unit=US_FOOT)[0] == pytest.approx(2 * 1200 / 3937)
     equator = np.radians(1) * 6378137 * (1 - 0.00669437999) ** 0.5  # north is shorter than east
@@ -75,6 +75,8 @@ def test_ground_sample_distance__areas_are_those_of_the_ellipsoid(code, x, y):
     area = abs(pyproj.Geod(ellps="WGS84").polygon_area_perimeter(*corners)[0])
     assert reason == ""
     assert (64 * found) ** 2 == pytest.approx(area, rel=0.01)
+    if not degrees:  # the code implies the unit, where the file does not state it
+        assert side_of(code, x, y, side, unit=None)[0] == pytest.approx(found)
 
 
 @pytest.mark.slow
