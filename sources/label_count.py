@@ -111,10 +111,13 @@ class LabelCount:
             parts.append(f"{pixels[self.USED]:,} px labelled, of which several shapes cover "
                          f"{pixels[self.COVERED] + pixels[self.CONTRADICTING]:,} px")
         print(f"{shapes.path}: {total} {kind}: {', '.join(parts)}")
-        if outside.any():
-            print(f"warning: {shapes.path}: {outside.sum()} of {total} {kind} lie outside every "
-                  f"scene ({self._places(outside)}): with --strict this is an error",
-                  file=sys.stderr)
+        warnings = {"lie outside every scene ({}): with --strict this is an error": outside,
+                    "have another class than a later one in their pixels ({}), which counts":
+                    outcomes == self.CONTRADICTING}
+        for text, some in warnings.items():
+            if some.any():
+                print(f"warning: {shapes.path}: {some.sum()} of {total} {kind} "
+                      + text.format(self._places(some)), file=sys.stderr)
 
     def _places(self, some):
         """Where in the file some shapes stand, the first few."""

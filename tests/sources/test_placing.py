@@ -207,6 +207,7 @@ def test_label_count__each_point_has_one_outcome(tmp_path, capsys):
             "1 in another one's pixels (line 2), 1 contradicting a later one (line 4), "
             "1 more without a class yet") in captured.out
     assert "1 of 12 points lie outside every scene (line 13)" in captured.err
+    assert "1 of 12 points have another class than a later one" in captured.err
     labelled(points._replace(max_outside=1 / 12), place)  # which is not too many
     with pytest.raises(ValueError, match="p.csv, line 13"):
         labelled(points._replace(max_outside=0.0), place)
