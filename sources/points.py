@@ -342,7 +342,10 @@ def _stated_crs(path, rows):
     if len(codes) > 1:
         raise ValueError(f"{path}: its column {column} names {len(codes)} coordinate systems: give "
                          "each a file of its own")
-    return parse_crs(*codes) if codes else None
+    try:
+        return parse_crs(*codes) if codes else None
+    except ValueError as error:
+        raise ValueError(f"{path}, column {column}: {error}") from None
 
 
 # Scenes

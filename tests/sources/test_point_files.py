@@ -75,6 +75,7 @@ def test_read_points__names_that_spreadsheets_would_compute_come_back(tmp_path):
     ("lon,lat,class\n500000,5400000,wood\n", "line 2.*decimal degrees"),
     ("WKT,class\nPOINT (1 x),wood\n", "line 2"),
     ("x,y,class,epsg\n1,2,wood,4326\n1,2,wood,3857\n", "2 coordinate systems"),
+    ("x,y,class,epsg\n1,2,wood,UTM 33N\n", "p.csv, column epsg: 'UTM 33N'"),
     ("WKT,class\nSRID=4326;POINT (1 2),wood\nSRID=3857;POINT (1 2),wood\n", "2 coordinate"),
     ("scene,row,col\ns,1,2\n", "no column 'class'.*--class-column"),
     ("a,b,class\n1,2,wood\n", "no columns of positions.*a, b, class"),
