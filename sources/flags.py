@@ -94,9 +94,12 @@ def add_reading_flags(parser, kind):
 
 def nodata_value(word):
     """The `type` of --nodata: a number that float32 can hold, or nan."""
-    value = float(word)
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("inf")
     if abs(value) > 3.41e38:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"'{word}': give a number that float32 can hold, or nan")
     return value
 
 

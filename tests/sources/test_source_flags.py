@@ -25,3 +25,13 @@ def test_verify__a_set_of_an_earlier_version_has_no_digests(tmp_path):
     write_set(tmp_path / "old")
     with pytest.raises(ValueError, match="old"):
         parse_args(["--verify", str(tmp_path / "old")])
+
+
+def test_nodata_value__names_what_is_no_number(capsys):
+    words = ["points", "scene.tif", "points.csv"]
+    assert np.isnan(parse_args([*words, "--nodata", "nan"]).nodata)
+    assert parse_args([*words, "--nodata=-3.4e38"]).nodata == -3.4e38
+    for word in ("none", "1e39", "inf"):
+        with pytest.raises(SystemExit):
+            parse_args([*words, "--nodata", word])
+        assert f"--nodata: '{word}': give a number" in capsys.readouterr().err
