@@ -23,6 +23,7 @@ SPARSE_SHARE = 0.01  # below this labelled share, a set counts as labelled by po
 META_TYPES = {"name": str, "classes": list, "ignore": int, "bands": int, "dtype": str, "tile": int,
               "rgb": list, "mean": list, "std": list, "tiles": dict, "pixels": dict}
 CONSTANT = 1e30  # deviation given to a constant band, as images are divided by it
+OFTEN_NODATA = (-9999, -32768)
 FRACTIONS = (0.7, 0.2, 0.1)  # of training, validation and test, unless others are asked for
 
 
@@ -349,16 +350,19 @@ class BandStatistics:
         self.count = np.zeros(bands)
         self.total = np.zeros(bands)
         self.squares = np.zeros(bands)
+        self.lowest = np.full(bands, np.inf)
 
     def add(self, pixels, known):
         """Add (n, C) pixels; known: (n, C) bool, which of their values are data."""
+        lowest = np.where(known, pixels, np.inf).min(axis=0, initial=np.inf)
         pixels = np.where(known, pixels, 0).astype(np.float64)
         self.count += known.sum(axis=0)
         self.total += pixels.sum(axis=0)
         self.squares += (pixels ** 2).sum(axis=0)
+        self.lowest = np.minimum(self.lowest, lowest)
 
     def mean_and_std(self):
-        """Two lists of C numbers.
+        """Two lists of C numbers; warns if the lowest value is one that often means no data.
 
         A band that is constant, or has no data, has the deviation CONSTANT, so that it is 0 after
         normalising: the network never saw it vary, and must not follow it where it does.
@@ -372,6 +376,11 @@ class BandStatistics:
         if not std.max() < 1e30:
             raise ValueError(f"the training tiles hold values whose spread is {std.max():.3g}: if "
                              "some are no data, name their value by --nodata")
+        for value in OFTEN_NODATA:
+            if value in self.lowest:
+                print(f"warning: {value} is learned from as data, because no file names it as "
+                      f"nodata: if it means no data, prepare again with --nodata={value}",
+                      file=sys.stderr)
         constant = std <= 1e-6 * np.abs(mean)  # rounding is no spread
         return mean.tolist(), np.where(constant, CONSTANT, std).tolist()
 

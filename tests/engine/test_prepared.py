@@ -269,6 +269,14 @@ def test_band_statistics__parts_together_are_the_whole():
     assert std == pytest.approx(pixels.astype(np.float64).std(0))
 
 
+def test_band_statistics__warns_of_a_value_that_often_means_no_data(capsys):
+    for known in (False, True):
+        statistics = BandStatistics(2)
+        statistics.add(np.array([[3, 7], [4, -9999]]), np.array([[True, True], [True, known]]))
+        statistics.mean_and_std()
+        assert ("--nodata=-9999" in capsys.readouterr().err) == known
+
+
 def test_class_entries__names_get_colours_that_differ():
     entries = class_entries([f"class {number}" for number in range(255)])
     assert len({tuple(entry["colour"]) for entry in entries}) > 200
