@@ -22,9 +22,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--fuzz",
         type=int,
-        default=30,
+        default=20,
         metavar="N",
-        help="spoilt inputs that test_fuzz.py tries; 30",
+        help="spoilt inputs that test_fuzz.py tries; 20",
     )
 
 

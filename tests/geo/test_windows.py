@@ -250,7 +250,7 @@ def test_decoder_crops__by_hand():
     ("unet", {"width": 2, "depth": 2, "fusion": "sum"}, (9,)),
     ("unet", {"width": 2, "depth": 3, "stem": 2, "upsampling": "bilinear"}, (1, 4, 9, 30)),
     ("resunet", {}, (29,)),
-    ("resunet", {"encoder": "efficientnet_lite0"}, (9, 30)),
+    pytest.param("resunet", {"encoder": "efficientnet_lite0"}, (9, 30), marks=pytest.mark.slow),
     pytest.param("resunet", {"upsampling": "transposed"}, (5, 29), marks=pytest.mark.slow),
 ])
 def test_decode_inside__equals_the_inside_of_the_whole(name, options, margins):
