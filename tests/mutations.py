@@ -591,6 +591,11 @@ def not_copied(folder, names):
     return NOT_COPIED if pathlib.Path(folder) == TESTS.parent else {"__pycache__"}
 
 
+def allow_children():
+    """Let a process of the pool start others, as sweeps do, which Python forbids by this mark."""
+    multiprocessing.current_process()._config["daemon"] = False
+
+
 def first_failure(mutation):
     """Break a copy of the project in one place and run its tests.
 
@@ -630,7 +635,7 @@ def main(word=""):
     all_tests = " ".join(sorted({mutation[-1] for mutation in mutations}))
     _, name, text, _, _ = MUTATIONS[0]
     # Forked processes have imported torch already.
-    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("fork").Pool(2, allow_children, maxtasksperchild=1) as pool:
         failed = pool.apply(first_failure, [("nothing", name, text, text, all_tests)])
         if failed:
             raise RuntimeError(f"{failed} fails with nothing broken: repair it first")
