@@ -115,7 +115,7 @@ def prepare(data, source):
     source = pathlib.Path(source)
     if data == "dubai":
         call("prepare_data.py", "dubai", "--src", source / "dubai", "--out", folder, "--scale", 0.5,
-             "--tile", 256, "--min-labelled", 20000)
+             "--tile", 256, "--pad-edges", "--min-labelled", 20000)
     elif data == "roads":
         classes = [(0, "background", 190, 190, 190), (255, "road", 230, 60, 40)]
         prepare_folder(folder, source / "roads", "groundtruth", classes, {}, "--threshold", 127,
@@ -124,7 +124,8 @@ def prepare(data, source):
         names = [path.stem for path in sorted((source / "obx" / "images").iterdir())]
         splits = {name: FLIGHTS[name[:7]] for name in names if name[:7] in FLIGHTS}
         classes = [(index, name, "", "", "") for index, name in enumerate(OBX)]
-        prepare_folder(folder, source / "obx", "masks", classes, splits, "--scale", 0.5)
+        prepare_folder(folder, source / "obx", "masks", classes, splits, "--scale", 0.5,
+                       "--pad-edges")
     else:
         prepare_dunes(data, source / "dunes")
 
