@@ -19,6 +19,7 @@ from engine.checkpoint import _digest, load_checkpoint
 from engine.distributed import all_reduce, average_buffers, data_parallel
 from losses import build_loss, count_labelled
 from networks import build_model
+from report import closing, panels
 
 
 def write_set(folder, count=6, side=8, bands=3, dtype="uint8", classes=3, ignore_share=0.0):
@@ -151,9 +152,13 @@ def write_tiff(path, pixels, **options):
 TINY = ["--width", "4", "--depth", "1", "--bs", "2", "--points", "5", "--device", "cpu"]
 
 
-def run(data, out, *flags):
-    """Train a tiny network on a prepared set; returns its scores."""
-    return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
+def run(data, out, *flags, pictures=False):
+    """Train a tiny network on a prepared set; returns its scores. Pictures double its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not pictures:
+            patch.setattr(panels, "preview", lambda *_, **__: None)
+            patch.setattr(closing, "save_pictures", lambda *_: ())
+        return train.main(train.parse_args(["--data", data, "--out", str(out), *TINY, *flags]))
 
 
 def weights(out):

@@ -47,7 +47,7 @@ def terminate():
 
 def test_main__leaves_the_files_of_a_run(data, tmp_path, capsys):
     out = tmp_path / "run"
-    scores = run(data, out, "--epochs", "2")
+    scores = run(data, out, "--epochs", "2", pictures=True)
     assert {path.name for path in out.iterdir()} == {
         "args.json", "log.csv", "last.pt", "best.pt", "metrics.json", "curves.png", "preview.png"}
     assert scores == json.loads((out / "metrics.json").read_text())
@@ -109,10 +109,10 @@ def test_main__stopped_during_the_last_validation_goes_on_to_the_report(data, tm
 
 def test_main__a_run_without_its_report_writes_it_when_resumed(data, tmp_path, capsys):
     out = tmp_path / "run"
-    run(data, out, "--epochs", "1")
+    run(data, out, "--epochs", "1", pictures=True)
     for name in ("metrics.json", "curves.png", "preview.png"):
         (out / name).unlink()
-    assert run(data, out, "--epochs", "1", "--resume")["split"] == "test"
+    assert run(data, out, "--epochs", "1", "--resume", pictures=True)["split"] == "test"
     assert (out / "metrics.json").exists() and (out / "curves.png").exists()
     assert run(data, out, "--epochs", "1", "--resume") is None
     assert "finished" in capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_finish_run__metrics_are_written_last(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("report.panels.preview", full)
         with pytest.raises(OSError):
-            run(data, tmp_path / "run", "--epochs", "1")
+            run(data, tmp_path / "run", "--epochs", "1", pictures=True)
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -392,7 +392,8 @@ def test_main__tensorboard_gets_every_number_and_a_picture(data, tmp_path, monke
     module = types.SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
-    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1", "--tensorboard")
+    run(data, tmp_path / "run", "--epochs", "2", "--stop-after", "1", "--tensorboard",
+        pictures=True)
     assert shown[0] == (str(tmp_path / "run" / "tb"), 1)
     assert {("train_loss", 1), ("lr", 1), ("val_iou/c1", 1), ("preview", 1, 3, "HWC")} <= set(shown)
 
@@ -431,7 +432,7 @@ def test_main__without_validation_keeps_the_last_weights_and_gives_no_scores(tmp
     write_prepared(tmp_path / "data", images, labels, ["a", "b", "c"], ["train"] * 3)
     out = tmp_path / "run"
     for resume in ([], ["--resume"]):
-        assert run(str(tmp_path / "data"), out, "--epochs", "1", *resume) is None
+        assert run(str(tmp_path / "data"), out, "--epochs", "1", *resume, pictures=True) is None
         printed = capsys.readouterr()
         assert "no validation" in printed.out and "no scores" in printed.out
         assert f"predict.py --checkpoint {out}/last.pt" in printed.out

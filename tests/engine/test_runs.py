@@ -187,7 +187,7 @@ def test_check_folder__a_run_that_lost_its_folder_writes_nothing_there(data, tmp
 
     monkeypatch.setattr(module, name, take_first)
     with pytest.raises(FileNotFoundError, match="run .*--out"):
-        run(data, out, "--epochs", "1")
+        run(data, out, "--epochs", "1", pictures=True)
     assert not list(out.iterdir())
 
 
