@@ -20,12 +20,16 @@ from experiments import (
 BASE = {"demo": "--stem 2 --crop 96 --bs 8 --lr 3e-3 --epochs 20 --final last",
         "dubai": "--stem 2 --crop 160 --bs 8 --lr 3e-3 --epochs 15 --loss ce+jaccard --jitter 0.2"
                  " --final last"}
+BASE["dubai-full"] = BASE["dubai"]  # crops of 160 px are a quarter of the ground at full scale
 PREPARE = {"demo": "demo --test-places place_11 place_12",
            "dubai": "dubai --scale 0.5 --tile 256 --pad-edges --min-labelled 20000 "
-                    "--test-places 1+3 --src"}
+                    "--test-places 1+3 --src",
+           "dubai-full": "dubai --tile 512 --pad-edges --min-labelled 80000 "
+                         "--test-places 1+3 --src"}
 FOLDS = {"demo": {"a": "place_01 place_02 place_03 place_04",
                   "b": "place_05 place_06 place_07 place_08"},
-         "dubai": {"a": "2 6", "b": "2 5", "c": "2", "d": "4+7+8"}}
+         "dubai": {"a": "2 6", "b": "2 5", "c": "2", "d": "4+7+8"},
+         "dubai-full": {"d": "4+7+8"}}
 FEW_TILES = "d"  # trains on a quarter of the tiles, four times as many epochs
 LITE = "--stem 1 --class-weights none --encoder efficientnet_lite0"
 SETTINGS = {  # flags beside the base; of a flag given twice the last counts; None as in Experiment
@@ -95,7 +99,7 @@ def prepare(data, fold, source):
         from data import TileDataset, write_prepared
         whole = ROOT / "data" / "tune" / "whole"
         shutil.rmtree(whole, ignore_errors=True)
-        call("prepare_data.py", *PREPARE[data].split(), *([source] if data == "dubai" else []),
+        call("prepare_data.py", *PREPARE[data].split(), *([source] if data != "demo" else []),
              "--val-places", *FOLDS[data][fold].split(), "--out", whole)
         train, judged = TileDataset(whole, "train"), TileDataset(whole, "val")
         step = 20 if fold == FEW_TILES else 1
