@@ -16,9 +16,10 @@ import pretrained
 import pytest
 import torch
 import tune
-from experiments import RESULTS, ROOT, markdown, read_csv, read_rows
+from experiments import RESULTS, ROOT, markdown, read_csv, read_rows, test_set_digest
 from helpers import BENCH, write_set
 
+DATA = ROOT.parent / "shared" / "data"
 EXPERIMENTS = {
     "points": [one for data in points.RECIPES for one in points.experiments_of(data).values()],
     "networks": compare_networks.experiments_of("demo") + compare_networks.experiments_of("dubai"),
@@ -55,6 +56,17 @@ def test_dunes_splits__holds_out_blocks_and_leaves_out_their_borders():
     assert list(splits.values()) == ["val", "train", "test", "test", "train"]
     assert list(splits) == [names[index] for index in (0, 1, 4, 5, 6)]
     assert set(pretrained.dunes_splits("dunes-b", names[4:]).values()) == {"val", "train", "test"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.exists(), reason="the published images are not here")
+@pytest.mark.parametrize("data", pretrained.EPOCHS)
+def test_prepare__makes_the_set_that_the_rows_were_scored_on(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "ROOT", tmp_path)
+    pretrained.prepare(data, DATA)
+    scored_on = {row["scored_on"] for name, row in read_rows(RESULTS / "pretrained.csv").items()
+                 if name.startswith(f"{data}-")}
+    assert scored_on == {test_set_digest(tmp_path / "data" / data)}
 
 
 def test_readme_table__stands_in_readme():
