@@ -16,26 +16,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--slow", action="store_true", help="also run what takes longer than five seconds"
-    )
-    parser.addoption(
-        "--fuzz",
-        type=int,
-        default=20,
-        metavar="N",
-        help="spoilt inputs that test_fuzz.py tries; 20",
-    )
+    parser.addoption("--slow", action="store_true", help="also run what takes over five seconds")
+    parser.addoption("--fuzz", type=int, default=20, metavar="N",
+                     help="spoilt inputs that test_fuzz.py tries; 20")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes longer than five seconds; run with --slow")
+    config.addinivalue_line("markers", "slow: takes over five seconds; run with --slow")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker(
-                "slow"
-            ):  # not its keywords: they hold the names of folders too
-                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):  # not its keywords: they hold names of folders too
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
