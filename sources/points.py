@@ -35,7 +35,7 @@ COL = ("col", "column")
 SCENE = ("scene",)
 FILE = ("scene", "image", "image_name", "file", "file_name", "filename", "path", "tile")
 SYSTEM = ("epsg", "srid", "crs")
-NO_CLASS = ("", "nan", "null")  # not yet labelled
+NO_CLASS = ("", "nan", "null", "na", "<na>", "n/a", "#n/a")  # not yet labelled
 
 
 class Shapes(NamedTuple):

@@ -105,9 +105,10 @@ def test_read_points__the_class_is_a_name_or_an_id(tmp_path):
         read_points(path, land_classes([(1, "Lake", None)]))
 
 
-def test_read_points__a_class_may_be_called_null(tmp_path):
-    path = table(tmp_path, "x,y,class,file\n1,2,null,photo.jpg\n1,2,a,photo.jpg\n")
-    points = read_points(path, land_classes([(None, "null", None), (None, "a", None)]))
+@pytest.mark.parametrize("word", ["null", "NA", "<NA>", "#N/A"])  # as pandas, R and Excel write
+def test_read_points__a_class_may_be_called_as_none_is(tmp_path, word):
+    path = table(tmp_path, f"x,y,class,file\n1,2,{word},photo.jpg\n1,2,a,photo.jpg\n")
+    points = read_points(path, land_classes([(None, word, None), (None, "a", None)]))
     assert points.indices.tolist() == [0, 1]
     assert read_points(path).skipped["without a class yet"] == 1
     assert points.scenes.tolist() == ["", ""]  # on the map, the photo's name is no scene
