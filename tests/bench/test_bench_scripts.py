@@ -6,8 +6,11 @@ import re
 import subprocess
 import sys
 
+import batch_norm
 import compare_networks
+import experiments
 import fresh_points
+import helpers
 import length
 import numpy as np
 import pixel_classifier
@@ -16,8 +19,12 @@ import pretrained
 import pytest
 import torch
 import tune
-from experiments import RESULTS, ROOT, markdown, read_csv, read_rows, test_set_digest
+from experiments import RESULTS, ROOT, markdown, read_csv, read_rows
 from helpers import BENCH, write_set
+
+import train
+from data import TileDataset, normalise
+from engine.checkpoint import load_model
 
 DATA = ROOT.parent / "shared" / "data"
 EXPERIMENTS = {
@@ -38,8 +45,9 @@ def test_experiments__names_are_unique_and_every_row_is_shown(table):
     assert len(set(names)) == len(names) and rows <= set(names)
     for one in EXPERIMENTS[table]:
         if one.flags is not None:
-            data = compare_networks.train_args(one.flags.split()).data
-            assert one.runs[0].startswith(os.path.basename(data).split("-")[0] + "-")
+            assert one.runs[0].startswith(one.data_folder(0).name.split("-")[0] + "-")
+            if one.script != "bench/batch_norm.py":
+                compare_networks.train_args(one.flags.split())
 
 
 @pytest.mark.parametrize("script, name", [(points, "points.md"), (compare_networks, "networks.md"),
@@ -66,7 +74,7 @@ def test_prepare__makes_the_set_that_the_rows_were_scored_on(data, tmp_path, mon
     pretrained.prepare(data, DATA)
     scored_on = {row["scored_on"] for name, row in read_rows(RESULTS / "pretrained.csv").items()
                  if name.startswith(f"{data}-")}
-    assert scored_on == {test_set_digest(tmp_path / "data" / data)}
+    assert scored_on == {experiments.test_set_digest(tmp_path / "data" / data)}
 
 
 def test_readme_table__stands_in_readme():
@@ -105,6 +113,30 @@ def test_pixel_classifier__learns_colour(tmp_path):
     scores = pixel_classifier.main(pixel_classifier.parse_args(words))
     assert scores["miou"] > 0.85 and scores["labelled_pixels"] == 160
     assert float(read_csv(tmp_path / "run" / "log.csv")[0]["seconds"]) > 0
+
+
+def test_batch_norm__slow_and_frozen_networks_keep_to_it_in_training():
+    args = train.parse_args(["--model", "resunet"])
+    kwargs = {"bands": 3, "classes": 2, "encoder": "resnet18"}
+    slow = batch_norm.build_slow(args, kwargs, torch.device("cpu"))
+    assert {norm.momentum for norm in batch_norm.norms_of(slow)} == {0.01}
+    frozen = batch_norm.build_frozen(args, kwargs, torch.device("cpu")).train()
+    inside = set(batch_norm.norms_of(frozen.encoder))
+    assert all(norm.training == (norm not in inside) for norm in batch_norm.norms_of(frozen))
+
+
+def test_batch_norm__statistics_anew_are_those_of_the_training_tiles(tmp_path, monkeypatch):
+    write_set(tmp_path / "data", count=5, side=16)
+    monkeypatch.setattr(train, "finish_run", batch_norm.finish_anew)
+    helpers.run(str(tmp_path / "data"), tmp_path / "run", "--epochs", "1", "--bs", "5",
+                "--final", "last")
+    model, meta = load_model(tmp_path / "run" / "last.pt")
+    tiles = TileDataset(tmp_path / "data", "train")
+    first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
+    images, _ = tiles.get_batch(range(5))
+    maps = first(normalise(images, meta["mean"], meta["std"], meta["nodata"]))
+    assert torch.allclose(batch_norm.norms_of(model)[0].running_mean, maps.mean((0, 2, 3)),
+                          atol=1e-5)
 
 
 def test_fresh_points__so_many_at_each_visit_and_others_at_the_next(tmp_path):
