@@ -19,7 +19,6 @@ import sys
 import tempfile
 
 import pytest
-import torch  # noqa: F401, so that the processes below need not import it again
 
 TESTS = pathlib.Path(__file__).resolve().parent
 NOT_COPIED = {".git", "data", "runs", "sweeps", "results"}  # at the top of the project
@@ -627,6 +626,8 @@ def first_failure(mutation):
 
 def main(word=""):
     """Try mutations, each in its own process, and write README.md if all; returns the exit code."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as in conftest.py, which comes too late here
+    import torch  # noqa: F401, so that forked processes have it; here, because sweeps import us
     rows = []
     survivors = 0
     mutations = [mutation for mutation in MUTATIONS if word in mutation[0]]
@@ -634,7 +635,6 @@ def main(word=""):
         sys.exit(f"mutations.py: no description holds {word!r}")
     all_tests = " ".join(sorted({mutation[-1] for mutation in mutations}))
     _, name, text, _, _ = MUTATIONS[0]
-    # Forked processes have imported torch already.
     with multiprocessing.get_context("fork").Pool(2, allow_children, maxtasksperchild=1) as pool:
         failed = pool.apply(first_failure, [("nothing", name, text, text, all_tests)])
         if failed:
