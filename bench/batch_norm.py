@@ -1,23 +1,29 @@
 """Other statistics for batch norm than train.py keeps, which are running means of momentum 0.1.
 
     python bench/batch_norm.py --statistics slow --weights imagenet --encoder efficientnet_lite0
+    python bench/batch_norm.py --finished        the runs of bench/pretrained.py, scored again
 
 slow    the momentum is 0.01, with which the published networks were trained
 frozen  the encoder's batch norms keep the published statistics, in training too
 anew    after the last step, statistics are taken anew: the mean over all training tiles, whole
 
-Takes the flags of train.py beside. bench/tune.py runs it.
+With --statistics it takes the flags of train.py beside, and bench/tune.py runs it. --finished takes
+the statistics of every pretrained run in runs/pretrained anew, and appends the score to
+results/batch_norm.csv.
 """
 
 import argparse
 
-import experiments  # noqa: F401, which puts the project on the path
 import torch
+from experiments import (
+    RESULTS, ROOT, append, as_cell, class_iou, origin, read_json, read_rows, test_set_digest)
 from torch import nn
 
 import train
 from data import TileDataset, normalise
 from engine import runs
+from engine.checkpoint import load_model
+from evaluate import evaluate
 
 build_network, finish_run = train.build_network, train.finish_run
 
@@ -44,19 +50,48 @@ def build_frozen(args, kwargs, device):
     return model
 
 
-def finish_anew(run, args, meta, device, held_out=None):
-    """`train.finish_run` after the statistics were taken anew and saved."""
-    tiles = TileDataset(args.data, "train")
-    for norm in norms_of(run.model):
+def take_anew(model, tiles, meta, bs, device):
+    """Set the statistics of all batch norms to the mean over tiles, in batches of `bs`."""
+    for norm in norms_of(model):
         norm.reset_running_stats()
         norm.momentum = None  # the mean of all batches
-    run.model.train()
+    model.train()
     with torch.no_grad():
-        for start in range(0, len(tiles), args.bs):
-            images, _ = tiles.get_batch(range(start, min(start + args.bs, len(tiles))))
-            run.model(normalise(images.to(device), meta["mean"], meta["std"], meta["nodata"]))
+        for start in range(0, len(tiles), bs):
+            images, _ = tiles.get_batch(range(start, min(start + bs, len(tiles))))
+            model(normalise(images.to(device), meta["mean"], meta["std"], meta["nodata"]))
+    model.eval()
+
+
+def finish_anew(run, args, meta, device, held_out=None):
+    """`train.finish_run` after the statistics were taken anew and saved."""
+    take_anew(run.model, TileDataset(args.data, "train"), meta, args.bs, device)
     runs.save("last.pt", run, meta, args)
     return finish_run(run, args, meta, device, held_out)
+
+
+def score_finished():
+    """Score the pretrained runs again that have a row and lie here, with statistics taken anew."""
+    table = RESULTS / "batch_norm.csv"
+    for name, row in read_rows(RESULTS / "pretrained.csv").items():
+        folder = ROOT / "runs" / "pretrained" / name
+        if name in read_rows(table) or not (folder / "metrics.json").exists():
+            continue
+        args = read_json(folder / "args.json")
+        is_the_row = as_cell(read_json(folder / "metrics.json")["miou"]) == row["miou"]
+        if not (args["weights"] and is_the_row):
+            continue
+        data = ROOT / args["data"]
+        device = torch.device("cpu")
+        model, meta = load_model(folder / "last.pt", device)
+        take_anew(model, TileDataset(data, "train"), meta, args["bs"], device)
+        matrix, _ = evaluate(model, TileDataset(data, "test"), meta, device, args["bs"])
+        scores = matrix.scores(meta["classes"])
+        append(table, {"name": name, "miou": scores["miou"], "miou_before": float(row["miou"]),
+                       "class_iou": class_iou(scores), "scored_on": test_set_digest(data),
+                       **origin("bench/batch_norm.py", "--finished")})
+        print(f"{name}: mean IoU {row['miou']} with running means, {scores['miou']:.3f} anew",
+              flush=True)
 
 
 WAYS = {"slow": ("build_network", build_slow), "frozen": ("build_network", build_frozen),
@@ -66,7 +101,12 @@ WAYS = {"slow": ("build_network", build_slow), "frozen": ("build_network", build
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], add_help=False,
                                      allow_abbrev=False)
-    parser.add_argument("--statistics", choices=WAYS, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--statistics", choices=WAYS)
+    which.add_argument("--finished", action="store_true")
     own, flags = parser.parse_known_args()
-    setattr(train, *WAYS[own.statistics])
-    train.main(train.parse_args([*flags, "--final", "last"]))
+    if own.finished:
+        score_finished()
+    else:
+        setattr(train, *WAYS[own.statistics])
+        train.main(train.parse_args([*flags, "--final", "last"]))
