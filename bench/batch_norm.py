@@ -75,7 +75,7 @@ def score_finished():
     table = RESULTS / "batch_norm.csv"
     for name, row in read_rows(RESULTS / "pretrained.csv").items():
         folder = ROOT / "runs" / "pretrained" / name
-        if name in read_rows(table) or not (folder / "metrics.json").exists():
+        if name in read_rows(table) or not (folder / "last.pt").exists():
             continue
         args = read_json(folder / "args.json")
         is_the_row = as_cell(read_json(folder / "metrics.json")["miou"]) == row["miou"]
