@@ -106,6 +106,7 @@ if __name__ == "__main__":
     which.add_argument("--finished", action="store_true")
     own, flags = parser.parse_known_args()
     if own.finished:
+        parser.parse_args()  # no other flags
         score_finished()
     else:
         setattr(train, *WAYS[own.statistics])
