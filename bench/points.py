@@ -102,7 +102,7 @@ def experiment(data, points, family, method):
     if (data, points, family, method) in SAME:  # trained as one of BASELINES
         return Experiment(numbered(SAME[data, points, family, method]), None)
     words = [data, str(points), *family.split(), *method.replace(",", "").split()]
-    five = points == 1 and (data == "demo" or method in (BASE, PIXELS))
+    five = points == 1 if data == "demo" else points in (1, 5) and method in (BASE, PIXELS)
     runs = numbered("-".join(words), 5 if five else 3, "draw")
     more = (METHODS | OTHERS)[method]
     if more is None or family == "jitter":
