@@ -16,13 +16,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="also run what takes over five seconds")
+    parser.addoption("--slow", action="store_true", help="also run long tests and further cases")
     parser.addoption("--fuzz", type=int, default=20, metavar="N",
                      help="spoilt inputs that test_fuzz.py tries; 20")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes over five seconds; run with --slow")
+    config.addinivalue_line("markers", "slow: long, or one more case of a kind; run with --slow")
 
 
 def pytest_collection_modifyitems(config, items):

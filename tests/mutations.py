@@ -24,7 +24,7 @@ TESTS = pathlib.Path(__file__).resolve().parent
 NOT_COPIED = {".git", "data", "runs", "sweeps", "results"}  # at the top of the project
 HEAD = """# Tests of the tests
 
-`python -m pytest` runs the tests. `--slow` adds those that take more than five seconds, and
+`python -m pytest` runs the tests. `--slow` adds long ones and further cases of a kind, and
 `--fuzz 1000` tries a thousand damaged inputs.
 
 Does a test fail when the code is wrong? Each row below is one change that makes the code wrong,

@@ -174,7 +174,8 @@ def test_resnet__radius_by_light(name):
     assert outside[cell] == 0
 
 
-@pytest.mark.parametrize("upsampling", ["bilinear", "transposed"])
+@pytest.mark.parametrize(
+    "upsampling", ["bilinear", pytest.param("transposed", marks=pytest.mark.slow)])
 def test_resunet__every_feature_reaches_the_logits(upsampling):
     torch.manual_seed(0)
     model = ResUNet(ResNet("resnet18", 3), 4, upsampling=upsampling).eval()

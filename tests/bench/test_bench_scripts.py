@@ -125,6 +125,7 @@ def test_batch_norm__slow_and_frozen_networks_keep_to_it_in_training():
     assert all(norm.training == (norm not in inside) for norm in batch_norm.norms_of(frozen))
 
 
+@pytest.mark.slow
 def test_batch_norm__statistics_anew_are_those_of_the_training_tiles(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=5, side=16)
     monkeypatch.setattr(train, "finish_run", batch_norm.finish_anew)

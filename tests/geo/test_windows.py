@@ -122,7 +122,7 @@ def in_windows(model, image, window, margin, function):
     ("unet", {"depth": 3, "width": 4}),
     ("unet", {"depth": 2, "width": 4, "upsampling": "bilinear"}),
     ("unet", {"depth": 2, "width": 4, "stem": 2}),
-    ("linknet", {}),
+    pytest.param("linknet", {}, marks=pytest.mark.slow),
     pytest.param("resunet", {}, marks=pytest.mark.slow),
     pytest.param("resunet", {"upsampling": "transposed"}, marks=pytest.mark.slow),
     pytest.param("resunet", {"encoder": "resnet50"}, marks=pytest.mark.slow),

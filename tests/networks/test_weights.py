@@ -50,7 +50,7 @@ def test_inflate_bands__keeps_the_response_to_grey(bands):
 
 
 @pytest.mark.parametrize("name, encoder, first, extra", [
-    ("resunet", "resnet18", "conv1.weight", "fc.weight"),
+    pytest.param("resunet", "resnet18", "conv1.weight", "fc.weight", marks=pytest.mark.slow),
     ("linknet", "efficientnet_lite0", "_conv_stem.weight", "_bn1.bias"),
     ("segformer", "mit_b0", "patch_embed1.proj.weight", "head.bias"),
 ])
@@ -86,10 +86,9 @@ def test_load_weights__names_what_does_not_fit(resnet18_state, tmp_path):
 
 @pytest.mark.parametrize("shape, bands", [
     ((64, 4, 7, 7), 3),
-    ((64, 12, 7, 7), 4),
-    ((64, 0, 7, 7), 3),
-    ((5,), 3),
     ((64, 3, 3, 3), 4),
+    *[pytest.param(shape, bands, marks=pytest.mark.slow)
+      for shape, bands in (((64, 12, 7, 7), 4), ((64, 0, 7, 7), 3), ((5,), 3))],
 ])
 def test_load_weights__refuses_another_first_convolution(shape, bands, resnet18_state, tmp_path):
     path = state_file(tmp_path / "odd.pth", resnet18_state, **{"conv1.weight": torch.zeros(shape)})
