@@ -4,7 +4,7 @@
     python bench/tune.py --sets demo dubai --dubai FOLDER        FOLDER: Dubai as it was published
 
 A fold judges on some training sites and trains on the others; the set's test sites are in none.
-Settings differ from the base in the flags given, --statistics is one of bench/batch_norm.py. Scored
+Settings differ from the base in the flags given, --variant is one of bench/variants.py. Scored
 are the weights of the last step. Rows go to results/tune.csv, which makes tune.md. Rows
 demo-1-free-* are of crops that lay anywhere: from one point per tile, half of them contained no
 label.
@@ -79,10 +79,12 @@ SETTINGS = {  # flags beside the base; of a flag given twice the last counts; No
     "pretrained, ResNet decoder": None,
     "pretrained, class weights": f"{LITE} --weights imagenet --lr 2e-3 --class-weights sqrt",
     "pretrained, 30 epochs": f"{LITE} --weights imagenet --lr 2e-3 --epochs 30",
+    "pretrained, 120 epochs": f"{LITE} --weights imagenet --lr 2e-3 --epochs 120",
     "pretrained, crops of 224 px": f"{LITE} --weights imagenet --lr 2e-3 --crop 224",
-    "pretrained, batch norm 0.01": f"{LITE} --weights imagenet --lr 2e-3 --statistics slow",
-    "pretrained, batch norm frozen": f"{LITE} --weights imagenet --lr 2e-3 --statistics frozen",
-    "pretrained, batch norm anew": f"{LITE} --weights imagenet --lr 2e-3 --statistics anew",
+    "pretrained, batch norm 0.01": f"{LITE} --weights imagenet --lr 2e-3 --variant slow",
+    "pretrained, batch norm frozen": f"{LITE} --weights imagenet --lr 2e-3 --variant frozen",
+    "pretrained, batch norm anew": f"{LITE} --weights imagenet --lr 2e-3 --variant anew",
+    "pretrained, encoder waits": f"{LITE} --weights imagenet --lr 2e-3 --variant late",
 }
 HEAD = """Written by `python bench/tune.py` from tune.csv: on training sites that were held out.
 
@@ -124,7 +126,7 @@ def experiment(data, points, setting, fold, seeds=3):
     if more is None:
         return Experiment(runs, None)
     epochs = "--epochs 60" if fold == FEW_TILES else ""
-    script = "bench/batch_norm.py" if "--statistics" in more else "train.py"
+    script = "bench/variants.py" if "--variant" in more else "train.py"
     return Experiment(runs, f"--data data/tune/{data}-{fold} {BASE[data]} {epochs} {more} "
                             f"--points {points}", script)
 

@@ -5,8 +5,8 @@ import os
 import re
 import subprocess
 import sys
+import types
 
-import batch_norm
 import compare_networks
 import experiments
 import fresh_points
@@ -19,6 +19,7 @@ import pretrained
 import pytest
 import torch
 import tune
+import variants
 from experiments import RESULTS, ROOT, markdown, read_csv, read_rows
 from helpers import BENCH, write_set
 
@@ -46,7 +47,7 @@ def test_experiments__names_are_unique_and_every_row_is_shown(table):
     for one in EXPERIMENTS[table]:
         if one.flags is not None:
             assert one.runs[0].startswith(one.data_folder(0).name.split("-")[0] + "-")
-            if one.script != "bench/batch_norm.py":
+            if one.script != "bench/variants.py":
                 compare_networks.train_args(one.flags.split())
 
 
@@ -115,20 +116,20 @@ def test_pixel_classifier__learns_colour(tmp_path):
     assert float(read_csv(tmp_path / "run" / "log.csv")[0]["seconds"]) > 0
 
 
-def test_batch_norm__slow_and_frozen_networks_keep_to_it_in_training():
+def test_variants__slow_and_frozen_networks_keep_to_it_in_training():
     args = train.parse_args(["--model", "resunet"])
     kwargs = {"bands": 3, "classes": 2, "encoder": "resnet18"}
-    slow = batch_norm.build_slow(args, kwargs, torch.device("cpu"))
-    assert {norm.momentum for norm in batch_norm.norms_of(slow)} == {0.01}
-    frozen = batch_norm.build_frozen(args, kwargs, torch.device("cpu")).train()
-    inside = set(batch_norm.norms_of(frozen.encoder))
-    assert all(norm.training == (norm not in inside) for norm in batch_norm.norms_of(frozen))
+    slow = variants.build_slow(args, kwargs, torch.device("cpu"))
+    assert {norm.momentum for norm in variants.norms_of(slow)} == {0.01}
+    frozen = variants.build_frozen(args, kwargs, torch.device("cpu")).train()
+    inside = set(variants.norms_of(frozen.encoder))
+    assert all(norm.training == (norm not in inside) for norm in variants.norms_of(frozen))
 
 
 @pytest.mark.slow
-def test_batch_norm__statistics_anew_are_those_of_the_training_tiles(tmp_path, monkeypatch):
+def test_variants__statistics_anew_are_those_of_the_training_tiles(tmp_path, monkeypatch):
     write_set(tmp_path / "data", count=5, side=16)
-    monkeypatch.setattr(train, "finish_run", batch_norm.finish_anew)
+    monkeypatch.setattr(train, "finish_run", variants.finish_anew)
     helpers.run(str(tmp_path / "data"), tmp_path / "run", "--epochs", "1", "--bs", "5",
                 "--final", "last")
     model, meta = load_model(tmp_path / "run" / "last.pt")
@@ -136,8 +137,20 @@ def test_batch_norm__statistics_anew_are_those_of_the_training_tiles(tmp_path, m
     first = next(layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d))
     images, _ = tiles.get_batch(range(5))
     maps = first(normalise(images, meta["mean"], meta["std"], meta["nodata"]))
-    assert torch.allclose(batch_norm.norms_of(model)[0].running_mean, maps.mean((0, 2, 3)),
+    assert torch.allclose(variants.norms_of(model)[0].running_mean, maps.mean((0, 2, 3)),
                           atol=1e-5)
+
+
+def test_variants__a_late_encoder_learns_from_the_second_quarter_on(monkeypatch):
+    monkeypatch.setattr(variants, "optimizer_step", lambda *_: None)
+    groups = [{"share": 0.3}, {"share": 1.0}]  # of the encoder, of the decoder
+    run = types.SimpleNamespace(optimizer=types.SimpleNamespace(param_groups=groups), steps=4)
+    args = types.SimpleNamespace(epochs=2, encoder_lr=0.3)
+    shares = []
+    for done in range(8):
+        variants.step_late(run, args, done)
+        shares.append([group["share"] for group in groups])
+    assert shares == [[0, 1]] * 2 + [[0.3, 1]] * 6
 
 
 def test_fresh_points__so_many_at_each_visit_and_others_at_the_next(tmp_path):

@@ -1,13 +1,14 @@
-"""Other statistics for batch norm than train.py keeps, which are running means of momentum 0.1.
+"""Variants of train.py's training that start from ImageNet.
 
-    python bench/batch_norm.py --statistics slow --weights imagenet --encoder efficientnet_lite0
-    python bench/batch_norm.py --finished        the runs of bench/pretrained.py, scored again
+    python bench/variants.py --variant slow --weights imagenet --encoder efficientnet_lite0
+    python bench/variants.py --finished        the runs of bench/pretrained.py, scored again
 
-slow    the momentum is 0.01, with which the published networks were trained
+slow    batch norm's momentum is 0.01, with which the published networks were trained, not 0.1
 frozen  the encoder's batch norms keep the published statistics, in training too
 anew    after the last step, statistics are taken anew: the mean over all training tiles, whole
+late    the encoder's weights stay as published for the first quarter of the steps
 
-With --statistics it takes the flags of train.py beside, and bench/tune.py runs it. --finished takes
+With --variant it takes the flags of train.py beside, and bench/tune.py runs it. --finished takes
 the statistics of every pretrained run in runs/pretrained anew, and appends the score to
 results/batch_norm.csv.
 """
@@ -26,6 +27,7 @@ from engine.checkpoint import load_model
 from evaluate import evaluate
 
 build_network, finish_run = train.build_network, train.finish_run
+optimizer_step = train.optimizer_step
 
 
 def norms_of(network):
@@ -70,6 +72,15 @@ def finish_anew(run, args, meta, device, held_out=None):
     return finish_run(run, args, meta, device, held_out)
 
 
+def step_late(run, args, done):
+    """`train.optimizer_step` at which the encoder's rate is 0 in the first quarter of the steps."""
+    learns = done >= args.epochs * run.steps / 4
+    for group in run.optimizer.param_groups:
+        if group["share"] < 1:  # the encoder's
+            group["share"] = args.encoder_lr if learns else 0.0
+    optimizer_step(run, args, done)
+
+
 def score_finished():
     """Score the pretrained runs again that have a row and lie here, with statistics taken anew."""
     table = RESULTS / "batch_norm.csv"
@@ -89,25 +100,25 @@ def score_finished():
         scores = matrix.scores(meta["classes"])
         append(table, {"name": name, "miou": scores["miou"], "miou_before": float(row["miou"]),
                        "class_iou": class_iou(scores), "scored_on": test_set_digest(data),
-                       **origin("bench/batch_norm.py", "--finished")})
+                       **origin("bench/variants.py", "--finished")})
         print(f"{name}: mean IoU {row['miou']} with running means, {scores['miou']:.3f} anew",
               flush=True)
 
 
 WAYS = {"slow": ("build_network", build_slow), "frozen": ("build_network", build_frozen),
-        "anew": ("finish_run", finish_anew)}
+        "anew": ("finish_run", finish_anew), "late": ("optimizer_step", step_late)}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], add_help=False,
                                      allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--statistics", choices=WAYS)
+    which.add_argument("--variant", choices=WAYS)
     which.add_argument("--finished", action="store_true")
     own, flags = parser.parse_known_args()
     if own.finished:
         parser.parse_args()  # no other flags
         score_finished()
     else:
-        setattr(train, *WAYS[own.statistics])
+        setattr(train, *WAYS[own.variant])
         train.main(train.parse_args([*flags, "--final", "last"]))
