@@ -35,7 +35,7 @@ COL = ("col", "column")
 SCENE = ("scene",)
 FILE = ("scene", "image", "image_name", "file", "file_name", "filename", "path", "tile")
 SYSTEM = ("epsg", "srid", "crs")
-NO_CLASS = ("", "nan", "null", "na", "<na>", "n/a", "#n/a")  # not yet labelled
+MISSING = ("", "nan", "null", "na", "<na>", "n/a", "#n/a")  # texts for nothing
 
 
 class Shapes(NamedTuple):
@@ -134,7 +134,7 @@ def _labelled(path, features, names, index_of):
     skipped = {"without a class yet": 0, "without a position": 0}
     kept = []
     for feature, name in zip(features, names):
-        if name.casefold() in NO_CLASS and name not in index_of:
+        if name.casefold() in MISSING and name not in index_of:
             skipped["without a class yet"] += 1
         elif not feature.parts:
             skipped["without a position"] += 1
@@ -196,7 +196,7 @@ def classes_of_names(path, names):
     """
     spellings = {}
     for name in names:
-        if name.casefold() not in NO_CLASS:
+        if name.casefold() not in MISSING:
             spellings.setdefault(name.casefold(), set()).add(name)
     rows = []
     for name in map(min, spellings.values()):
@@ -217,7 +217,7 @@ def refuse_names_of_places(path, names, num_classes):
         names: of the features' classes, "" where there is none.
         num_classes: how many different ones there are.
     """
-    filled = [name for name in names if name.casefold() not in NO_CLASS]
+    filled = [name for name in names if name.casefold() not in MISSING]
     if num_classes > MANY and 2 * num_classes > len(filled):
         raise ValueError(f"{path} would have {num_classes} classes ('{filled[0][:40]}', ...) in "
                          f"{len(filled)} features: name the column of the classes by "
@@ -296,7 +296,7 @@ def _read_positions(path, rows, x, y, degrees=False, pixels=False):
     for number, row in rows:
         place = f"line {number}"
         parts = []
-        if row[x] or row[y]:
+        if {row[x].casefold(), row[y].casefold()} - set(MISSING):
             position = _number(row[x]), _number(row[y])
             # 1,024 may be a pixel, or a little more than one.
             unclear = pixels and any(re.fullmatch(r"\d{1,3},\d{3}", row[name]) for name in (x, y))
@@ -319,10 +319,12 @@ def _read_geometries(path, rows, column, crs):
         place = f"line {number}"
         geometry = None
         try:
-            if row[column] and column in GEOJSON:
+            if row[column].casefold() in MISSING:
+                pass
+            elif column in GEOJSON:
                 geometry = json.loads(row[column])
                 systems.add(WGS84)
-            elif row[column]:
+            else:
                 geometry, code = from_wkt(row[column])
                 systems.add(parse_crs(code) if code else crs)
         except (ValueError, RecursionError) as error:

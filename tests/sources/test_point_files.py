@@ -96,6 +96,17 @@ def test_read_points__what_has_no_class_or_place_yet_is_counted(tmp_path):
     assert points.skipped == {"without a class yet": 1, "without a position": 1}
 
 
+@pytest.mark.parametrize("text", [
+    "x,y,class\n5,6,wood\nNA,NA,wood\nNaN,,wood\n",
+    "WKT,class\nPOINT (5 6),wood\nNA,wood\n,wood\n",
+    '.geo,class\n"{""type"":""Point"",""coordinates"":[5,6]}",wood\nnull,wood\n,wood\n',
+])
+def test_read_points__a_row_whose_position_is_missing_is_counted(tmp_path, text):
+    points = read_points(table(tmp_path, text), CLASSES)
+    assert points.positions.tolist() == [[5, 6]]
+    assert points.skipped == {"without a class yet": 0, "without a position": 2}
+
+
 def test_read_points__the_class_is_a_name_or_an_id(tmp_path):
     names = ["wood", " WOOD ", "30", "30.0", "ignore", "10"]
     rows = "".join(f"1;2;{name}\n" for name in names)
