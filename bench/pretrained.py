@@ -55,12 +55,12 @@ POINTS = (1, 20, 0, 5)  # per tile, 0 is every label; in the order in which they
 WEIGHTS, PLAIN_WEIGHTS = "class weights", "plain U-Net, class weights"
 TECHNIQUES = {  # {bare}, {plain}: the flags of BARE and PLAIN; {twice}: twice the epochs of BARE
     WEIGHTS: "{bare} --class-weights sqrt",
-    "superpixels": None,  # None: its flag left the project
+    "superpixels": None,  # None: its flag left the project, or another line replaced it
     "superpixels, class weights": None,
     "teacher": None,
-    "twice the epochs": "{bare} --epochs {twice}",
+    "twice the epochs": None,
     "twice the epochs, class weights": "{bare} --epochs {twice} --class-weights sqrt",
-    "every default": "{data} --encoder efficientnet_lite0 --weights imagenet",
+    "every default": None,
     PLAIN_WEIGHTS: "{plain} --class-weights sqrt"}
 CHOSEN = ("suggested", "spaced", "balanced")  # rows of suggest.csv, whose script left the project
 JUDGED = ("dubai", "dunes-a", "roads")  # sets on which all techniques are judged
@@ -230,8 +230,7 @@ def technique(data, points, name):
     words = words.replace(",", "").replace(" ", "-")
     flags = TECHNIQUES[name]
     if flags is not None:
-        flags = flags.format(data=f"--data data/{data} --points {points}",
-                             bare=experiment(data, points, BARE).flags,
+        flags = flags.format(bare=experiment(data, points, BARE).flags,
                              plain=experiment(data, points, PLAIN).flags,
                              twice=2 * int(EPOCHS[data].split()[-1]))
     return Experiment(runs_of(data, points, words), flags)
