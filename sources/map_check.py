@@ -65,21 +65,31 @@ def check_map(map_path, points_path, classes_path=None, out=None):
         rows, cols, shapes = found.pixels(0, 0, raster.height, raster.width)
         mapped, predicted = read_map(raster, table, rows, cols)
         gsd_m = raster.gsd_m
+    outside = int((~found.inside).sum())
+    if not points.on_map:
+        size = f"the map's {raster.height:,} rows and {raster.width:,} columns"
+        if outside > points.max_outside * len(found.inside):
+            raise ValueError(f"{points_path}: {outside} of {len(found.inside)} points lie outside "
+                             f"{size}: give rows and columns of the map, or positions x,y")
+        print(f"{points_path}: rows and columns are taken as {size} (those of a scene that was "
+              "resized by --scale are others)")
     truth = found.indices[shapes]
     used = (predicted != NO_LABEL) & (truth != NO_LABEL)
     if not used.any():
         raise ValueError(f"{points_path}: none of its {len(found.inside)} points lies on a class "
                          f"of {path}: are their coordinates the map's?")
-    names = [row.name for row in table if row.index != NO_LABEL]
+    names = names_of(table)
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (truth[used], predicted[used]), 1)
-    if not classes_path and names[0] == "0":  # ids without names: only those that occur
+    if not classes_path and len(names) == NO_LABEL:  # ids without names: only those that occur
+        print(f"{path}: no {path.name}.aux.xml names its classes, so points give their ids in the "
+              "map (--classes names them)")
         occurs = np.flatnonzero(mapped + counts.sum(0) + counts.sum(1))
         names = [names[index] for index in occurs]
         counts = counts[np.ix_(occurs, occurs)]
         mapped = mapped[occurs]
-    left_out = {"outside the map": int((~found.inside).sum()),
-                "where the map has no class": int((~used).sum())}
+    left_out = {"outside the map": outside,
+                "where the map has no class": int((~used).sum()), **points.skipped}
     return write_check(path, pathlib.Path(out or path.parent), counts, mapped, names, gsd_m,
                        {"check_points": str(points_path), "left_out": left_out})
 
@@ -108,6 +118,11 @@ def class_table(path, classes_path=None):
         check_name(name, beside)
     names = names or [None] * NO_LABEL
     return land_classes([(value, name or str(value), None) for value, name in enumerate(names)])
+
+
+def names_of(table):
+    """The name of each class index; several ids of one name are one class."""
+    return list(dict.fromkeys(row.name for row in table if row.index != NO_LABEL))
 
 
 def read_map(raster, table, rows, cols):
@@ -142,7 +157,7 @@ def read_map(raster, table, rows, cols):
         mapped += np.bincount(block.ravel(), minlength=256)
         here = (rows >= top) & (rows < top + height)
         predicted[here] = block[rows[here] - top, cols[here]]
-    return mapped[:sum(row.index != NO_LABEL for row in table)], predicted
+    return mapped[:len(names_of(table))], predicted
 
 
 def write_check(path, out, counts, mapped, names, gsd_m, extra):

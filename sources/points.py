@@ -195,7 +195,7 @@ def classes_of_names(path, names):
         list of LandClass without colours. Names that differ in capitals only are one class.
     """
     spellings = {}
-    for name in names:
+    for name in map(_whole, names):
         if name.casefold() not in MISSING:
             spellings.setdefault(name.casefold(), set()).add(name)
     rows = []
@@ -244,11 +244,14 @@ def class_lookup(class_table):
     return known
 
 
+def _whole(name):
+    """A class's name, where pandas or R have written 1 as 1.0, because other rows have none."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", name)
+
+
 def _find_class(path, place, name, index_of):
-    """The index of a class that is given by its name or id."""
-    if name in index_of:
-        return index_of[name]
-    for key in (_number(name), name.casefold()):
+    """The index of a class that is given by its name or id; a name comes first."""
+    for key in (name, _whole(name), _number(name), name.casefold()):
         if key in index_of:
             return index_of[key]
     names = {index: key for key, index in index_of.items() if isinstance(key, str)}.values()

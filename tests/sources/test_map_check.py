@@ -81,6 +81,7 @@ def test_check_map__ids_without_names_are_classes(tmp_path, capsys):
     assert [row["name"] for row in scores["classes"]] == ["7", "10", "20"]
     assert scores["confusion"] == [[0, 1, 0], [0, 8, 0], [0, 2, 10]]
     assert (tmp_path / "out" / "map_check.json").is_file()
+    assert "no map.tif.aux.xml names its classes" in capsys.readouterr().out
 
 
 def test_check_map__names_beside_the_map_and_points_without_a_class(tmp_path, capsys):
@@ -88,16 +89,37 @@ def test_check_map__names_beside_the_map_and_points_without_a_class(tmp_path, ca
     (tmp_path / "map.tif.aux.xml").write_text(
         "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category>water</Category>"
         "<Category>wood</Category></CategoryNames></PAMRasterBand></PAMDataset>")
-    scores = check(tmp_path, [*POINTS, (99, 0, "wood")])
+    scores = check(tmp_path, [*POINTS, (99, 0, "wood"), (0, 0, "")])
     assert scores["confusion"] == [[8, 0], [2, 0]]
-    assert sorted(scores["left_out"].values()) == [1, 10]
-    assert "1 outside the map" in capsys.readouterr().out
+    assert scores["left_out"] == {"outside the map": 1, "where the map has no class": 10,
+                                  "without a class yet": 1, "without a position": 0}
+    printed = capsys.readouterr().out
+    assert "1 outside the map" in printed and "1 without a class yet" in printed
+    assert "taken as the map's 20 rows and 30 columns" in printed
+
+
+def test_check_map__several_ids_of_one_name_are_one_class(tmp_path):
+    write_map(tmp_path / "map.tif")
+    (tmp_path / "classes.csv").write_text("id,name\n9,water\n10,water\n20,wood\n")
+    scores = check(tmp_path, POINTS, "--classes", tmp_path / "classes.csv")
+    assert scores["confusion"] == [[8, 0], [2, 10]]
+    assert [row["class"] for row in scores["areas"]] == ["water", "wood"]
+
+
+def test_check_map__a_class_named_by_a_number_comes_before_the_id(tmp_path):
+    write_map(tmp_path / "map.tif", (0, 1))
+    (tmp_path / "map.tif.aux.xml").write_text(
+        "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category>1</Category>"
+        "<Category>2</Category></CategoryNames></PAMRasterBand></PAMDataset>")
+    scores = check(tmp_path, [(0, 3, "1.0"), (0, 20, "2.0"), (1, 20, "2")])
+    assert scores["confusion"] == [[1, 0], [0, 2]]
 
 
 @pytest.mark.parametrize("values, bands, points, words, where", [
     ((10, 21), 1, POINTS, ["--classes", "classes.csv"], "map.tif holds the id 21.*--classes"),
     ((10, 20), 3, POINTS, ["--classes", "classes.csv"], "map.tif has 3 bands"),
-    ((10, 20), 1, [(99, 0, "wood")], ["--classes", "classes.csv"], "points.csv: none of its 1"),
+    ((10, 20), 1, [(99, 0, "wood")], ["--classes", "classes.csv"], "points.csv: 1 of 1 points"),
+    ((10, 0), 1, [(9, 15, "wood")], ["--classes", "classes.csv"], "points.csv: none of its 1"),
     ((10, 20), 1, POINTS, [], "points.csv, line 2")])
 def test_check_map__refuses_in_one_line(tmp_path, monkeypatch, values, bands, points, words,
                                         where):
