@@ -171,9 +171,9 @@ def class_names(path, features, class_column=None):
         ValueError: no column holds classes.
     """
     columns = _columns(features)
-    found = [name for name in CLASS if name in columns]
-    if class_column is not None:
-        found = [fold(class_column)] if fold(class_column) in columns else []
+    found = [name for word in CLASS for name in columns if fold(name) == word]
+    if class_column is not None:  # as its title is written, or else as titles are folded
+        found = [name for name in (class_column, fold(class_column)) if name in columns][:1]
     if not found:
         asked = f"--class-column {class_column}" if class_column else "class"
         raise ValueError(f"{path} has no column '{asked}': it has {', '.join(columns) or 'none'}; "
@@ -273,11 +273,15 @@ def read_table(path):
     if not rows:
         raise ValueError(f"{path} holds no points: give some")
     columns = list(rows[0][1])
-    x, y = find_column(columns, X), find_column(columns, Y)
+    x, y = _find_pair(columns)
     lon, lat = find_column(columns, LONGITUDE), find_column(columns, LATITUDE)
     row, col = find_column(columns, ROW), find_column(columns, COL)
     geometry = find_column(columns, WKT + GEOJSON)
     crs = _stated_crs(path, rows)
+    if geometry and (x and y or lon and lat) and _holds_areas(rows, geometry):
+        positions = f"{x},{y}" if x and y else f"{lon},{lat}"
+        print(f"{path}: lines and polygons are taken from {geometry}, nothing from {positions}")
+        return *_read_geometries(path, rows, geometry, crs), True
     if x and y:
         if lon and lat:
             print(f"{path}: positions are taken from {x},{y}, not from {lon},{lat}")
@@ -290,6 +294,17 @@ def read_table(path):
         return _read_positions(path, rows, col, row, pixels=True), None, False
     raise ValueError(f"{path} has no columns of positions, such as x,y, lon,lat, scene,row,col or "
                      f"WKT: it has {', '.join(columns)[:200] or 'none'}")
+
+
+def _find_pair(columns):
+    """The columns of x and y; two that belong together, such as easting and northing, if any do."""
+    pairs = [pair for pair in zip(X, Y) if set(pair) <= set(columns)]
+    return pairs[0] if pairs else (find_column(columns, X), find_column(columns, Y))
+
+
+def _holds_areas(rows, column):
+    """Whether a column of WKT or GeoJSON describes lines or polygons, whose points x,y may be."""
+    return any(re.search("LINESTRING|POLYGON", row[column].upper()) for _, row in rows)
 
 
 def _read_positions(path, rows, x, y, degrees=False, pixels=False):
@@ -343,7 +358,8 @@ def _read_geometries(path, rows, column, crs):
 def _stated_crs(path, rows):
     """The coordinate system that a column of its code states, or None."""
     column = find_column(rows[0][1], SYSTEM)
-    codes = {row[column] for _, row in rows if row[column]} if column else ()
+    codes = {row[column] for _, row in rows} if column else set()
+    codes = [code for code in codes if code.casefold() not in MISSING]
     if len(codes) > 1:
         raise ValueError(f"{path}: its column {column} names {len(codes)} coordinate systems: give "
                          "each a file of its own")

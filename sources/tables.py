@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.files import check_text_file, plain_text
 
-SEPARATORS = (",", ";", "\t", "|")
+SEPARATORS = (";", "\t", "|", ",")  # of equally many the first, because names contain commas
 
 
 def read_text(path):
@@ -50,7 +50,7 @@ def fold(name):
 def read_csv(path, columns=()):
     """Read a CSV file with a header, as [(line number, {column: text})].
 
-    Columns are folded (see `fold`), entries are without spaces around them, and empty lines are
+    Columns are folded (see `fold_columns`), entries are without spaces around them, and empty lines are
     left out. A ' that hides a formula from spreadsheets is taken off. The separator is the one of
     "," ";" tab "|" that the header has most of.
 
@@ -60,17 +60,21 @@ def read_csv(path, columns=()):
     """
     text = read_text(path)
     separator, text = _find_separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True,
+                        strict=True)
     lines = []
+    ended = 0  # number of the last line that was read whole
     try:
         for entries in reader:
             entries = [plain_text(entry.strip()) for entry in entries]
             if any(entries):
                 lines.append((reader.line_num, entries))
+            ended = reader.line_num
     except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV text ({error}); save it as CSV, UTF-8") from None
+        raise ValueError(f"{path}, line {ended + 1}, is not a CSV text ({error}): close each quote "
+                         "and double those inside a text, or save it anew as CSV") from None
     titles = lines[0][1] if lines else []
-    header = _columns(titles)
+    header = fold_columns(titles)
     for column in columns:
         if column not in header:
             raise ValueError(f"{path} has no column '{column}': its first line names "
@@ -98,16 +102,23 @@ def _find_separator(text):
         return stated[1], text[stated.end():]
     header = "".join(text.lstrip().splitlines()[:1])
     header = re.sub(r'"[^"]*"', "", header)
-    return max(SEPARATORS, key=header.count), text
+    separator = max(SEPARATORS, key=header.count)
+    return separator if separator in header else ",", text
 
 
-def _columns(titles):
-    """{folded name: number of the column}; where two fold alike, one that is folded already."""
+def fold_columns(titles):
+    """{folded title: number of the column}.
+
+    Where several fold alike, one that is folded already has the name, or else the first. The others
+    keep their titles.
+    """
     columns = {}
     for number, title in enumerate(titles):
+        if title == fold(title):
+            columns.setdefault(title, number)
+    for number, title in enumerate(titles):
         name = fold(title) or title
-        if name not in columns or title == name != titles[columns[name]]:
-            columns[name] = number
+        columns.setdefault(title if name in columns else name, number)
     return columns
 
 

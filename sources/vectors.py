@@ -16,7 +16,7 @@ import numpy as np
 from engine.files import check_beside
 from geo.crs import WGS84, crs_of_wkt, parse_crs
 from sources.geometry import from_wkb, parts_of
-from sources.tables import fold, read_text
+from sources.tables import fold_columns, read_text
 
 ENVELOPES = (0, 32, 48, 48, 64)  # bytes that the kinds of envelope take in a GeoPackage
 SHEETS = (".xls", ".xlsx", ".ods")
@@ -62,7 +62,9 @@ def make_feature(path, place, properties, geometry):
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         why = error if type(error) is ValueError else "its geometry is not as it should be"
         raise ValueError(f"{path}, {place}: {why}: give points, lines or polygons") from None
-    properties = {fold(str(name)): value for name, value in (properties or {}).items()}
+    titles = [str(name) for name in properties or {}]
+    values = list((properties or {}).values())
+    properties = {name: values[number] for name, number in fold_columns(titles).items()}
     return Feature(place, properties, parts)
 
 

@@ -36,6 +36,8 @@ def test_read_csv__one_table_in_many_forms(tmp_path, content):
     (b"\x89PNG\r\n\x1a\n\0\0\0", "not a text"),
     (b"\xff\xfe\0", "not a text"),
     (b'x\n"' + b"a" * 200_000, "not a CSV"),
+    (b'x,note\n1,dry\n2,"wet\n3,dry\n', "line 3, is not a CSV.*close each quote"),
+    (b'x,note\n1,"dry" or "wet"\n', "line 2, is not a CSV"),
 ])
 def test_read_csv__names_what_is_wrong(tmp_path, content, message):
     path = tmp_path / "table.csv"
@@ -48,7 +50,13 @@ def test_read_csv__of_two_columns_alike_the_one_in_small_letters(tmp_path):
     path = tmp_path / "table.csv"
     for text in ("Class,class\na,b\n", "class,Class\nb,a\n"):
         path.write_text(text, encoding="utf-8")
-        assert read_csv(path) == [(2, {"class": "b"})]
+        assert read_csv(path) == [(2, {"class": "b", "Class": "a"})]
+
+
+def test_read_csv__names_with_commas_in_a_table_separated_by_semicolons(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("East (m, UTM);North (m, UTM);class\n1;2;wood\n", encoding="utf-8")
+    assert read_csv(path) == [(2, {"east": "1", "north": "2", "class": "wood"})]
 
 
 @pytest.mark.parametrize("name, folded", [

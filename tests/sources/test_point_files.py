@@ -10,6 +10,7 @@ from test_vectors import geojson, point
 from geo.crs import WGS84
 from geo.maps import write_points
 from report.tables import read_rows, write_rows
+from sources.geometry import POINT
 from sources.labels import land_classes
 from sources.points import name_scenes, read_points
 from sources.raw import Scene
@@ -96,8 +97,37 @@ def test_read_points__what_has_no_class_or_place_yet_is_counted(tmp_path):
     assert points.skipped == {"without a class yet": 1, "without a position": 1}
 
 
+@pytest.mark.parametrize("name, text", [
+    ("p.csv", "x,y,class (A),class (B)\n5,6,wood,10\n"),
+    ("p.geojson", '{"type": "Feature", "properties": {"class (A)": "wood", "class (B)": "10"}, '
+                  '"geometry": {"type": "Point", "coordinates": [5, 6]}}'),
+])
+def test_read_points__of_columns_that_fold_alike_the_title_decides(tmp_path, name, text, capsys):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    chosen = [read_points(path, CLASSES, column).indices.tolist()
+              for column in ("class (A)", "class (B)", "CLASS", None)]
+    assert chosen[0] != chosen[1] and chosen[2] == chosen[3] == chosen[0]
+    assert "from 'class', not from 'class (B)'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("text", [
-    "x,y,class\n5,6,wood\nNA,NA,wood\nNaN,,wood\n",
+    "WKT,x,y,class\n\"POLYGON ((0 0, 4 0, 4 4, 0 0))\",5,6,wood\n",
+    "WKT,lon,lat,class\n\"LINESTRING (0 0, 4 0)\",5,6,wood\n",
+])
+def test_read_points__shapes_come_before_their_middles(tmp_path, text, capsys):
+    points = read_points(table(tmp_path, text), CLASSES)
+    assert points.kinds.tolist() != [POINT]
+    assert "are taken from wkt, nothing from" in capsys.readouterr().out
+
+
+def test_read_points__x_and_y_belong_together(tmp_path):
+    points = read_points(table(tmp_path, "X,easting,northing,class\n1,5,6,wood\n"), CLASSES)
+    assert points.positions.tolist() == [[5, 6]]
+
+
+@pytest.mark.parametrize("text", [
+    "x,y,epsg,class\n5,6,4326,wood\nNA,NA,NA,wood\nNaN,,,wood\n",
     "WKT,class\nPOINT (5 6),wood\nNA,wood\n,wood\n",
     '.geo,class\n"{""type"":""Point"",""coordinates"":[5,6]}",wood\nnull,wood\n,wood\n',
 ])
