@@ -117,7 +117,7 @@ class TileDataset:
         side = self.meta["tile"]
         if count == 0 and not may_be_empty:
             raise ValueError(f"{folder} has no {split} tile: prepare it with a larger share for "
-                             f"'{split}'")
+                             f"'{split}', or train with --folds 5 to score by the training labels")
         images = self.folder / f"{split}_images.npy"
         shape = (count, side, side, self.meta["bands"])
         self.images = open_array(images, shape, self.meta["dtype"])

@@ -12,6 +12,7 @@ checkpoint. The third needs no checkpoint: it scores any class map, see sources/
 
 import engine.startup  # first: what may happen while torch is imported
 import pathlib
+import sys
 from typing import NamedTuple
 
 from engine.cli import Parser, number, one_line_errors, parse_first
@@ -36,6 +37,8 @@ def parse_args(argv=None):
          "training used, in a form that prepare_data.py points reads")
     flag("--classes", metavar="CSV", help="with --map: ids and names of the map's classes, as for "
          "prepare_data.py; default: the names beside the map (.aux.xml), else its ids")
+    flag("--class-column", metavar="NAME", help="of --check-points: the column of the classes")
+    flag("--layer", metavar="NAME", help="of --check-points: the layer, where there are several")
     flag("--data", metavar="FOLDER", help="prepared data set; default: the one the checkpoint was "
          "trained on")
     flag("--split", default="test", choices=("train", "val", "test"), help="tiles to score")
@@ -81,7 +84,8 @@ def main(args):
         raise ValueError("--map and --check-points: give both, or none")
     if args.map:
         from sources.map_check import check_map
-        return check_map(args.map, args.check_points, args.classes, args.out)
+        return check_map(args.map, args.check_points, args.classes, args.out, args.class_column,
+                         args.layer)
     device = pick_device(args.device)
     rank, _ = init_distributed(device)
     if args.compare:
@@ -133,6 +137,9 @@ def score(checkpoint, data, args, device):
         raise ValueError(f"--split {args.split}: {data} has no {args.split} tile; the scores of "
                          f"the folds are in {checkpoint.parent / 'metrics.json'}")
     tiles = TileDataset(data, args.split)
+    if args.split == "train" and not (args.data or args.calibrate):
+        print("warning: the network has learned from the labels of the train split: its scores "
+              "there, and their intervals, say nothing of other ground", file=sys.stderr)
     check_same_data(meta, checkpoint_meta(tiles.meta), checkpoint, data)
     positions = tile_positions(data, args.split, len(tiles))
     # A comparison draws whole sites; a report keeps the scenes of a site apart.

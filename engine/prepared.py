@@ -304,7 +304,7 @@ def new_folder(out):
     """
     out = pathlib.Path(out).resolve()
     check_path(out)
-    in_use = ValueError(f"{out} is in use: give another folder, or remove it")
+    in_use = ValueError(f"{out} holds other files: give another folder, or remove it")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise in_use
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """The flags of prepare_data.py, in groups; each kind of data set has some of them."""
 
 import argparse
+import pathlib
 
 from engine.cli import number
 from engine.prepared import FRACTIONS, verify_arrays
 from sources.public import PUBLIC
+from sources.raw import SUFFIXES
 from sources.splits import LISTED_TILE, SPLIT_BY
 
 POINTS_HELP = ("labelled points, lines or polygons: CSV with a class and x,y (map units), lon,lat, "
@@ -161,6 +163,8 @@ def take_positionals(args, parsers):
                                 "--points-file")
     if args.files:
         *args.images, args.points_file = args.files
+        if pathlib.Path(args.points_file).suffix.lower() in SUFFIXES:
+            parsers["points"].error(f"{args.points_file} is an image: give the points last")
     for flag, value in (("--images", args.images), ("--points-file", args.points_file)):
         if not value:
             parsers["points"].error(f"{flag} is missing: give images and points, such as "

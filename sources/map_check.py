@@ -35,7 +35,7 @@ SAMPLE = ("These take the points as drawn at random from the map, or from each o
           "is.")
 
 
-def check_map(map_path, points_path, classes_path=None, out=None):
+def check_map(map_path, points_path, classes_path=None, out=None, class_column=None, layer=None):
     """Score a class map at points of known class; print and write the results.
 
     Args:
@@ -44,6 +44,7 @@ def check_map(map_path, points_path, classes_path=None, out=None):
         classes_path: a classes.csv with the map's ids and names; None: the names beside the map,
             or its ids themselves.
         out: folder of the files; None: the map's.
+        class_column, layer: of the points, as `read_points` takes them.
     Returns:
         the dict that was written as NAME_check.json.
     Raises:
@@ -53,7 +54,7 @@ def check_map(map_path, points_path, classes_path=None, out=None):
     path = pathlib.Path(map_path)
     with open_raster(path) as raster:  # first, so that a mistyped path is what is named
         table = class_table(path, classes_path)
-        points = read_points(points_path, table)
+        points = read_points(points_path, table, class_column, layer)
         others = int((points.kinds != POINT).sum())
         if others:
             raise ValueError(f"{points_path}: {others} of its {len(points.kinds)} shapes are lines "

@@ -20,16 +20,18 @@ def warn_of_reading(raster):
 
 
 def alpha_looks_like_a_band(raster):
-    """Whether most of the alpha at the middle of a raster is neither opaque nor transparent."""
+    """Whether the two commonest values of alpha, opaque and transparent, are less than half of it.
+
+    Looks at nine windows, spread over the raster.
+    """
     with_alpha = dataclasses.replace(raster, bands=raster.bands + 1, hides_alpha=False)
-    height = min(raster.height, 128)
-    width = min(raster.width, 128)
-    middle = with_alpha.read((raster.height - height) // 2, (raster.width - width) // 2, height,
-                             width)
-    alpha = middle[:, :, raster.alpha]
-    opaque = np.iinfo(raster.dtype).max if raster.dtype.kind in "ui" else 1
-    between = (alpha > 0.1 * opaque) & (alpha < 0.9 * opaque)
-    return between.mean() > 0.5 and len(np.unique(alpha)) > 16
+    height, width = min(raster.height, 64), min(raster.width, 64)
+    tops = np.linspace(0, raster.height - height, 3).astype(int)
+    lefts = np.linspace(0, raster.width - width, 3).astype(int)
+    alpha = np.stack([with_alpha.read(top, left, height, width)[:, :, raster.alpha]
+                      for top in tops.tolist() for left in lefts.tolist()])
+    counts = np.sort(np.unique(alpha, return_counts=True)[1])
+    return len(counts) > 16 and counts[-2:].sum() < alpha.size / 2
 
 
 def warn_of_scales(raster, scales, owner):

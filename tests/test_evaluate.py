@@ -44,9 +44,9 @@ def readable_set(folder):
 
 
 def write_positions(folder, scene_of):
-    """tiles.csv of six val and six test tiles that do not touch; scene_of(n) names the scene."""
+    """tiles.csv of six tiles per split that do not touch; scene_of(n) names the scene."""
     rows = [("split", "index", "scene", "row", "col")]
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         for n in range(6):
             rows.append((split, n, scene_of(n), 0, 64 * (n % 3)))
     with open(folder / "tiles.csv", "w", newline="") as file:
@@ -203,6 +203,13 @@ def test_main__another_split_and_folder(checkpoint, tmp_path):
     out = tmp_path / "else" / "where"
     run("--checkpoint", checkpoint, "--split", "val", "--out", out, "--bs", "4")
     assert json.loads((out / "metrics_val.json").read_text())["split"] == "val"
+
+
+def test_main__warns_of_scores_on_the_labels_of_training(checkpoint, capsys):
+    run("--checkpoint", checkpoint, "--split", "train")
+    assert "warning: the network has learned from" in capsys.readouterr().err
+    run("--checkpoint", checkpoint)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_main__areas_of_a_map_are_adjusted_by_the_split(checkpoint, tmp_path):

@@ -431,7 +431,7 @@ def test_main__what_goes_wrong_is_one_line_that_names_the_file(tmp_path):
     refuses("--overlap 16", tmp_path, "--tile", 16, "--overlap", 16)
     refuses("--fractions", tmp_path, "--fractions", 0, 0, 0)
     save([[0]], tmp_path / "refused/mine.png")
-    refuses("refused is in use", tmp_path)
+    refuses("refused holds other files", tmp_path)
     (tmp_path / "refused/mine.png").unlink()
     (tmp_path / "images/s9.png").write_bytes(b"")
     refuses("s9.png has no partner", tmp_path)
@@ -519,6 +519,7 @@ def test_take_positionals__a_scene_and_points_need_no_flags(tmp_path, capsys):
     assert (args.images, args.points_file, args.out) == (["a.tif", "b.tif"], "p.csv", "x")
     assert "--points-file" in parse_error(capsys, "points", "a.tif", "--images", "b.tif")
     assert "--images" in parse_error(capsys, "points", "p.csv")
+    assert "give the points last" in parse_error(capsys, "points", "p.csv", "a.tif")
 
 
 @pytest.mark.parametrize("how", ["polygon", "block", "none"])

@@ -130,7 +130,7 @@ def test_write_prepared__a_folder_in_use_stays_as_it_is(tmp_path):
     images, labels = tiles()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")
-    with pytest.raises(ValueError, match="mine is in use"):
+    with pytest.raises(ValueError, match="mine holds other files"):
         write_prepared(tmp_path / "mine", images, labels, ["a", "b"])
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "notes.txt"]
 
@@ -178,7 +178,7 @@ def test_new_folder__one_process_makes_it_and_removes_what_killed_ones_left(tmp_
 
 
 def test_new_folder__what_was_put_there_meanwhile_stays(tmp_path):
-    with pytest.raises(ValueError, match="in use"), new_folder(tmp_path / "a"):
+    with pytest.raises(ValueError, match="holds other"), new_folder(tmp_path / "a"):
         (tmp_path / "a").mkdir()
         (tmp_path / "a/notes.txt").write_text("keep")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "notes.txt"]
