@@ -68,12 +68,12 @@ def check_map(map_path, points_path, classes_path=None, out=None, class_column=N
         gsd_m = raster.gsd_m
     outside = int((~found.inside).sum())
     if not points.on_map:
-        size = f"the map's {raster.height:,} rows and {raster.width:,} columns"
+        size = f"the map's {raster.height:,} x {raster.width:,} px"
         if outside > points.max_outside * len(found.inside):
             raise ValueError(f"{points_path}: {outside} of {len(found.inside)} points lie outside "
                              f"{size}: give rows and columns of the map, or positions x,y")
-        print(f"{points_path}: rows and columns are taken as {size} (those of a scene that was "
-              "resized by --scale are others)")
+        print(f"{points_path}: rows and columns are taken as those of {size} (after --scale they "
+              "are not the scene's)")
     truth = found.indices[shapes]
     used = (predicted != NO_LABEL) & (truth != NO_LABEL)
     if not used.any():

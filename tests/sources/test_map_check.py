@@ -95,7 +95,7 @@ def test_check_map__names_beside_the_map_and_points_without_a_class(tmp_path, ca
                                   "without a class yet": 1, "without a position": 0}
     printed = capsys.readouterr().out
     assert "1 outside the map" in printed and "1 without a class yet" in printed
-    assert "taken as the map's 20 rows and 30 columns" in printed
+    assert "taken as those of the map's 20 x 30 px" in printed
 
 
 def test_check_map__several_ids_of_one_name_are_one_class(tmp_path):
