@@ -50,9 +50,9 @@ def fold(name):
 def read_csv(path, columns=()):
     """Read a CSV file with a header, as [(line number, {column: text})].
 
-    Columns are folded (see `fold_columns`), entries are without spaces around them, and empty lines are
-    left out. A ' that hides a formula from spreadsheets is taken off. The separator is the one of
-    "," ";" tab "|" that the header has most of.
+    Columns are folded (see `fold_columns`), entries are without spaces around them, and empty lines
+    are left out. A ' that hides a formula from spreadsheets is taken off. The separator is the one
+    of "," ";" tab "|" that the header has most of.
 
     Raises:
         ValueError, OSError: no such file, no text, a line with more entries than the header has, or
