@@ -570,6 +570,18 @@ MUTATIONS = [
      "if path.exists() and not is_ours:",
      "if path.exists() and legend.is_dir():",
      "test_predict.py::test_check_free__foreign_maps_and_filled_in_points_are_kept"),
+    ("tables: an open quote takes the lines after it along", "sources/tables.py",
+     "                        strict=True)\n",
+     "                        strict=False)\n",
+     "sources/test_csv_tables.py"),
+    ("points: the middle of a polygon takes its place", "sources/points.py",
+     'return any(re.search("LINESTRING|POLYGON", row[column].upper()) for _, row in rows)',
+     "return False",
+     "sources/test_point_files.py"),
+    ("check of a map: each id is a class of its own", "sources/map_check.py",
+     "return list(dict.fromkeys(row.name for row in table if row.index != NO_LABEL))",
+     "return [row.name for row in table if row.index != NO_LABEL]",
+     "sources/test_map_check.py"),
 ]
 
 
