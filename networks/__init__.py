@@ -159,7 +159,7 @@ def fold_batch_norm(model):
     for layer in model.modules():
         if type(layer) not in IN_ORDER:
             continue
-        children = list(layer.named_children())
+        children = list(layer._modules.items())  # named_children() lists a layer used twice once
         for (name, conv), (next_name, norm) in zip(children, children[1:]):
             if not isinstance(norm, nn.BatchNorm2d):
                 continue

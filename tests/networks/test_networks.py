@@ -322,6 +322,15 @@ def test_fold_batch_norm__strided_transposed_and_grouped_convolutions(conv):
     assert type(model[1]) is nn.Identity
 
 
+def test_fold_batch_norm__a_layer_that_stands_twice_stays_in_its_places():
+    relu = nn.ReLU()
+    model = randomise(nn.Sequential(
+        nn.Conv2d(4, 8, 3), relu, nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), relu, nn.BatchNorm2d(8)))
+    x = torch.randn(2, 4, 9, 11, dtype=torch.float64)
+    expected = model(x)
+    assert torch.allclose(fold_batch_norm(model)(x), expected, atol=1e-12)
+
+
 class Twice(nn.Module):
     """A network as a fork adds it: output as large as the input, no stride, radius, classifier."""
 
