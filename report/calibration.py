@@ -10,6 +10,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2
 
 import math
 
+import numpy as np
 import torch
 
 from data import normalise
@@ -47,7 +48,7 @@ def fit_temperature(logits, labels):
 
 @torch.inference_mode()
 def labelled_logits(model, tiles, meta, batch_size, device):
-    """The logits of a split's labelled pixels, or of every n-th of them where they are many.
+    """The logits of a split's labelled pixels, or of some drawn at random where they are many.
 
     Args:
         model: in eval mode; tiles: data.TileDataset.
@@ -56,14 +57,16 @@ def labelled_logits(model, tiles, meta, batch_size, device):
     Returns:
         (P, K) float32 and (P,) uint8 on the CPU, P at most about SAMPLE.
     """
-    step = math.ceil(tiles.labelled_pixels / SAMPLE)
+    random = np.random.default_rng(0)
+    share = SAMPLE / max(1, tiles.labelled_pixels)
     parts = []
     for start in range(0, len(tiles), batch_size):
         images, labels = tiles.get_batch(range(start, min(start + batch_size, len(tiles))))
         images = normalise(images.to(device), meta["mean"], meta["std"], tiles.meta.get("nodata"))
         logits = model(images).permute(0, 2, 3, 1).cpu()  # (B, H, W, K)
         labelled = labels != tiles.ignore
-        parts.append((logits[labelled][::step], labels[labelled][::step]))
+        taken = torch.from_numpy(random.random(int(labelled.sum())) < share)
+        parts.append((logits[labelled][taken], labels[labelled][taken]))
     logits, labels = zip(*parts)
     return torch.cat(logits), torch.cat(labels)
 

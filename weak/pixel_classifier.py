@@ -4,6 +4,7 @@ It sees the bands of a pixel, their products two by two, and the mean and deviat
 a small square around the pixel. A network that scores no higher has learned nothing of shapes.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -31,13 +32,15 @@ class PixelClassifier:
         self.radius = radius
         values = []
         classes = []
-        keep_every = -(-tiles.labelled_pixels // MAX_PIXELS)
-        if not keep_every:
+        random = np.random.default_rng(0)
+        share = MAX_PIXELS / max(1, tiles.labelled_pixels)  # of the pixels that are learned from
+        if not tiles.labelled_pixels:
             raise ValueError("no labelled pixel to learn from")
         for index in range(len(tiles)):
             features, labels = self.labelled_features(tiles, index)
-            values.append(features[::keep_every])
-            classes.append(labels[::keep_every])
+            taken = torch.from_numpy(random.random(len(labels)) < share)
+            values.append(features[taken])
+            classes.append(labels[taken])
         self.weights = fit(torch.cat(values), torch.cat(classes), len(meta["classes"]))
 
     def labelled_features(self, tiles, index):

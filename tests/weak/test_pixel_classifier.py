@@ -7,6 +7,7 @@ from helpers import write_set
 
 from data import TileDataset
 from engine.meta import checkpoint_meta
+from weak import pixel_classifier
 from weak.pixel_classifier import PixelClassifier, neighbourhood
 
 
@@ -27,6 +28,21 @@ def test_pixel_classifier__with_its_square_tells_textures_apart(tmp_path):
                 for radius in (0, 2)]
     assert accuracy[0] < 0.75
     assert accuracy[1] > 0.85
+
+
+def test_pixel_classifier__of_many_pixels_takes_some_everywhere(tmp_path, monkeypatch):
+    """Classes by brightness; a column that is all one class, as wide apart as every 12th pixel."""
+    write_set(tmp_path, count=8, side=12, bands=1, classes=2)
+    images = np.random.default_rng(0).choice([60, 140], (8, 12, 12, 1)).astype(np.uint8)
+    labels = images[..., 0] // 100
+    labels[:, :, 0] = 0
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}_images.npy", images)
+        np.save(tmp_path / f"{split}_labels.npy", labels)
+    monkeypatch.setattr(pixel_classifier, "MAX_PIXELS", 8 * 12)
+    tiles = TileDataset(tmp_path, "train")
+    classifier = PixelClassifier(tiles, checkpoint_meta(tiles.meta), 0)
+    assert classifier.score(tiles).pixel_accuracy() > 0.9
 
 
 def test_neighbourhood__by_hand_and_cut_at_the_edge():
