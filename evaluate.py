@@ -82,6 +82,9 @@ def main(args):
         raise ValueError("--compare: give two or more runs, and no --areas")
     if bool(args.map) != bool(args.check_points):
         raise ValueError("--map and --check-points: give both, or none")
+    if args.calibrate and args.tta:
+        raise ValueError("--calibrate: the temperature is that of the network without --tta: leave "
+                         "--tta out")
     if args.map:
         from sources.map_check import check_map
         return check_map(args.map, args.check_points, args.classes, args.out, args.class_column,
@@ -141,6 +144,9 @@ def score(checkpoint, data, args, device):
         print("warning: the network has learned from the labels of the train split: its scores "
               "there, and their intervals, say nothing of other ground", file=sys.stderr)
     check_same_data(meta, checkpoint_meta(tiles.meta), checkpoint, data)
+    if not args.data and [meta["mean"], meta["std"]] != [tiles.meta["mean"], tiles.meta["std"]]:
+        print(f"warning: {data} was prepared anew since the training, so the network may have "
+              f"learned from tiles that are in {args.split} now", file=sys.stderr)
     positions = tile_positions(data, args.split, len(tiles))
     # A comparison draws whole sites; a report keeps the scenes of a site apart.
     site_of = tiles.meta.get("places") if args.compare else None

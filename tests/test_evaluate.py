@@ -212,6 +212,14 @@ def test_main__warns_of_scores_on_the_labels_of_training(checkpoint, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_main__warns_of_a_set_that_was_prepared_anew(checkpoint, tmp_path, capsys):
+    edit(tmp_path / "data", "mean", [90.0] * 3)
+    run("--checkpoint", checkpoint)
+    assert "data was prepared anew since the training" in capsys.readouterr().err
+    run("--checkpoint", checkpoint, "--data", tmp_path / "data")  # another set may differ
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_main__areas_of_a_map_are_adjusted_by_the_split(checkpoint, tmp_path):
     predicted = np.sum(run("--checkpoint", checkpoint)["confusion"], 0)
     # ha; a class that was never predicted cannot be adjusted
@@ -277,6 +285,7 @@ def test_main__seasons_of_a_site_are_one_block_to_compare_and_two_scenes_to_repo
     (["--compare", "one"], "--compare"),
     (["--compare", "a", "b", "--areas", "x.csv"], "--areas"),
     (["--compare", "a", "b"], "no checkpoint a"),
+    (["--checkpoint", "a", "--calibrate", "--tta"], "--calibrate"),
 ])
 def test_main__refuses_what_cannot_be_compared(words, where):
     with pytest.raises((ValueError, OSError), match=where):
