@@ -151,6 +151,8 @@ def plan(args):
     swept = [flag for flag in args.flags if len({setting[flag] for setting in settings}) > 1]
     if args.search and "epochs" in swept:
         raise ValueError("--epochs: give one value, because settings are compared at equal epochs")
+    if args.search and "patience" in args.flags:
+        raise ValueError("--patience: leave it out, because a search stops the poor trials itself")
     cells = {}
     for setting in settings:
         values = [f"{flag}={setting[flag]}" for flag in sorted(swept)]

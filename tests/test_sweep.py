@@ -90,6 +90,7 @@ def test_main__refuses_unknown_flags_and_values_in_one_line(folder, capsys, word
     ("--lr 1e-3 --resume", "--resume"),
     ("--lr 1e-3 --stop-after 2", "--stop-after"),
     ("--search 4 --epochs 2,4,8,16", "--epochs"),
+    ("--search 4 --lr 1e-4..1e-1 --patience 2", "--patience"),
     ("--search 4 --bs 8,16", "--search"),
     ("--bs 8 --accumulate 9", "--accumulate"),
 ])
