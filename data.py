@@ -447,6 +447,9 @@ def write_prepared(folder, images, labels, classes, splits=None, gsd_m=None, nod
     Raises:
         ValueError: an argument that does not fit. Nothing is written then.
     """
+    images, labels = list(images), list(labels)
+    if any(map(np.ma.isMaskedArray, images + labels)):
+        raise ValueError("masked arrays: fill what is masked, in labels by 255, in images by nodata")
     images = [np.asarray(image) for image in images]
     labels = [np.asarray(label) for label in labels]
     classes = class_entries(classes)

@@ -487,6 +487,8 @@ def class_entries(classes):
     Raises:
         ValueError: an entry is neither, or a name comes twice.
     """
+    if isinstance(classes, (str, dict)):
+        raise ValueError(f"classes {classes!r:.60}: give a list of names, in the order of their ids")
     entries = []
     for number, entry in enumerate(classes):
         if isinstance(entry, str):
