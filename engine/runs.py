@@ -418,10 +418,11 @@ def log_row(run, matrix, val_loss, device, speed):
         {column: number}.
     """
     losses, norms = run.step_log
+    losses = all_reduce(losses.clone())  # 0 where a step had no label
     taken = norms.isfinite()  # the other steps overflowed
     return {
         "epoch": run.epoch + 1,
-        "train_loss": all_reduce(losses.mean()).item(),
+        "train_loss": (losses.sum() / losses.count_nonzero().clamp(min=1)).item(),
         "val_loss": val_loss,
         "val_accuracy": matrix.pixel_accuracy(),
         "val_miou": matrix.miou(),

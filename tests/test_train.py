@@ -320,6 +320,18 @@ def test_learning_rate__cosine_rises_then_falls_to_0():
     assert rates[5 + 95 // 2] == pytest.approx(0.05, abs=0.002)
 
 
+def test_log_row__the_loss_is_the_mean_of_the_steps_with_labels(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (5, 16, 16, 3), dtype=np.uint8)
+    labels = np.full((5, 16, 16), 255, np.uint8)
+    labels[0] = images[0, :, :, 0] // 128
+    write_prepared(tmp_path / "data", images, labels, ["a", "b"], ["train"] * 5)
+    losses = []
+    for size in ("1", "5"):
+        run(str(tmp_path / "data"), tmp_path / size, "--epochs", "1", "--lr", "1e-9", "--bs", size)
+        losses.append(float(log(tmp_path / size)[0]["train_loss"]))
+    assert 0.5 < losses[0] / losses[1] < 2
+
+
 def test_finish_epoch__plateau_halves_after_more_than_three_bad_epochs(data, tmp_path,
                                                                        monkeypatch):
     real = train.evaluate
