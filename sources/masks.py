@@ -67,6 +67,8 @@ class MaskLabels:
         if bands not in (3, 4):
             return "bands"
         for pixels in blocks_of(self.mask):
+            if bands == len(self.table) and pixels.max() == 1 and (pixels.sum(axis=2) == 1).any():
+                return "bands"  # one is set, such as the fourth where the first three are equal
             if (pixels[:, :, :3] != pixels[:, :, :1]).any():
                 no_colours = pixels.max() <= 1 or not colours
                 return "bands" if no_colours and bands == len(self.table) else "colours"
@@ -126,7 +128,8 @@ class MaskLabels:
         if value is None or self.form in ("ids", "bands"):
             return value
         if self.form == "palette":
-            return as_codes(self.raster.palette[[[int(value)]]]).item()
+            in_palette = 0 <= value < len(self.raster.palette)
+            return as_codes(self.raster.palette[[[int(value)]]]).item() if in_palette else None
         return int(value) * 0x10101
 
     def _greys_are_other_ids(self):
@@ -171,7 +174,11 @@ class MaskLabels:
         if self.form == "bands":
             return self._band_of_class(pixels, hidden)
         if self.form == "palette":
-            pixels = self.raster.palette[pixels[:, :, 0]]
+            values = np.where(hidden, 0, pixels[:, :, 0])
+            if values.max() >= len(self.raster.palette):
+                raise ValueError(f"{self.path} holds the value {values.max()}, but its palette "
+                                 f"ends at {len(self.raster.palette) - 1}: give ids in classes.csv")
+            pixels = self.raster.palette[values]
         if self.threshold is not None:
             pixels = np.where(pixels > self.threshold, 255, 0)
         return (pixels[:, :, 0] if self.form == "ids" else as_codes(pixels)), hidden

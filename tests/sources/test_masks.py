@@ -109,6 +109,21 @@ def test_read__a_band_per_class(tmp_path, capsys, value, rows, expected):
     assert "a band (or page) per class" in capsys.readouterr().err
 
 
+def test_read__of_a_band_per_class_the_fourth_alone_may_be_set(tmp_path):
+    pages = [(np.full((1, 4), number == 3, np.uint8), 0) for number in range(4)]
+    rows = [(number, name, None) for number, name in enumerate("abcd")]
+    assert labels_of(tiff(tmp_path, pages), rows) == [[3, 3, 3, 3]]
+
+
+def test_read__a_value_beyond_the_palette_is_one_line(tmp_path):
+    colours = np.zeros((3, 2**16), np.uint16)
+    path = tiff(tmp_path, [(MASK.astype(np.uint16) * 300, 0)], photometric="palette",
+                colormap=colours)
+    rows = [(None, "soil", 0x000000), (None, "wood", 0x006400)]
+    with pytest.raises(ValueError, match="mask.tif holds the value 300"):
+        labels_of(path, rows)
+
+
 def test_read__bands_that_are_not_one_per_class_are_refused(tmp_path):
     bands = np.zeros((1, 4, 5), np.uint8)
     path = tiff(tmp_path, [(bands, 0)], planarconfig="contig")
