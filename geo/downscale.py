@@ -6,7 +6,7 @@ TILE = 512  # px, width of the pieces of a mask that is stored in tiles
 PIECE = 2**19  # px of a class mask counted at once: fits the processor's cache, 4 times as fast
 
 
-def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
+def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None, same=None):
     """Downsample a class mask by a whole number, block of rows by block of rows, as GDAL does.
 
     "nearest" takes the pixel at factor // 2 of each block. "mode" takes the most frequent class.
@@ -21,6 +21,7 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         weights: {class: weight} or a sequence, 1e-9 to 1e9, for "weighted"; 1 where not named.
         ignore: value, or several, that do not vote; where a block has no other value, the first
             of them is its result. None: every value votes.
+        same: {value: another, as which it counts}.
     Returns:
         Iterator of (h, ceil(W / factor)) arrays of the raster's dtype, top to bottom.
     Raises:
@@ -45,6 +46,8 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None):
         results = []
         for left, width in _pieces(raster.width, factor, piece_width):
             piece = raster.read(top, left, height, width)[:, :, 0]
+            for value, other in (same or {}).items():
+                piece = np.where(piece == value, piece.dtype.type(other), piece)
             down = min(factor, height)  # less at the bottom edge
             across = min(factor, width)
             if how == "nearest":

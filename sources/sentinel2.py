@@ -209,18 +209,31 @@ def downsample_mask(path, image_path, how, weights, class_table, coarse, max_pix
         if factor == 1:
             return path
         ignored = [] if mask.nodata in (None, *ids) else [mask.nodata]
+        first = first_ids(class_table)
+        same = {row.value: first[row.name] for row in class_table
+                if row.index != NO_LABEL and row.value not in (None, first[row.name])}
         for row in class_table:
             if row.index == NO_LABEL and row.value is not None:
                 ignored.append(row.value)
+        if not {None, NO_LABEL} & set(ids):
+            ignored.append(NO_LABEL)
         georeference = mask.georeference
         if georeference:
             georeference = georeference.window(0, 0, factor)
-        blocks = downscale_classes(mask, factor, how, weights, ignored)
+        blocks = downscale_classes(mask, factor, how, weights, ignored, same)
         blocks = tqdm(blocks, f"{mask.path.name} by {factor}", unit="block", disable=None)
         coarse.parent.mkdir(exist_ok=True)
         write_geotiff(coarse, blocks, image.height, image.width, 1, mask.dtype, mask.palette,
                       mask.nodata, georeference)
     return coarse
+
+
+def first_ids(class_table):
+    """{name: the first id of the class}; others of the same name vote as this one."""
+    ids = {}
+    for row in class_table:
+        ids.setdefault(row.name, row.value)
+    return ids
 
 
 def read_weights(words, class_table, how):
@@ -232,7 +245,7 @@ def read_weights(words, class_table, how):
     if bool(words) != (how == "weighted"):
         raise ValueError("--downscale weighted and --downscale-weights go together: give both, or "
                          "leave both out")
-    values = {row.name: row.value for row in class_table}
+    values = first_ids(class_table)
     weights = {}
     for word in words:
         name, _, text = word.rpartition("=")

@@ -145,6 +145,23 @@ def test_sentinel2__a_finer_mask_is_downsampled_as_asked(tmp_path):
         assert mask.georeference.affine == grid(10).affine and mask.nodata == 0
 
 
+@pytest.mark.parametrize("how, weights, values, wanted", [
+    ("mode", [], [[1, 2], [3, 1]], 1),
+    ("mode", [], [[1, 2], [3, 3]], 1),  # two of each: the class that is complete first
+    ("weighted", ["wood=4"], [[2, 3], [3, 3]], 1),
+    ("mode", [], [[255, 255], [255, 3]], 3),
+    ("mode", [], [[255, 255], [255, 255]], 255),
+])
+def test_downsample_mask__ids_of_one_name_vote_together_and_255_does_not(tmp_path, how, weights,
+                                                                         values, wanted):
+    image = save(np.zeros((1, 1), np.uint8), tmp_path / "image.tif")
+    mask = save(np.array(values, np.uint8), tmp_path / "mask.tif")
+    rows = read_rows([(1, "wood"), (2, "wood"), (3, "water")])
+    coarse = downsample_mask(mask, image, how, read_weights(weights, rows, how), rows,
+                             tmp_path / "coarse.tif")
+    assert open_raster(coarse).read(0, 0, 1, 1).item() == wanted
+
+
 def test_downsample_mask__no_label_has_no_vote(tmp_path):
     save(np.zeros((1, 1), np.uint8), tmp_path / "image.tif")
     mask = save(np.array([[0, 0], [0, 7]], np.uint8), tmp_path / "mask.tif")
