@@ -85,7 +85,9 @@ def listed_splits(source, paths):
     for number, line in read_csv(path, ["scene", "split"]):
         if line["split"] not in SPLITS or line["scene"] not in names:
             raise ValueError(f"{path}, line {number}: give a scene's name, and train, val or test")
-        listed[line["scene"]] = line["split"]
+        if listed.setdefault(line["scene"], line["split"]) != line["split"]:
+            raise ValueError(f"{path}, line {number}: '{line['scene']}' is in "
+                             f"{listed[line['scene']]} above: give each scene one split")
     splits_of = {}  # {grid: its splits}
     for scene in source.scenes:
         if scene.name in listed:

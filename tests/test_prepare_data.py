@@ -240,6 +240,8 @@ def test_main__splits_by_name_and_by_list(tmp_path):
     refuses(
         "give one CSV", tmp_path, "--split-list", tmp_path / "split.csv", tmp_path / "split.csv")
     refuses("split.csv, line 2", tmp_path, "--split-list", tmp_path / "split.csv")
+    (tmp_path / "split.csv").write_text("scene,split\ns3,val\ns0,train\ns3,test\n")
+    refuses("line 4: 's3' is in val above", tmp_path, "--split-list", tmp_path / "split.csv")
 
 
 def test_main__official_tile_lists_count_the_cut_off_tiles_too(tmp_path):
