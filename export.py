@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pathlib
+import sys
 import warnings
 
 from engine.cli import Parser, number, one_line_errors, parse_first
@@ -70,6 +71,9 @@ def main(args):
         finally:
             temporary.unlink(missing_ok=True)  # of a full disk
         print(path)
+    if meta.get("scale") not in (None, 1):
+        print(f"warning: the scenes of training were resized by {meta['scale']:g}, and the model "
+              "does not do that: resize images by the same factor first", file=sys.stderr)
     print("next: load it as docs/export.md shows")
     return paths
 

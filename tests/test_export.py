@@ -138,9 +138,11 @@ def test_main__onnx_gives_the_probabilities_of_predict(tmp_path, name, size):
 
 
 @pytest.mark.slow
-def test_main__torch_program_gives_the_probabilities_of_predict(tmp_path):
-    model = write_checkpoint(tmp_path / "best.pt", depth=2, nodata=0.0)
+def test_main__torch_program_gives_the_probabilities_of_predict(tmp_path, capsys):
+    model = write_checkpoint(tmp_path / "best.pt", depth=2, nodata=0.0,
+                             arguments={"scale": 0.5})
     path, = export_to(tmp_path, "--torch", str(tmp_path / "model.pt2"), "--size", "0")
+    assert "were resized by 0.5" in capsys.readouterr().err
     program = torch.export.load(path).module()
     for height, width in [(33, 41), (33, 40), (32, 41), (32, 40)]:  # the stride is 4
         image = scene_with_holes(height, width)
