@@ -40,13 +40,15 @@ def downscale_classes(raster, factor, how="nearest", weights=None, ignore=None, 
     ignored = [] if ignore is None else np.ravel(ignore)
     ignored = [int(value) for value in ignored if limits.min <= value <= limits.max]
     weights.update(dict.fromkeys(ignored, 0))
+    same = {value: other for value, other in (same or {}).items()
+            if limits.min <= other <= limits.max}
     classes = []  # values met so far
     piece_width = raster.width if raster.segment[1] >= raster.width else TILE  # as the file's
     for top, height in _pieces(raster.height, factor, PIECE // piece_width):
         results = []
         for left, width in _pieces(raster.width, factor, piece_width):
             piece = raster.read(top, left, height, width)[:, :, 0]
-            for value, other in (same or {}).items():
+            for value, other in same.items():
                 piece = np.where(piece == value, piece.dtype.type(other), piece)
             down = min(factor, height)  # less at the bottom edge
             across = min(factor, width)

@@ -156,7 +156,7 @@ def test_downsample_mask__ids_of_one_name_vote_together_and_255_does_not(tmp_pat
                                                                          values, wanted):
     image = save(np.zeros((1, 1), np.uint8), tmp_path / "image.tif")
     mask = save(np.array(values, np.uint8), tmp_path / "mask.tif")
-    rows = read_rows([(1, "wood"), (2, "wood"), (3, "water")])
+    rows = read_rows([(1, "wood"), (2, "wood"), (3, "water"), (-9, "sand"), (-8, "sand")])
     coarse = downsample_mask(mask, image, how, read_weights(weights, rows, how), rows,
                              tmp_path / "coarse.tif")
     assert open_raster(coarse).read(0, 0, 1, 1).item() == wanted
